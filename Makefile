@@ -1,0 +1,40 @@
+# Two promises: `make quickstart` trains a model on this machine, `make test` proves that mai works on it.
+# All paths are relative, so the folder's own path may hold spaces.
+
+PYTHON ?= python3
+INSTALLER ?= auto
+DEVICE ?= auto
+ARGS ?=
+STAMP := .venv/set_up
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make .venv; PYTHON=python3.12 and INSTALLER=pip (or uv) choose
+	@echo "Ready: . .venv/bin/activate && mai --help"
+
+quickstart: $(STAMP) ## train the quick start; DEVICE=cpu (or cuda) chooses, ARGS="train.steps=50" changes it
+	@sh launch/quickstart.sh "$(DEVICE)" $(ARGS)
+
+test: $(STAMP) ## run the tests; ARGS="tests/unit -x" goes to pytest
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean: ## remove .venv and everything built; data/ and runs/ stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): setup.py pyproject.toml constraints.txt launch/set_up.sh
+	@PYTHON="$(PYTHON)" INSTALLER="$(INSTALLER)" sh launch/set_up.sh
+
+# The stamp holds the path that .venv was made for: a copied or moved folder is set up anew.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif

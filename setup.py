@@ -1,0 +1,33 @@
+"""What is installed: `mai` (the library), `recipes` (the runs) and `launch` (the way to start them).
+
+The ranges are for people who bring their own torch; `constraints.txt` pins the set that the tests run on.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mai",
+    version="0.1.0",
+    description="A training framework for frontier language models, on Megatron-Core",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mai", "mai.*", "recipes", "recipes.*", "launch", "launch.*"]),
+    entry_points={"console_scripts": ["mai = mai.cli:main"]},
+    install_requires=[
+        "click>=8.1",
+        # One minor version: mai/engine adapts Megatron-Core's insides, so an upgrade is a change there, proven by the
+        # parity tests, and not something that an installer decides.
+        "megatron-core>=0.16.1,<0.17",
+        "numpy>=1.26",
+        "pydantic>=2.11",
+        "rich>=13",
+        "safetensors>=0.5",
+        "tokenizers>=0.21",
+        "torch>=2.11",
+        "wandb>=0.20",
+    ],
+    extras_require={
+        "gpu": ["nvidia-ml-py>=12.570"],
+        "dev": ["mypy>=1.15", "pytest>=8.3", "pytest-timeout>=2.3", "ruff>=0.11"],
+    },
+)
