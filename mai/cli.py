@@ -1,0 +1,322 @@
+"""The command line: one short function a command, which imports what it needs when it is called.
+
+Grammar: `path=value` words change the recipe; flags say where, how long or in what form, never what is trained.
+Nothing at the top of this file may import torch or pydantic, so that `mai --help` answers at once.
+"""
+
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from mai.errors import ExitCode, MaiError, RecipeError
+
+if TYPE_CHECKING:
+    from mai.recipe import Recipe
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command whose every failure is a paragraph on stderr (and JSON on stdout, with --json) and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MaiError as error:
+            fail(context, error.code, error.violations if isinstance(error, RecipeError) else [str(error)])
+        except KeyboardInterrupt:
+            fail(context, ExitCode.STOPPED, ["interrupted"])
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 (the last door: what nobody foresaw still gets one clear line)
+            again = shlex.join(["mai", "--traceback", *sys.argv[1:]])
+            reason = f"unexpected error: {type(error).__name__}: {error}"
+            fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
+
+
+class Commands(click.Group):
+    """The group that gives its commands the class above, listed in the order they are written here."""
+
+    command_class = Command
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def fail(context: click.Context, code: ExitCode, violations: Sequence[str]) -> NoReturn:
+    """Say what is wrong, one line each under a title, and leave with the code; called while the error is handled."""
+    if context.find_root().params["traceback"]:
+        traceback.print_exc()
+    if context.params.get("as_json"):
+        echo_json({"error": {"code": int(code), "name": code.name, "violations": list(violations)}})
+    click.echo(
+        click.style(f"{context.command_path}: {code.name} (exit code {int(code)})", fg="red", bold=True), err=True
+    )
+    for violation in violations:
+        click.echo(f"  - {printable(violation)}".replace("\n", "\n    "), err=True)
+    context.exit(int(code))
+
+
+def printable(text: str) -> str:
+    """Messages may quote file names: bytes that are no text, and what moves a cursor, are shown as escapes."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def echo_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def recipe_arguments(function: Function) -> Function:
+    """RECIPE and its overrides, as every command takes them that looks at a recipe."""
+    overrides = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
+    return click.argument("recipe", metavar="RECIPE")(overrides(function))
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, errors included.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--traceback", is_flag=True, help="Show where in the code an error came from.")
+def cli(**_: bool) -> None:
+    """Train language models on Megatron-Core, from one laptop to a cluster.
+
+    RECIPE is a name that `mai recipes` lists, or path/to/file.py:function. Words like train.steps=50 change it; flags
+    say where, how long or in what form.
+    """
+
+
+@cli.command()
+@recipe_arguments
+@click.option("--ranks", type=click.IntRange(min=1), help="Also check the layout against this many ranks.")
+@as_json
+def check(recipe: str, overrides: tuple[str, ...], ranks: int | None, *, as_json: bool) -> None:
+    """Check a recipe against all rules and show it, without starting anything.
+
+    Every mistake is named at once, with the nearest thing that works. What differs from the defaults is marked with *.
+
+    \b
+    Example:
+      mai check quickstart train.steps=50 parallel.tensor=2 --ranks 8
+    """
+    from mai.recipe import override
+
+    checked = override.apply(build(recipe), overrides, world_size=ranks)
+    report = check_report(checked, ranks)
+    if as_json:
+        return echo_json(report)
+    return show_check(checked, report)
+
+
+@cli.command()
+@as_json
+def recipes(*, as_json: bool) -> None:
+    """List the recipes that have a name.
+
+    \b
+    Example:
+      mai recipes --json
+    """
+    from mai.recipe import load
+
+    found = load.names()
+    if as_json:
+        return echo_json([{"name": name, "summary": summary} for name, summary in found.items()])
+    width = max(map(len, found), default=0)
+    for name, summary in found.items():
+        click.echo(f"{click.style(name.ljust(width), bold=True)}  {summary}")
+    return None
+
+
+@cli.command()
+@recipe_arguments
+@click.option("--again", is_flag=True, help="Replace what another recipe prepared in the same folder.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that tokenise; one a core if not given.")
+@as_json
+def prepare(recipe: str, overrides: tuple[str, ...], *, again: bool, workers: int | None, as_json: bool) -> None:
+    """Turn a recipe's documents into tokens: train or load the tokenizer, hold documents out, write checked shards.
+
+    \b
+    Example:
+      mai prepare quickstart data.documents=books/,notes.jsonl data.folder=data/mine
+    """
+    import dataclasses
+    import os
+
+    from mai.data import summary
+    from mai.data.prepare import prepare as prepare_data
+    from mai.evaluate.baselines import measure_baselines
+    from mai.recipe import override
+
+    checked = override.apply(build(recipe), overrides)
+    done = prepare_data(checked, workers=workers or os.cpu_count() or 1, again=again, progress=not as_json)
+    baselines = measure_baselines(done.dataset)
+    if as_json:
+        return echo_json({**summary.summary(done), "baselines": dataclasses.asdict(baselines)})
+    for line in summary.summary_lines(done):
+        click.echo(line)
+    click.echo(
+        f"  held-out bits per byte to beat: {baselines.trigram_bits_per_byte:.3f} byte trigram, "
+        f"{baselines.gzip_bits_per_byte:.3f} gzip"
+    )
+    return None
+
+
+device = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute; auto takes a GPU."
+)
+
+
+@cli.command()
+@recipe_arguments
+@click.option("--run", type=click.Path(path_type=Path), help="The run folder; runs/NAME if not given.")
+@device
+@click.option("--stop-at", type=click.IntRange(min=1), metavar="STEP", help="Stop after this step and save; exit 87.")
+@click.option("--dry-run", is_flag=True, help="Build everything, join the ranks, and stop before the first step.")
+def train(
+    recipe: str, overrides: tuple[str, ...], *, run: Path | None, device: str, stop_at: int | None, dry_run: bool
+) -> None:
+    """Train a recipe; a run folder that holds a checkpoint is resumed.
+
+    In a plain shell this starts the ranks; under torchrun or srun it is one of them. SIGTERM saves at the next step
+    and exits 210, Ctrl-C saves and exits 87.
+
+    \b
+    Example:
+      mai train quickstart train.steps=50 parallel.tensor=1 --run runs/try
+    """
+    from mai import start
+
+    code = start.train(recipe, overrides, run=run, device=device, stop_at=stop_at, dry_run=dry_run)  # type: ignore[arg-type]
+    click.get_current_context().exit(int(code))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--prompt", default="", help="What the model continues; empty starts a new document.")
+@click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="The most to say.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(min=0, max=1), default=0.95, show_default=True, help="Nucleus sampling.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--layout",
+    type=click.Choice(["one", "trained"]),
+    default="one",
+    help="On one rank, or on the tensor and pipeline ranks of the layout that trained it.",
+)
+@device
+@as_json
+def generate(run: Path, *, layout: str, device: str, as_json: bool, prompt: str, **sampling: Any) -> None:
+    """Let a trained run continue a prompt, from its newest checkpoint.
+
+    \b
+    Example:
+      mai generate runs/quickstart --prompt "def "
+    """
+    from mai import start
+    from mai.run_folder import RunFolder
+
+    code = start.generate(
+        RunFolder(run),
+        prompt,
+        layout=layout,  # type: ignore[arg-type]
+        device=device,  # type: ignore[arg-type]
+        as_json=as_json,
+        **sampling,
+    )
+    click.get_current_context().exit(int(code))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@as_json
+def show(run: Path, *, as_json: bool) -> None:
+    """Show a run: what ran, where it stands, what happened, and the loss curve.
+
+    \b
+    Example:
+      mai show runs/quickstart --json
+    """
+    from mai.observe.show import render, summary
+    from mai.run_folder import plain_json
+
+    found = summary(run)
+    if as_json:
+        return click.echo(plain_json(found, indent=2))
+    from rich.console import Console
+
+    return Console().print(render(found))
+
+
+def build(name: str) -> "Recipe":
+    """The recipe that a person named, before overrides."""
+    from mai.recipe import load
+
+    return load.find(name)()
+
+
+def check_report(recipe: "Recipe", ranks: int | None) -> dict[str, Any]:
+    """What `mai check` knows; numbers that depend on the ranks are None where nobody has said how many."""
+    from mai.model.flops import flops_per_token
+    from mai.model.shapes import num_parameters
+    from mai.parallel.layout import Layout, num_micro_batches
+    from mai.recipe import fingerprint, to_dict
+    from mai.recipe.describe import changed
+
+    parallel = recipe.parallel
+    world_size = ranks or (parallel.data and parallel.model_ranks * parallel.data)
+    layout = Layout.of(parallel, world_size) if world_size else None
+    return {
+        "recipe": to_dict(recipe),
+        "fingerprint": fingerprint(recipe),
+        "changed": sorted(changed(recipe)),
+        "parameters": num_parameters(recipe.model),
+        "flops_per_token": flops_per_token(recipe.model, recipe.data.sequence_length),
+        "batch_sequences": recipe.batch_sequences,
+        "layout": {
+            "ranks": layout and layout.world_size,
+            "tensor": parallel.tensor,
+            "pipeline": parallel.pipeline,
+            "data": layout and layout.data,
+            "micro_batches": layout and num_micro_batches(recipe, layout),
+        },
+    }
+
+
+def show_check(recipe: "Recipe", report: dict[str, Any]) -> None:
+    from mai.recipe import describe
+
+    for line in describe.lines(recipe):
+        click.echo(click.style(line, bold=True) if line.startswith("*") else line)
+    layout = report["layout"]
+    shape = f"tensor {layout['tensor']} x pipeline {layout['pipeline']}"
+    copy_ranks = recipe.parallel.model_ranks
+    if layout["ranks"]:
+        where = f"{layout['ranks']} ranks = {shape} x data {layout['data']}"
+        each = f", {layout['micro_batches']} micro-batches on each rank"
+    else:
+        where, each = f"any multiple of {copy_ranks} ({shape}); --ranks checks one", ""
+    click.echo(f"\nparameters   {report['parameters']:,}")
+    click.echo(f"layout       {where}")
+    click.echo(f"one step     {report['batch_sequences']} sequences of {recipe.data.sequence_length} tokens{each}")
+    click.echo(
+        f"one token    {report['flops_per_token']:.3g} FLOP, forward and backward (causal attention counted half)"
+    )
+    click.echo(click.style("no rule is broken", fg="green"))
+
+
+def main() -> NoReturn:
+    """The console script: click's own complaints exit 2, Ctrl-C before a command has begun 87."""
+    try:
+        code = cli.main(prog_name="mai", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = ExitCode.STOPPED
+    sys.exit(code)

@@ -1,0 +1,29 @@
+"""What a run is: frozen, typed values that load in a blink (no torch)."""
+
+from mai.recipe.checkpoint import CheckpointConfig
+from mai.recipe.data import DataConfig
+from mai.recipe.evaluate import EvaluateConfig
+from mai.recipe.model import ModelConfig
+from mai.recipe.observe import ObserveConfig
+from mai.recipe.optimizer import Cosine, OptimizerConfig, WarmupStableDecay
+from mai.recipe.parallel import ParallelConfig
+from mai.recipe.precision import PrecisionConfig
+from mai.recipe.recipe import Recipe, fingerprint, to_dict
+from mai.recipe.train import TrainConfig
+
+__all__ = [
+    "CheckpointConfig",
+    "Cosine",
+    "DataConfig",
+    "EvaluateConfig",
+    "ModelConfig",
+    "ObserveConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "PrecisionConfig",
+    "Recipe",
+    "TrainConfig",
+    "WarmupStableDecay",
+    "fingerprint",
+    "to_dict",
+]

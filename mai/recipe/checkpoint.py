@@ -1,0 +1,13 @@
+"""How often the run saves itself, and how many saves it keeps."""
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
+class CheckpointConfig:
+    every_steps: int | None = Field(default=None, gt=0)
+    """Steps between saves; None saves at the end and when stopped, only."""
+
+    keep: int = Field(default=2, gt=0)
+    """Newest checkpoints to keep; older ones are deleted after the next commit."""

@@ -1,0 +1,50 @@
+"""AdamW and the learning rate's way through the run."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class Cosine:
+    """Linear warm-up, then half a cosine down to `final_fraction` of the peak."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    final_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the last step, as a share of `optimizer.learning_rate`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class WarmupStableDecay:
+    """Linear warm-up, a plateau, then a linear decay over the last part of the run (MiniCPM, arXiv 2404.06395)."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_fraction: float = Field(default=0.2, ge=0, le=1)
+    """Share of `train.steps` that decays, at the end."""
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the last step, as a share of `optimizer.learning_rate`."""
+
+
+Schedule = Annotated[Cosine | WarmupStableDecay, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class OptimizerConfig:
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
+
+    schedule: Schedule = Field(default_factory=Cosine)
+    """`cosine` or `warmup_stable_decay`, chosen by `optimizer.schedule.kind`."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of matrices; norms never decay (`mai/optimizer/groups.py`)."""
+
+    clip_norm: float = Field(default=1.0, gt=0)
+    """The gradient's global L2 norm is scaled down to this when larger."""
