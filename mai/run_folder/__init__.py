@@ -1,0 +1,14 @@
+"""The run folder on disk: what runs, where it stands, what happened, and who owns it."""
+
+from mai.run_folder.disk import naming_storage_errors, open_for_appending, plain_json, utc_now
+from mai.run_folder.folder import RunFolder, Terminal, surviving
+
+__all__ = [
+    "RunFolder",
+    "Terminal",
+    "naming_storage_errors",
+    "open_for_appending",
+    "plain_json",
+    "surviving",
+    "utc_now",
+]
