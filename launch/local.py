@@ -1,0 +1,163 @@
+"""Run all ranks of a job on this machine, and tell the truth about how it ended in one exit code.
+
+    launcher                                   rank (rank_process.py)
+    fork ------------------------------------> own session; dies with the launcher
+    SIGTERM, SIGINT, ... --------------------> every rank
+    pidfd readable <-------------------------- ended; why, it wrote into a memory file
+    first failure: a grace for the others, then SIGKILL
+    verdict.py: terminal-<attempt>.json, a paragraph on stderr, the exit code
+
+Ranks are forked from the present process: what it has imported (torch, the engine) they need not load again. So it
+must have one thread and nothing started yet: no process group, no CUDA context, no tensor work on several threads.
+
+Only for Linux (pidfd, memfd, PR_SET_PDEATHSIG). What a rank started is ended with the rank; if the launcher itself is
+killed with SIGKILL, only the ranks are sure to die.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch.family import Family
+from launch.rank_process import RELAYED, RankMain
+from launch.verdict import SUGGESTIONS, RankEnd, find_culprit, job_code, paragraph
+from mai.errors import ExitCode, MaiError
+from mai.log import log, point_nowhere
+from mai.parallel.place import Place
+from mai.run_folder import RunFolder, Terminal
+
+_ADDRESS = "127.0.0.1"
+
+
+def run_ranks(
+    num_ranks: int, rank_main: RankMain, *, folder: RunFolder, attempt: int, grace_seconds: float = 10.0
+) -> ExitCode:
+    """Start the ranks, wait for all of them, and say how the job ended: in the run folder, on stderr, as a code.
+
+    Args:
+        rank_main: runs in each rank with its place; its result is the rank's exit code.
+        grace_seconds: how long the other ranks may go on after one has failed.
+    """
+    assert threading.active_count() == 1, "fork copies one thread; locks that another one holds stay locked for ever"
+    family = Family(note=lambda kind, **fields: _note(folder, attempt, kind, fields))
+    with _reserved_port() as port, _signals_as_bytes() as signals:
+        try:
+            with _signals_held_back():
+                for rank in range(num_ranks):
+                    place = _place(rank, num_ranks, port)
+                    family.start(place, rank_main, log_path=_log_path(folder, attempt, rank))
+            family.watch(signals, grace_seconds=grace_seconds)
+        finally:
+            family.end_at_once()
+        return _conclude(family.ends, folder, attempt)
+
+
+def _place(rank: int, num_ranks: int, port: int) -> Place:
+    return Place(rank=rank, world_size=num_ranks, local_rank=rank, master_address=_ADDRESS, master_port=port)
+
+
+def _log_path(folder: RunFolder, attempt: int, rank: int) -> Path:
+    return folder.logs / f"rank-{rank:05d}-attempt-{attempt}.log"
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A port on which rank 0, and nobody else, can listen while the block runs.
+
+    It stays bound here without listening. The kernel then gives it to no socket that asks for any free port, neither
+    by bind nor by connect (a rank that connects before rank 0 listens could even meet itself); rank 0 may listen on
+    it, because both sockets have SO_REUSEADDR, as torch's TCPStore and libuv set it. What remains: a foreign program
+    that asks for this very number; rank 0 then fails at once with "address already in use".
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((_ADDRESS, 0))
+        yield holder.getsockname()[1]
+
+
+@contextmanager
+def _signals_as_bytes() -> Iterator[int]:
+    """A descriptor that brings the number of each signal meant for the ranks, none of which ends this process now."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    # nohup ignores SIGHUP so that the job outlives the terminal.
+    caught = [number for number in RELAYED if number != signal.SIGHUP or not _is_ignored(number)]
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in caught}
+    try:
+        yield reader
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(reader)
+        os.close(writer)
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """While ranks are started: what comes now is passed on when all of them are there."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _conclude(ends: Sequence[RankEnd], folder: RunFolder, attempt: int) -> ExitCode:
+    """Write down and say how it ended; a full disk or a closed terminal does not change the exit code."""
+    code, culprit = job_code(ends), find_culprit(ends)
+    try:
+        folder.write_terminal(attempt, _terminal(code, culprit, _status(folder)), replace=True)
+    except MaiError as error:
+        log.error("%s", error)
+    _note(folder, attempt, "job_ended", {"code": int(code), "name": code.name})
+    if code is not ExitCode.COMPLETE:
+        log_path = _log_path(folder, attempt, culprit.rank if culprit else 0)
+        _say(paragraph(code, culprit, log=str(log_path)))
+    return code
+
+
+def _terminal(code: ExitCode, culprit: RankEnd | None, status: dict[str, Any]) -> Terminal:
+    return Terminal(
+        code=code,
+        name=code.name,
+        culprit={"rank": culprit.rank, "host": socket.gethostname(), "pid": culprit.pid} if culprit else None,
+        phase=status.get("phase", "start"),
+        step=status.get("step", 0),
+        last_committed_step=status.get("last_committed_step"),
+        evidence=culprit.evidence if culprit else "",
+        suggestion=SUGGESTIONS.get(code, ""),
+    )
+
+
+def _status(folder: RunFolder) -> dict[str, Any]:
+    try:
+        return folder.read_json("status.json") or {}
+    except MaiError as error:
+        log.error("%s", error)
+        return {}
+
+
+def _note(folder: RunFolder, attempt: int, kind: str, fields: dict[str, Any]) -> None:
+    try:
+        folder.event(attempt, kind, **fields)
+    except MaiError as error:  # the ranks must go on, and be waited for, even if the disk is full
+        log.error("%s", error)
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        point_nowhere(sys.stderr)
