@@ -1,0 +1,137 @@
+"""One rank of `mai` against a plain PyTorch loop of the same model: tokens per second, as a ratio within one run.
+
+    python -m benchmarks.step --device cpu --threads 1
+
+Both train the same sizes on the same tokens, in turn, block by block, so that a machine that gets slower slows both.
+The result goes to benchmarks/results/step_<device>_<date>.json; `--profile` prints where mai's time goes instead.
+"""
+
+import argparse
+import datetime as dt
+import json
+import platform
+import socket
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mai.engine import device as devices
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="intra-op threads on a CPU")
+    parser.add_argument("--blocks", type=int, default=9, help="timed blocks of each; the medians are compared")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a block")
+    parser.add_argument("--profile", action="store_true", help="print mai's operators by time and stop")
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    devices.prepare(arguments.device)
+    mai_step, plain_step, recipe = build(arguments.device)
+    if arguments.profile:
+        profile(mai_step)
+        return
+    for step in (mai_step, plain_step):
+        step()
+    mai_seconds, plain_seconds = [], []
+    for _ in range(arguments.blocks):
+        mai_seconds.append(timed(mai_step, arguments.steps, arguments.device))
+        plain_seconds.append(timed(plain_step, arguments.steps, arguments.device))
+    tokens = recipe.train.batch_tokens * arguments.steps
+    ratios = [plain / ours for ours, plain in zip(mai_seconds, plain_seconds, strict=True)]
+    result = {
+        "what": "tokens per second of mai at one rank over a plain PyTorch loop",
+        "device": arguments.device,
+        "processor": platform.processor() or platform.machine(),
+        "threads": arguments.threads,
+        "torch": torch.__version__,
+        "precision": recipe.precision.compute,
+        "blocks": arguments.blocks,
+        "mai_tokens_per_second": round(tokens / statistics.median(mai_seconds)),
+        "plain_tokens_per_second": round(tokens / statistics.median(plain_seconds)),
+        "ratio_median": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+    }
+    print(json.dumps(result, indent=2))
+    name = f"step_{arguments.device}_{dt.date.today()}.json"
+    (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def build(device: str) -> tuple[Callable[[], None], Callable[[], None], Any]:
+    """Both loops over the quick start's model on one rank, and its recipe; each call makes one step."""
+    # Here and not above: Megatron-Core is imported for the device that was chosen.
+    from benchmarks.plain_llama import PlainLoop
+    from mai.batch import Batch
+    from mai.engine import groups
+    from mai.engine.engine import Engine
+    from mai.objective import pretrain
+    from mai.parallel.layout import Layout
+    from mai.parallel.place import Place
+    from recipes.quickstart import quickstart
+
+    recipe = quickstart()
+    recipe = replace(
+        recipe, parallel=replace(recipe.parallel, tensor=1, pipeline=1, data=1), train=replace(recipe.train, seed=1)
+    )
+    place = Place(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    threads = torch.get_num_threads()
+    opened = devices.open_device(device, place)  # type: ignore[arg-type]
+    torch.set_num_threads(threads)
+    groups.join_world(backend=opened.backend, place=place, timeout_seconds=60)
+    layout = Layout(tensor=1, pipeline=1, data=1)
+    engine = Engine(recipe, layout, groups.build_groups(layout, timeout_seconds=60), opened)
+    plain = PlainLoop(recipe, device=opened.torch_device)
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (recipe.batch_sequences, recipe.data.sequence_length + 1)
+    tokens = torch.randint(0, recipe.model.vocab_size, shape, generator=generator)
+    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    rate = recipe.optimizer.learning_rate
+
+    def mai_step() -> None:
+        engine.apply(engine.forward_backward(batch, pretrain.loss), learning_rate=rate)
+
+    def plain_step() -> None:
+        plain.step(
+            batch.tokens_BS.to(opened.torch_device), batch.targets_BS.to(opened.torch_device), learning_rate=rate
+        )
+
+    return mai_step, plain_step, recipe
+
+
+def timed(step: Callable[[], None], steps: int, device: str) -> float:
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def profile(step: Callable[[], None]) -> None:
+    step()
+    with torch.profiler.profile() as profiler:
+        step()
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=50))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()

@@ -1,0 +1,100 @@
+"""Read a checkpoint into any layout: each rank fills its own shards from whatever pieces hold them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mai.checkpoint.manifest import Manifest, Piece
+from mai.checkpoint.shard_file import read_range, verify
+from mai.engine.sharded_state import Shard
+from mai.errors import CheckpointError
+
+
+def verify_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
+    """Check size and SHA-256 of every file that `shards` will read; call before anything is written into them."""
+    for name in sorted({piece.file for shard in shards for piece in _needed(manifest, shard)}):
+        if name not in manifest.files or "/" in name:
+            raise CheckpointError(f"{folder / name}: the manifest has no digest for it")
+        verify(folder / name, manifest.files[name])
+
+
+def fill(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
+    """Write the checkpoint's values into the shards' tensors; call after `verify_files`."""
+    for shard in shards:
+        pieces = list(_needed(manifest, shard))
+        for state, target in shard.tensors.items():
+            _fill_one(folder, pieces, shard, state, target)
+
+
+def _needed(manifest: Manifest, shard: Shard) -> Iterable[Piece]:
+    """The pieces of the shard's tensor that touch its block; raises CheckpointError when the tensor does not fit."""
+    block = shard.block
+    entry = manifest.tensors.get(block.name)
+    if entry is None:
+        raise CheckpointError(f"the checkpoint has no tensor {block.name}; it belongs to another model")
+    if entry.shape != block.global_shape:
+        raise CheckpointError(
+            f"{block.name}: the checkpoint holds shape {entry.shape}, the recipe builds {block.global_shape}"
+        )
+    for piece in entry.pieces:
+        if (piece.offset, piece.shape) == (block.offset, block.shape):
+            if piece.start < shard.stop and shard.start < piece.stop:
+                yield piece
+        elif _overlap(piece, block.offset, block.shape) is not None:
+            yield piece
+
+
+def _overlap(piece: Piece, offset: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...] | None:
+    """Where the piece's box and another one meet, in global coordinates."""
+    lows = [max(a, b) for a, b in zip(piece.offset, offset, strict=True)]
+    highs = [
+        min(a + n, b + m) for a, n, b, m in zip(piece.offset, piece.shape, offset, shape, strict=True)
+    ]  # fmt: skip
+    if any(low >= high for low, high in zip(lows, highs, strict=True)):
+        return None
+    return tuple(slice(low, high) for low, high in zip(lows, highs, strict=True))
+
+
+@torch.no_grad()
+def _fill_one(folder: Path, pieces: Sequence[Piece], shard: Shard, state: str, target: Tensor) -> None:
+    block = shard.block
+    filled = 0
+    foreign: dict[tuple[int, ...], list[Piece]] = {}
+    for piece in pieces:
+        if (piece.offset, piece.shape) != (block.offset, block.shape):
+            foreign.setdefault(piece.offset, []).append(piece)
+            continue
+        low, high = max(piece.start, shard.start), min(piece.stop, shard.stop)
+        values = read_range(folder / piece.file, f"{piece.key}.{state}", low - piece.start, high - piece.start)
+        target[low - shard.start : high - shard.start].copy_(values)
+        filled += high - low
+    if foreign:
+        target.copy_(_assemble(folder, foreign.values(), shard, state)[shard.start : shard.stop])
+        filled = target.numel()
+    if filled != target.numel():
+        raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {target.numel()} elements")
+
+
+def _assemble(folder: Path, boxes: Iterable[list[Piece]], shard: Shard, state: str) -> Tensor:
+    """The shard's whole block, flattened, from boxes that were cut otherwise."""
+    block = shard.block
+    out = torch.full(block.shape, math.nan)
+    filled = 0
+    for pieces in boxes:
+        box = torch.full((math.prod(pieces[0].shape),), math.nan)
+        for piece in pieces:
+            box[piece.start : piece.stop] = read_range(
+                folder / piece.file, f"{piece.key}.{state}", 0, piece.stop - piece.start
+            )
+        meeting = _overlap(pieces[0], block.offset, block.shape)
+        assert meeting is not None
+        inside = tuple(slice(s.start - o, s.stop - o) for s, o in zip(meeting, block.offset, strict=True))
+        source = tuple(slice(s.start - o, s.stop - o) for s, o in zip(meeting, pieces[0].offset, strict=True))
+        out[inside] = box.view(pieces[0].shape)[source]
+        filled += math.prod(s.stop - s.start for s in meeting)
+    if filled != out.numel():
+        raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {out.numel()} elements")
+    return out.view(-1)

@@ -1,0 +1,97 @@
+"""Write a checkpoint: every rank its own file, one rank the manifest and the commit.
+
+    every rank   .tmp-STEP-ATTEMPT/rank-NNNNN.safetensors, fsync        reports {size, digest, pieces} or its error
+    first rank   all there, every element once -> manifest, fsync       rename to step-STEP, fsync the parent
+    every rank   learns the verdict
+
+A dead or failing rank makes the save fail, never half succeed: the previous checkpoint stands.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mai.checkpoint import store
+from mai.checkpoint.manifest import FORMAT_VERSION, Manifest, Piece, Progress, merge_pieces
+from mai.checkpoint.shard_file import FileDigest, write_tensors
+from mai.collectives import collect_json, tell_json
+from mai.engine.sharded_state import Shard
+from mai.errors import CheckpointError, StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class SaveContext:
+    """What stays the same over the saves of one attempt."""
+
+    checkpoints: Path
+    attempt: int
+    rank: int
+    keep: int
+    layout: dict[str, int]
+    recipe_fingerprint: str
+    data_fingerprint: str
+    timeout_seconds: float
+
+
+def save(shards: Sequence[Shard], progress: Progress, context: SaveContext) -> Path:
+    """Commit a checkpoint of all ranks' shards and return its folder; all ranks must call.
+
+    Raises StorageError on every rank when any rank could not write; nothing committed before is touched."""
+    temporary = store.temporary_folder(context.checkpoints, progress.step, context.attempt)
+    final = store.step_folder(context.checkpoints, progress.step)
+    key = f"save/{context.attempt}/{progress.step}"
+    report = _write_own_file(shards, temporary, context.rank)
+    reports = collect_json(report, key=f"{key}/report", timeout_seconds=context.timeout_seconds)
+    verdict = _commit(reports, temporary, final, progress, context) if reports is not None else None
+    error = tell_json(verdict, key=f"{key}/verdict", timeout_seconds=context.timeout_seconds)
+    if error:
+        raise StorageError(
+            f"checkpoint of step {progress.step} was not saved: {error}; the previous checkpoint stands. "
+            f"Free space or mend the storage under {context.checkpoints}, then start the run again: it resumes"
+        )
+    return final
+
+
+def _write_own_file(shards: Sequence[Shard], temporary: Path, rank: int) -> dict[str, Any]:
+    file_name = f"rank-{rank:05d}.safetensors"
+    tensors, pieces = {}, []
+    for shard in (shard for shard in shards if not shard.block.is_replica):
+        block = shard.block
+        key = f"{block.name}@{','.join(map(str, block.offset))}:{shard.start}"
+        tensors.update({f"{key}.{state}": tensor for state, tensor in shard.tensors.items()})
+        piece = Piece(file_name, key, block.offset, block.shape, shard.start, shard.stop)
+        pieces.append((block.name, block.global_shape, asdict(piece)))
+    try:
+        temporary.mkdir(mode=0o750, parents=True, exist_ok=True)
+        digest = write_tensors(temporary / file_name, tensors)
+    except OSError as error:
+        return {"error": f"rank {rank} could not write {temporary / file_name}: {error.strerror}"}
+    return {"file": file_name, "digest": asdict(digest), "pieces": pieces}
+
+
+def _commit(
+    reports: Sequence[dict[str, Any]], temporary: Path, final: Path, progress: Progress, context: SaveContext
+) -> str:
+    """The first rank's part; returns what went wrong, or an empty string."""
+    try:
+        errors = [report["error"] for report in reports if "error" in report]
+        if not errors:
+            manifest = Manifest(
+                format_version=FORMAT_VERSION,
+                progress=progress,
+                states=["weight", "exp_avg", "exp_avg_sq"],
+                layout=context.layout,
+                recipe_fingerprint=context.recipe_fingerprint,
+                data_fingerprint=context.data_fingerprint,
+                files={report["file"]: FileDigest(**report["digest"]) for report in reports},
+                tensors=merge_pieces(reports),
+            )
+            store.commit(temporary, final, manifest.to_json())
+            store.keep_newest(context.checkpoints, context.keep)
+            return ""
+    except (OSError, CheckpointError) as error:
+        errors = [str(error)]
+    shutil.rmtree(temporary, ignore_errors=True)
+    return "; ".join(errors)

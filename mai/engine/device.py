@@ -1,0 +1,112 @@
+"""Where this process computes: CUDA with NCCL, or CPU with gloo. Chosen once, before Megatron-Core is imported.
+
+Nothing else in `mai` asks which device it is on, and no other room reads the environment.
+"""
+
+import os
+import resource
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mai.engine import cpu_adapter
+from mai.errors import EnvironmentMismatchError
+from mai.parallel.place import Place
+
+DeviceKind = Literal["cpu", "cuda"]
+
+# bf16 dense matmul peak, FLOP/s, of the cards we know by name (NVIDIA data sheets, without sparsity).
+_PEAK_FLOPS_PER_SECOND = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One process's device, with the words that torch uses for it."""
+
+    kind: DeviceKind
+    index: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cuda", self.index) if self.kind == "cuda" else torch.device("cpu")
+
+    @property
+    def backend(self) -> str:
+        return "nccl" if self.kind == "cuda" else "gloo"
+
+    @property
+    def peak_flops_per_second(self) -> float | None:
+        """The card's bf16 peak; None where it is not known (every CPU)."""
+        if self.kind == "cpu":
+            return None
+        name = torch.cuda.get_device_name(self.index)
+        return next((peak for card, peak in _PEAK_FLOPS_PER_SECOND.items() if card in name), None)
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory this process has held so far: allocated on the card, resident in CPU memory."""
+        if self.kind == "cuda":
+            return torch.cuda.max_memory_allocated(self.index)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def synchronize(self) -> None:
+        if self.kind == "cuda":
+            torch.cuda.synchronize(self.index)
+
+
+def choose(requested: Literal["auto", "cpu", "cuda"]) -> DeviceKind:
+    """The device that this machine can give; raises EnvironmentMismatchError when CUDA is asked for and absent."""
+    # Asks the driver's management library, so that no CUDA context exists when ranks are forked later.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    if requested == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if requested == "cuda":
+        raise EnvironmentMismatchError(
+            "--device cuda: torch sees no NVIDIA GPU on this machine "
+            f"(torch {torch.__version__}); use --device cpu, or install a CUDA build of torch and its driver"
+        )
+    return "cpu"
+
+
+def prepare(kind: DeviceKind) -> None:
+    """Make `megatron.core` importable for this device; call before anything imports it, in every process once."""
+    _silence_known_warnings()
+    if kind == "cpu":
+        cpu_adapter.install()
+        return
+    if cpu_adapter.is_installed():
+        raise RuntimeError("this process was prepared for the CPU; start another one for CUDA")
+    # Megatron's tensor parallelism counts on kernels being started in the order of their launch
+    # (megatron/core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication).
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+
+
+def _silence_known_warnings() -> None:
+    # Megatron-Core says that Transformer Engine and apex are absent, which is how we use it, and looks at `.grad` of
+    # the optimizer's shards; torch 2.13 renames collectives that Megatron-Core 0.16 calls.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+
+
+def is_prepared() -> bool:
+    return cpu_adapter.is_installed() or "megatron.core" in sys.modules
+
+
+def open_device(kind: DeviceKind, place: Place) -> Device:
+    """Bind this process to its device: on CUDA the card of its local rank, on a CPU its share of the cores."""
+    local_rank = place.local_rank
+    if kind == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.world_size))
+        return Device(kind="cpu", index=0)
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise EnvironmentMismatchError(
+            f"local rank {local_rank} has no GPU of its own: this machine has {count}; "
+            "start at most one rank a GPU, or use --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return Device(kind="cuda", index=local_rank)

@@ -1,0 +1,103 @@
+"""Sample tokens with a key-value cache, through all pipeline stages and tensor ranks.
+
+Every stage runs the same loop: take hidden states from the stage before, run its layers, pass them on; the last stage
+draws the next token and tells everyone. Shapes: B sequences, S tokens, V vocabulary, H hidden size.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.utils import set_model_to_sequence_parallel
+from torch import Tensor
+
+from mai.engine.groups import Groups
+from mai.engine.layers import CoreAttention, KeyValueCache
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn; temperature 0 takes the likeliest."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability (nucleus sampling, arXiv 1904.09751)."""
+    seed: int = 0
+
+
+@torch.no_grad()
+def generate(
+    model: GPTModel, groups: Groups, tokens_BS: Tensor, *, num_tokens: int, sampling: Sampling, end_token: int | None
+) -> Tensor:
+    """Continue each sequence by up to `num_tokens`; returns the new tokens [B, N]. All ranks must call alike.
+
+    Stops early when every sequence has said `end_token`."""
+    generator = torch.Generator().manual_seed(sampling.seed)
+    source = groups.last_stage_rank
+    new_tokens: list[Tensor] = []
+    inputs_BS = tokens_BS
+    is_done_B = torch.zeros(tokens_BS.size(0), dtype=torch.bool)
+    with _decoding(model):
+        for _ in range(num_tokens):
+            logits_BSV = _through_stages(model, groups, inputs_BS)
+            next_B = torch.zeros(tokens_BS.size(0), dtype=torch.int64, device=tokens_BS.device)
+            if dist.get_rank() == source:
+                assert logits_BSV is not None
+                next_B = draw(logits_BSV[:, -1].float().cpu(), sampling, generator).to(tokens_BS.device)
+            dist.broadcast(next_B, src=source)
+            new_tokens.append(next_B)
+            inputs_BS = next_B[:, None]
+            is_done_B |= next_B.cpu() == end_token
+            if is_done_B.all():
+                break
+    return torch.stack(new_tokens, dim=1)
+
+
+def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """The next token of each sequence, int64 [B]."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    probabilities_BV, order_BV = (logits_BV / sampling.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    # A token stays when the likelier ones have not reached top_p: the first always does.
+    reached_BV = probabilities_BV.cumsum(dim=-1) - probabilities_BV
+    probabilities_BV = probabilities_BV.masked_fill(reached_BV >= sampling.top_p, 0.0)
+    choice_B1 = torch.multinomial(probabilities_BV, 1, generator=generator)
+    return order_BV.gather(-1, choice_B1).squeeze(-1)
+
+
+@contextlib.contextmanager
+def _decoding(model: GPTModel) -> Iterator[None]:
+    """Give every attention core an empty cache, and undo the cut along the sequence: one token cannot be cut."""
+    cores = [module for module in model.modules() if isinstance(module, CoreAttention)]
+    was_parallel, was_training = model.config.sequence_parallel, model.training
+    model.eval()
+    if was_parallel:
+        set_model_to_sequence_parallel(model, set_to=False)
+    for core in cores:
+        core.cache = KeyValueCache()
+    try:
+        yield
+    finally:
+        for core in cores:
+            core.cache = None
+        if was_parallel:
+            set_model_to_sequence_parallel(model, set_to=True)
+        model.train(was_training)
+
+
+def _through_stages(model: GPTModel, groups: Groups, tokens_BS: Tensor) -> Tensor | None:
+    """Run all stages on the new tokens; logits [B, S, V] on the last stage, None elsewhere."""
+    if not groups.is_first_stage:
+        shape = (tokens_BS.size(1), tokens_BS.size(0), model.config.hidden_size)
+        hidden_SBH = torch.empty(shape, dtype=model.config.params_dtype, device=tokens_BS.device)
+        dist.recv(hidden_SBH, src=groups.previous_stage_rank)
+        model.set_input_tensor(hidden_SBH)
+    out = model(tokens_BS, None, None, runtime_gather_output=True)
+    if groups.is_last_stage:
+        logits_BSV: Tensor = out
+        return logits_BSV
+    dist.send(out.contiguous(), dst=groups.next_stage_rank)
+    return None

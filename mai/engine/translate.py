@@ -1,0 +1,108 @@
+"""Our names -> Megatron's configs: the one place where both are spoken.
+
+Megatron's configs rewrite themselves in `__post_init__`; `_honest` reads back every field that was set, so that what
+the recipe says is what runs.
+"""
+
+import math
+from typing import Any, TypeVar
+
+import torch
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.transformer import TransformerConfig
+
+from mai.parallel.layout import Layout
+from mai.recipe import ModelConfig, OptimizerConfig, PrecisionConfig, Recipe
+
+Config = TypeVar("Config", TransformerConfig, MegatronOptimizerConfig, DistributedDataParallelConfig)
+
+
+def _honest(config_type: type[Config], **fields: Any) -> Config:
+    config = config_type(**fields)
+    changed = {name: getattr(config, name) for name, value in fields.items() if getattr(config, name) != value}
+    assert not changed, f"{config_type.__name__} changed what it was given: {changed}"
+    return config
+
+
+def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
+    return weight
+
+
+def compute_dtype(precision: PrecisionConfig) -> torch.dtype:
+    return torch.bfloat16 if precision.compute == "bf16" else torch.float32
+
+
+def output_init_std(model: ModelConfig) -> float:
+    """Standard deviation of the projections that write into the residual stream (GPT-2, section 2.3)."""
+    return model.init_std / math.sqrt(2 * model.num_layers)
+
+
+def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: bool) -> TransformerConfig:
+    """`sequence_parallel` is an argument because decoding one token at a time cannot be split along the sequence."""
+    model, dtype = recipe.model, compute_dtype(recipe.precision)
+    return _honest(
+        TransformerConfig,
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_heads,
+        num_query_groups=model.num_kv_heads,
+        kv_channels=model.head_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        # Megatron's name for "the activation is a module of the layer spec": ours, see layers.py.
+        use_te_activation_func=True,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        sequence_parallel=sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        # The loss of a step is the sum over its tokens over their number, whatever the micro-batches.
+        calculate_per_token_loss=True,
+        # initialize.py draws the weights, the same for every layout. Not perform_initialization=False: that also leaves
+        # out the marks of what is tensor parallel (tensor_parallel/layers.py), and the gradient norm comes out wrong.
+        init_method=_leave_as_it_is,
+        output_layer_init_method=_leave_as_it_is,
+        embedding_init_method=_leave_as_it_is,
+        # Fusions of Megatron that need apex, Transformer Engine or a compiler.
+        masked_softmax_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        apply_rope_fusion=False,
+    )
+
+
+def optimizer_config(optimizer: OptimizerConfig, precision: PrecisionConfig) -> MegatronOptimizerConfig:
+    return _honest(
+        MegatronOptimizerConfig,
+        optimizer="adam",
+        decoupled_weight_decay=True,
+        lr=optimizer.learning_rate,
+        weight_decay=optimizer.weight_decay,
+        adam_beta1=optimizer.beta1,
+        adam_beta2=optimizer.beta2,
+        adam_eps=optimizer.epsilon,
+        clip_grad=optimizer.clip_norm,
+        use_distributed_optimizer=True,
+        bf16=precision.compute == "bf16",
+        params_dtype=compute_dtype(precision),
+    )
+
+
+def data_parallel_config() -> DistributedDataParallelConfig:
+    return _honest(
+        DistributedDataParallelConfig,
+        use_distributed_optimizer=True,
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=False,
+        overlap_param_gather=False,
+    )

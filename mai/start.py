@@ -1,0 +1,161 @@
+"""From a checked recipe to running ranks, and what is said when they are done.
+
+Under torchrun or Slurm this process is one rank; in a plain shell it starts them. A door, like `cli.py`: it may import
+every room, and does so where it needs them, so that mistakes in a recipe are told before torch is loaded.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from launch.environment import this_place
+from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, RunFolderBusyError
+from mai.parallel.place import Place
+from mai.recipe import Recipe, load, override, rules
+from mai.run_folder import RunFolder, Terminal
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+# Time for the rank at fault to write its own account first, where no launcher of ours weighs them.
+_VICTIM_WAIT_SECONDS = 2.0
+
+
+def train(
+    name: str, overrides: tuple[str, ...], *, run: Path | None, device: DeviceChoice, stop_at: int | None, dry_run: bool
+) -> ExitCode:
+    """Train the recipe, as one rank or as the launcher of all; raises the MaiError of what keeps it from starting."""
+    place = this_place()
+    recipe = override.apply(load.find(name)(), overrides, world_size=place.world_size if place else None)
+    folder = RunFolder(run or Path("runs") / recipe.name)
+    if place:
+        return _as_rank(recipe, folder, place, device, stop_at=stop_at, dry_run=dry_run)
+
+    if (owner := folder.is_busy()) is not None:
+        raise RunFolderBusyError(
+            f"{folder.path} belongs to a live process (host {owner.get('host')}, pid {owner.get('pid')}, since "
+            f"{owner.get('since')}): wait for it, stop it with kill -TERM {owner.get('pid')}, or choose another --run"
+        )
+    kind, ranks = _ranks_here(recipe, device)
+    rules.check(recipe, world_size=ranks)
+    if (code := _prepare_if_missing(recipe, name, overrides)) is not ExitCode.COMPLETE:
+        return code
+    from launch.local import run_ranks
+    from mai.train.rank import train as train_rank
+
+    folder.create()
+    attempt = folder.begin_attempt()
+    main = partial(
+        _rank_main,
+        lambda place: train_rank(
+            recipe, folder, place=place, device=kind, attempt=attempt, stop_at=stop_at, dry_run=dry_run
+        ),
+    )
+    return run_ranks(ranks, main, folder=folder, attempt=attempt)
+
+
+def generate(
+    folder: RunFolder, prompt: str, *, layout: Literal["one", "trained"], device: DeviceChoice, **options: object
+) -> ExitCode:
+    """Print what the folder's newest checkpoint says after the prompt, from one rank or from those of its layout."""
+    from mai.engine import device as devices
+
+    recipe = recipe_of(folder)
+    kind = devices.choose(device)
+    devices.prepare(kind)
+    from launch.local import run_ranks
+    from mai.train import sample
+
+    recipe = sample.one_rank(recipe) if layout == "one" else sample.one_copy(recipe)
+    main = partial(
+        _rank_main,
+        lambda place: sample.speak(recipe, folder, prompt, place=place, device=kind, **options),  # type: ignore[arg-type]
+    )
+    with tempfile.TemporaryDirectory(prefix="mai-generate-") as scratch:
+        scratch_folder = RunFolder(Path(scratch) / "run")
+        scratch_folder.create()
+        return run_ranks(
+            recipe.parallel.model_ranks, main, folder=scratch_folder, attempt=scratch_folder.begin_attempt()
+        )
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe that a run folder was trained with."""
+    from mai.observe.show import summary
+
+    summary(folder.path)  # raises what is wrong with the folder, naming runs nearby
+    return load.from_json((folder.path / "recipe.json").read_text(encoding="utf-8"))
+
+
+def _as_rank(
+    recipe: Recipe, folder: RunFolder, place: Place, device: DeviceChoice, *, stop_at: int | None, dry_run: bool
+) -> ExitCode:
+    from mai.engine import device as devices
+    from mai.log import set_up
+
+    kind = devices.choose(device)
+    devices.prepare(kind)
+    from mai.train.rank import train as train_rank
+
+    set_up(place.rank)
+    try:
+        return train_rank(recipe, folder, place=place, device=kind, stop_at=stop_at, dry_run=dry_run)
+    except MaiError as error:
+        if error.code is ExitCode.PEER_LOST:
+            time.sleep(_VICTIM_WAIT_SECONDS)
+        if attempt := folder.last_attempt():
+            folder.write_terminal(attempt, _failed(error, place, folder))
+        raise
+
+
+def _failed(error: MaiError, place: Place, folder: RunFolder) -> Terminal:
+    status = folder.read_json("status.json") or {}
+    return Terminal(
+        code=error.code,
+        name=error.code.name,
+        culprit={"rank": place.rank, "pid": os.getpid()},
+        phase=status.get("phase", "start"),
+        step=status.get("step", 0),
+        last_committed_step=status.get("last_committed_step"),
+        evidence=str(error),
+        suggestion="do what the evidence says, then start the same command again",
+    )
+
+
+def _rank_main(work: Callable[[Place], ExitCode], place: Place) -> int:
+    from mai.log import set_up
+
+    set_up(place.rank)
+    return int(work(place))
+
+
+def _ranks_here(recipe: Recipe, device: DeviceChoice) -> tuple[Literal["cpu", "cuda"], int]:
+    """The device, and how many ranks this machine is to start; makes Megatron-Core importable for that device."""
+    import torch
+
+    from mai.engine import device as devices
+
+    kind, parallel = devices.choose(device), recipe.parallel
+    gpus = torch.cuda.device_count() if kind == "cuda" else 0
+    copies = parallel.data or max(1, gpus // parallel.model_ranks)
+    ranks = parallel.model_ranks * copies
+    if kind == "cuda" and ranks > gpus:
+        raise EnvironmentMismatchError(
+            f"parallel.tensor={parallel.tensor} x parallel.pipeline={parallel.pipeline} x parallel.data={copies} takes "
+            f"{ranks} ranks, one GPU each, and this machine has {gpus}; lower them, or use --device cpu"
+        )
+    devices.prepare(kind)
+    return kind, ranks
+
+
+def _prepare_if_missing(recipe: Recipe, name: str, overrides: tuple[str, ...]) -> ExitCode:
+    """Prepare the data in a process of its own: it starts threads and workers, and ranks are forked from this one."""
+    if (Path(recipe.data.folder) / "dataset.json").exists():
+        return ExitCode.COMPLETE
+    done = subprocess.run([sys.executable, "-m", "mai", "prepare", name, *overrides], check=False)
+    return ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.CRASH

@@ -1,0 +1,352 @@
+"""Run: a recipe, running in a folder. Builds everything in the order in which it is needed; `loop.py` tells the story.
+
+run = Run(recipe, RunFolder(path), place=place, device=kind)
+for result in run.steps():
+    ...                                     # every rank stands here after every step
+"""
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+
+from mai.batch import Batch
+from mai.checkpoint import resume, store
+from mai.checkpoint.manifest import Manifest, Progress
+from mai.checkpoint.save import SaveContext, save
+from mai.collectives import first_rank_does, max_int
+from mai.data.loader import batch_positions, held_out_sequences, open_dataset, training_sequences
+from mai.engine.device import DeviceKind, open_device
+from mai.engine.engine import Engine, Gradients
+from mai.engine.groups import build_groups, join_world, leave_world
+from mai.errors import CheckpointError, RecipeError
+from mai.evaluate import bits_per_byte
+from mai.log import log
+from mai.model.flops import FLOP_CONVENTION, flops_per_token
+from mai.model.shapes import num_parameters
+from mai.objective import pretrain
+from mai.observe.observer import Observer
+from mai.observe.record import RunEnded, RunStarted, StepRecord
+from mai.observe.sinks.choose import open_sinks
+from mai.optimizer.schedule import learning_rate_at
+from mai.parallel.layout import Layout
+from mai.parallel.place import Place
+from mai.recipe import Recipe, fingerprint, rules, to_dict
+from mai.resilience.guard import Guard, Verdict
+from mai.resilience.signals import StopRequest, StopSignals
+from mai.run_folder import RunFolder, utc_now
+from mai.train import loop, story
+from mai.train.state import TrainState
+
+# Above any legal pause of a peer (a save, a slow file system): a peer that is dead is noticed by its closed socket.
+_PEER_TIMEOUT_SECONDS = 600.0
+_STATUS_SECONDS = 1.0
+
+
+class Run:
+    """One rank's end of a run; every rank makes one and calls the same methods in the same order.
+
+    Making it joins the other ranks, takes the run folder (RunFolderBusyError if a live process owns it), builds the
+    model, opens the data and loads the newest checkpoint that is whole. Raises the MaiError that says what is wrong.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, *, place: Place, device: DeviceKind, attempt: int | None = None
+    ) -> None:
+        rules.check(recipe, world_size=place.world_size)
+        self.recipe, self.folder, self.place = recipe, folder, place
+        self.layout = Layout.of(recipe.parallel, world_size=place.world_size)
+        self.guard = Guard()
+        self.state = TrainState()
+        self.stop_request = StopRequest.NONE
+        self.loss = pretrain.loss
+        self._committed_step: int | None = None
+        self._save_seconds: float | None = None
+        self._status_written = 0.0
+        self._resources = contextlib.ExitStack()
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._resources.close)
+            self._open(device, attempt)
+            on_failure.pop_all()
+
+    def _open(self, device: DeviceKind, attempt: int | None) -> None:
+        recipe, place = self.recipe, self.place
+        self._signals = self._resources.enter_context(StopSignals())
+        self._device = open_device(device, place)
+        join_world(backend=self._device.backend, place=place, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+        self._resources.callback(leave_world)
+        self.attempt: int = self._first_rank_does("attempt", lambda: self._take_folder(attempt))
+        self._same_recipe_everywhere()
+
+        self._dataset = open_dataset(recipe)
+        self._first_rank_does("data", self._dataset.verify)
+        self._train = training_sequences(self._dataset, recipe)
+        self._held_out = held_out_sequences(self._dataset, recipe)
+        held_out_targets = self._held_out.at(range(recipe.evaluate.sequences))[:, 1:]
+        self._held_out_bytes = self._dataset.token_text().num_bytes(held_out_targets)
+        groups = build_groups(self.layout, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+        self.engine = Engine(recipe, self.layout, groups, self._device)
+        self._resume()
+        self._first_rank_does("run.json", self._describe)
+        sinks = open_sinks(recipe.observe, self.folder) if self.is_first_rank else []
+        self._observer = self._resources.enter_context(Observer(sinks))
+        self._observer.run_started(self._started())
+        self._write_status("ready", at_once=True)
+
+    @property
+    def is_first_rank(self) -> bool:
+        return self.place.rank == 0
+
+    def steps(self) -> Iterator[StepRecord]:
+        """Train from here to the last step. Leaving the loop early saves first; every rank must leave together."""
+        try:
+            yield from loop.steps(self)
+        except GeneratorExit as leaving:
+            # The caller's `break`; an error in the caller's body is not a place to wait for other ranks.
+            if leaving.__context__ is None:
+                self.save_if_due(now=True)
+            raise
+        self.save_if_due(now=True)
+
+    # What the loop asks for, step by step.
+
+    def batch(self) -> Batch:
+        """This data-parallel rank's sequences of the next step."""
+        return pretrain.batch_at(self._train, self._share(self.state.position, self.recipe.batch_sequences))
+
+    def learning_rate(self) -> float:
+        return learning_rate_at(self.state.step, optimizer=self.recipe.optimizer, steps=self.recipe.train.steps)
+
+    def seconds_since(self, started: float) -> float:
+        self._device.synchronize()
+        return time.perf_counter() - started
+
+    def evaluate_if_due(self) -> bits_per_byte.HeldOut | None:
+        every, step = self.recipe.evaluate.every_steps, self.state.step
+        if step == self.recipe.train.steps or (every is not None and step % every == 0):
+            self._write_status("evaluating", at_once=True)
+            positions = self._share(0, self.recipe.evaluate.sequences)
+            return bits_per_byte.evaluate(
+                self.engine,
+                pretrain.batch_at(self._held_out, positions),
+                self.loss,
+                num_bytes=self._held_out_bytes,
+            )
+        return None
+
+    def observe(
+        self,
+        gradients: Gradients,
+        verdict: Verdict,
+        *,
+        learning_rate: float,
+        seconds: float,
+        held_out: bits_per_byte.HeldOut | None,
+    ) -> StepRecord:
+        tokens_per_second = self.recipe.train.batch_tokens / seconds
+        flops_per_second = tokens_per_second * flops_per_token(self.recipe.model, self.recipe.data.sequence_length)
+        peak = self._device.peak_flops_per_second
+        record = StepRecord(
+            step=self.state.step,
+            loss=gradients.loss,
+            gradient_norm=gradients.norm,
+            learning_rate=learning_rate,
+            tokens=self.state.tokens,
+            step_seconds=seconds,
+            tokens_per_second=tokens_per_second,
+            model_flops_per_second=flops_per_second,
+            utilisation=flops_per_second / (peak * self.place.world_size) if peak else None,
+            memory_bytes=self._device.peak_memory_bytes(),
+            kept=verdict is Verdict.KEEP,
+            held_out_loss=held_out.loss if held_out else None,
+            held_out_bits_per_byte=held_out.bits_per_byte if held_out else None,
+            position=self.state.position,
+            time=utc_now(),
+            attempt=self.attempt,
+        )
+        self._observer.record(record)
+        if verdict is Verdict.SKIP:
+            self.say("update skipped", step=record.step, loss=record.loss, gradient_norm=record.gradient_norm)
+        self._write_status("training", tokens_per_second=tokens_per_second)
+        return record
+
+    def should_stop(self) -> bool:
+        """Whether any rank was told to stop; all ranks learn the same answer at the same step."""
+        request = self._signals.request()
+        if self.is_first_rank and self.folder.stop.exists():
+            request = max(request, StopRequest.STOPPED)
+        self.stop_request = StopRequest(max_int(request, device=self._device.torch_device))
+        if self.stop_request is StopRequest.SAVE:
+            self.stop_request = StopRequest.NONE
+            self._signals.forget_save()
+            self.save_if_due(now=True)
+        return self.stop_request is not StopRequest.NONE
+
+    def save_if_due(self, *, now: bool = False) -> None:
+        """Save at the recipe's interval, or `now`; nothing is written twice for one step."""
+        every, step = self.recipe.checkpoint.every_steps, self.state.step
+        if self._committed_step == step or not (now or (every is not None and step % every == 0)):
+            return
+        self._write_status("saving", at_once=True)
+        started = time.perf_counter()
+        progress = Progress(
+            step=step, position=self.state.position, tokens=self.state.tokens, updates=self.engine.updates
+        )
+        folder = save(self.engine.shards(), progress, self._save_context())
+        self._save_seconds = max(self._save_seconds or 0.0, time.perf_counter() - started)
+        self._committed_step = step
+        self.say("checkpoint committed", step=step, folder=folder.name, seconds=round(self._save_seconds, 3))
+        self._write_status("training", at_once=True)
+
+    # What the run says of itself.
+
+    def say(self, kind: str, **fields: object) -> None:
+        """One line in the events file, on the first rank."""
+        if self.is_first_rank:
+            self.folder.event(self.attempt, kind, **fields)
+            self._observer.event(kind, **fields)
+
+    def close(self, end: RunEnded) -> None:
+        """Tell the watchers how it ended and let go of the folder, the ranks and the signals."""
+        self._observer.run_ended(end)
+        self._write_status(end.name.lower(), at_once=True)
+        self._resources.close()
+
+    def fail(self, message: str) -> None:
+        """Tell the watchers that this rank ends by an error; no other rank is waited for."""
+        self._observer.run_ended(RunEnded(code=1, name="FAILED", step=self.state.step, message=message))
+        self._observer.close()
+
+    @property
+    def last_committed_step(self) -> int | None:
+        return self._committed_step
+
+    def _share(self, position: int, num_sequences: int) -> range:
+        return batch_positions(
+            position,
+            batch_sequences=num_sequences,
+            data_rank=self.engine.groups.data_rank,
+            data_ranks=self.layout.data,
+        )
+
+    def _first_rank_does(self, what: str, action):  # type: ignore[no-untyped-def]
+        return first_rank_does(action, key=f"first/{what}", timeout_seconds=_PEER_TIMEOUT_SECONDS)
+
+    def _take_folder(self, attempt: int | None) -> int:
+        self.folder.create()
+        # The lease first: a process that does not get it leaves no trace.
+        self._resources.enter_context(self.folder.lease(attempt or self.folder.last_attempt() + 1))
+        number = attempt or self.folder.begin_attempt()
+        store.sweep(self.folder.checkpoints)
+        old = self.folder.read_json("recipe.json")
+        changed = story.changed_training(old, to_dict(self.recipe)) if old else []
+        if changed and store.committed_steps(self.folder.checkpoints):
+            raise RecipeError(
+                *changed, f"{self.folder.path} keeps what it trains; give the changed recipe another --run folder"
+            )
+        self.folder.write_json("recipe.json", to_dict(self.recipe))
+        self.folder.event(number, "started", recipe=self.recipe.name, ranks=self.place.world_size, pid=os.getpid())
+        return number
+
+    def _same_recipe_everywhere(self) -> None:
+        mine = fingerprint(self.recipe)
+        first: str = self._first_rank_does("recipe", lambda: mine)
+        if mine != first:
+            raise RecipeError(
+                f"rank {self.place.rank} reads another recipe than rank 0 (fingerprints {mine[:12]} and {first[:12]}): "
+                "give every rank the same command line and the same code"
+            )
+
+    def _resume(self) -> None:
+        manifest = resume.resume(
+            self.folder.checkpoints,
+            self.engine.shards(),
+            check=self._check_belongs,
+            device=self._device.torch_device,
+        )
+        if manifest is None:
+            return
+        progress = manifest.progress
+        self.engine.finish_load(updates=progress.updates)
+        self.state = TrainState(step=progress.step, position=progress.position, tokens=progress.tokens)
+        self._committed_step = progress.step
+        if self.is_first_rank:
+            self.folder.event(self.attempt, "resumed", step=progress.step, saved_by=manifest.layout)
+            log.info("resumes after step %d", progress.step)
+
+    def _check_belongs(self, manifest: Manifest) -> None:
+        if manifest.data_fingerprint != self._dataset.manifest.fingerprint:
+            raise CheckpointError(
+                f"the data under {self.recipe.data.folder} is not what this run has read so far; restore it "
+                "(mai prepare makes the same from the same documents), or start another --run folder"
+            )
+
+    def _save_context(self) -> SaveContext:
+        return SaveContext(
+            checkpoints=self.folder.checkpoints,
+            attempt=self.attempt,
+            rank=self.place.rank,
+            keep=self.recipe.checkpoint.keep,
+            layout=self._degrees(),
+            recipe_fingerprint=fingerprint(self.recipe),
+            data_fingerprint=self._dataset.manifest.fingerprint,
+            timeout_seconds=_PEER_TIMEOUT_SECONDS,
+        )
+
+    def _degrees(self) -> dict[str, int]:
+        return {"tensor": self.layout.tensor, "pipeline": self.layout.pipeline, "data": self.layout.data}
+
+    def _describe(self) -> None:
+        old = self.folder.read_json("run.json") or {}
+        self.folder.write_json(
+            "run.json",
+            {
+                "run_id": old.get("run_id", uuid.uuid4().hex[:12]),
+                "created": old.get("created", utc_now()),
+                "recipe_fingerprint": fingerprint(self.recipe),
+                "data_fingerprint": self._dataset.manifest.fingerprint,
+                "versions": story.versions(),
+                "commit": story.commit(),
+                "layout": self._degrees(),
+                "device": self._device.kind,
+                "num_parameters": num_parameters(self.recipe.model),
+            },
+        )
+
+    def _started(self) -> RunStarted:
+        about = self.folder.read_json("run.json") or {}
+        kind = "CPU" if self._device.kind == "cpu" else "GPU"
+        return RunStarted(
+            run_id=about["run_id"],
+            name=self.recipe.name,
+            folder=self.folder.path,
+            attempt=self.attempt,
+            step=self.state.step,
+            steps=self.recipe.train.steps,
+            num_parameters=about["num_parameters"],
+            layout=story.plain_layout(self._degrees()),
+            device=f"{self.place.world_size} {kind} rank{'s' if self.place.world_size > 1 else ''}",
+            flop_convention=FLOP_CONVENTION,
+            recipe=to_dict(self.recipe),
+        )
+
+    def _write_status(self, phase: str, *, tokens_per_second: float | None = None, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if not self.is_first_rank or not (at_once or now - self._status_written > _STATUS_SECONDS):
+            return
+        self._status_written = now
+        self.folder.write_json(
+            "status.json",
+            {
+                "phase": phase,
+                "step": self.state.step,
+                "steps": self.recipe.train.steps,
+                "last_committed_step": self._committed_step,
+                "tokens": self.state.tokens,
+                "tokens_per_second": tokens_per_second,
+                "heartbeat": utc_now(),
+                "attempt": self.attempt,
+                "estimated_save_seconds": self._save_seconds,
+            },
+        )

@@ -1,0 +1,98 @@
+"""Let a trained run speak: newest checkpoint of a run folder -> text."""
+
+import sys
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from mai.checkpoint import load, resume
+from mai.data.loader import open_dataset
+from mai.data.tokenizer import encode, read_tokenizer
+from mai.engine.device import DeviceKind, open_device
+from mai.engine.generate import Sampling
+from mai.engine.groups import build_groups, join_world, leave_world
+from mai.engine.sampler import Sampler
+from mai.errors import CheckpointError, ExitCode
+from mai.parallel.layout import Layout
+from mai.parallel.place import Place
+from mai.recipe import Recipe
+from mai.run_folder import RunFolder, plain_json
+
+_PEER_TIMEOUT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    prompt: str
+    text: str
+    """What the model said after the prompt."""
+    step: int
+    """The checkpoint's."""
+    num_tokens: int
+
+
+def sample(
+    recipe: Recipe,
+    folder: RunFolder,
+    prompt: str,
+    *,
+    num_tokens: int,
+    sampling: Sampling,
+    place: Place,
+    device: DeviceKind,
+) -> Sample:
+    """Continue the prompt with the folder's newest whole checkpoint; all ranks must call.
+
+    The recipe's layout must fit `place.world_size`: `one_rank(recipe)` fits 1. Raises CheckpointError and DataError."""
+    opened = open_device(device, place)
+    checkpoint, manifest = resume.newest_manifest(folder.checkpoints)
+    dataset = open_dataset(recipe)
+    if manifest.data_fingerprint != dataset.manifest.fingerprint:
+        raise CheckpointError(f"{recipe.data.folder} is not the data that {checkpoint} was trained on: restore it")
+    tokenizer = read_tokenizer(dataset.folder / "tokenizer.json")
+    # An empty prompt starts a new document.
+    tokens = encode(tokenizer, prompt) or [dataset.manifest.end_token]
+    join_world(backend=opened.backend, place=place, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+    layout = Layout.of(recipe.parallel, world_size=place.world_size)
+    groups = build_groups(layout, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+    sampler = Sampler(recipe, layout, groups, opened, max_length=len(tokens) + num_tokens)
+    load.verify_files(checkpoint, manifest, sampler.shards)
+    load.fill(checkpoint, manifest, sampler.shards)
+    sampler.finish_load()
+    new_tokens = sampler.generate(
+        torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_token=dataset.manifest.end_token
+    )
+    leave_world()
+    said = [token for token in new_tokens[0].tolist() if token != dataset.manifest.end_token]
+    return Sample(prompt=prompt, text=tokenizer.decode(said), step=manifest.progress.step, num_tokens=len(said))
+
+
+def speak(
+    recipe: Recipe,
+    folder: RunFolder,
+    prompt: str,
+    *,
+    place: Place,
+    device: DeviceKind,
+    as_json: bool,
+    tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> ExitCode:
+    """`sample` for a person: the first rank prints the text, or the Sample as JSON."""
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    said = sample(recipe, folder, prompt, num_tokens=tokens, sampling=sampling, place=place, device=device)
+    if place.rank == 0:
+        sys.stdout.write((plain_json(asdict(said), indent=2) if as_json else said.prompt + said.text) + "\n")
+    return ExitCode.COMPLETE
+
+
+def one_rank(recipe: Recipe) -> Recipe:
+    """The same model on one rank."""
+    return replace(recipe, parallel=replace(recipe.parallel, tensor=1, sequence=False, pipeline=1, data=1))
+
+
+def one_copy(recipe: Recipe) -> Recipe:
+    """The same layout with one copy of the model: more copies would all say the same."""
+    return replace(recipe, parallel=replace(recipe.parallel, data=1))

@@ -1,0 +1,67 @@
+"""What a run writes about itself: the run folder's records, by its first rank."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("mai", "torch", "megatron-core", "numpy", "tokenizers", "pydantic")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of everything that computes, and of this code's commit where it runs from a clone."""
+    found: dict[str, str | None] = {name: _version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), **found}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The clone's commit, with "+changes" when the tree differs from it; None outside a clone."""
+    clone = Path(__file__).parents[2]
+    if not (clone / ".git").exists():
+        return None
+    try:
+        revision = _git(clone, "rev-parse", "HEAD")
+        return revision + ("+changes" if _git(clone, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def plain_layout(layout: dict[str, int]) -> str:
+    """As people say it: "tensor 2, pipeline 2, data 2"."""
+    return ", ".join(f"{axis} {degree}" for axis, degree in layout.items()) or "one rank"
+
+
+def changed_training(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Which fields of two resolved recipes differ and decide what is trained, one line each."""
+    old_fields, new_fields = dict(_fields(old)), dict(_fields(new))
+    return [
+        f"{path}={new_fields.get(path)}: this run was started with {old_fields.get(path)}"
+        for path in sorted(old_fields.keys() | new_fields.keys())
+        if path.partition(".")[0] in _TRAINED and path not in _MAY_MOVE and old_fields.get(path) != new_fields.get(path)
+    ]
+
+
+# The other sections decide who computes, what is watched and what is kept, not what is trained.
+_TRAINED = {"model", "data", "optimizer", "train", "precision"}
+# What the data is, is in its fingerprint, which the checkpoint holds.
+_MAY_MOVE = {"data.folder"}
+
+
+def _fields(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, entry in value.items():
+        found += _fields(entry, f"{prefix}{name}.") if isinstance(entry, dict) else [(f"{prefix}{name}", entry)]
+    return found

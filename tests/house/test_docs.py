@@ -1,0 +1,88 @@
+"""What the documents say is so: links lead somewhere, commands parse, the drawn tree is the tree."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from mai.cli import cli
+from tests.house.sources import ROOT, name, python_files
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+
+
+@every_document
+def test_relative_links_lead_to_a_file(path: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", path.read_text(encoding="utf-8")))
+    files = [link.partition("#")[0] for link in links if "://" not in link and not link.startswith(("#", "mailto:"))]
+    dead = [file for file in files if not (path.parent / file).exists()]
+    assert not dead, f"{name(path)} links to {dead}"
+
+
+@every_document
+def test_quoted_commands_parse(path: Path) -> None:
+    wrong = [f"{command}: {reason}" for command in _commands(path) if (reason := _complaint(command))]
+    assert not wrong, f"{name(path)}:\n" + "\n".join(wrong)
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    if not ARCHITECTURE.exists():
+        pytest.skip("docs/architecture.md is not written yet")
+    trees = [block for block in _blocks(ARCHITECTURE) if block.startswith("mai/\n")]
+    assert len(trees) == 1, "docs/architecture.md draws the tree once, in a code block whose first line is mai/"
+    drawn = _paths(trees[0])
+    files = {name(file) for file in python_files("mai") if file.name != "__init__.py"}
+    missing = [path for path in drawn if not (ROOT / path).exists()]
+    assert not missing, f"drawn, but not there: {missing}"
+    assert not files - set(drawn), f"there, but not drawn: {sorted(files - set(drawn))}"
+
+
+def _blocks(path: Path) -> list[str]:
+    """The code blocks of a document, without their fences."""
+    return FENCED.findall(path.read_text(encoding="utf-8"))
+
+
+def _commands(path: Path) -> list[str]:
+    text = "".join(_blocks(path)).replace("\\\n", " ")
+    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
+    return [line for line in lines if line.startswith(("mai ", "make "))]
+
+
+def _complaint(command: str) -> str:
+    """Why a quoted command would be refused; empty when it parses."""
+    program, *words = shlex.split(command, comments=True)
+    if program == "make":
+        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        unknown = {word for word in words if "=" not in word} - targets
+        return f"the Makefile has no {sorted(unknown)}" if unknown else ""
+    return _mai_complaint(cli, words)
+
+
+def _mai_complaint(command: click.Command, words: list[str]) -> str:
+    """Walk down click's own tree of commands; options are parsed, values are not looked at."""
+    context = click.Context(command)
+    try:
+        _, rest, _ = command.make_parser(context).parse_args(list(words))
+    except click.UsageError as error:
+        return error.format_message()
+    if not isinstance(command, click.Group) or not rest:
+        return ""
+    child = command.get_command(context, rest[0])
+    return f"no such command: {rest[0]}" if child is None else _mai_complaint(child, rest[1:])
+
+
+def _paths(tree: str) -> list[str]:
+    """Every path of a tree drawn with two spaces a level, one name a line, folders ending in a slash."""
+    stack: list[str] = []
+    paths = []
+    for line in filter(str.strip, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        stack[depth:] = [line.split()[0]]
+        paths.append("".join(stack))
+    return paths
