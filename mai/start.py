@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from launch.environment import this_place
 from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, RunFolderBusyError
-from mai.parallel.place import Place
+from mai.parallel.place import ALONE, Place
 from mai.recipe import Recipe, load, override, rules
 from mai.run_folder import RunFolder, Terminal
+
+if TYPE_CHECKING:
+    from mai.train.run import Run
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -82,6 +85,23 @@ def generate(
         return run_ranks(
             recipe.parallel.model_ranks, main, folder=scratch_folder, attempt=scratch_folder.begin_attempt()
         )
+
+
+def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "Run":
+    """A run to stand in, from a script or a notebook; under torchrun or Slurm every rank opens it.
+
+    Example:
+        with mai.open_run(recipe, "runs/probe") as run:
+            for result in run.steps():
+                print(result.step, result.loss)
+    """
+    from mai.engine import device as devices
+
+    kind = devices.choose(device)
+    devices.prepare(kind)
+    from mai.train.run import Run
+
+    return Run(recipe, RunFolder(Path(folder)), place=this_place() or ALONE, device=kind)
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

@@ -21,3 +21,7 @@ class Place:
         """The variables that torchrun would set; `launch/environment.py` reads them back."""
         values = (self.rank, self.world_size, self.local_rank, self.master_address, self.master_port)
         return dict(zip(VARIABLES, map(str, values), strict=True))
+
+
+ALONE = Place(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=0)
+"""One rank by itself; port 0 takes any free one."""

@@ -8,22 +8,14 @@ import torch
 
 from mai.engine.device import DeviceKind
 from mai.errors import ExitCode, OutOfMemoryError, PeerLostError, StorageError
-from mai.observe.record import RunEnded
 from mai.parallel.place import Place
 from mai.recipe import Recipe
-from mai.resilience.signals import StopRequest
-from mai.run_folder import RunFolder, Terminal
+from mai.run_folder import RunFolder
 from mai.train.run import Run
 
 # How gloo and NCCL say that a peer's process is gone or silent (third_party/gloo/gloo/transport/tcp/pair.cc,
 # torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp).
 _PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
-
-_SUGGESTIONS = {
-    ExitCode.COMPLETE: "mai generate, mai show",
-    ExitCode.PREEMPTED: "start the same command again: it resumes from the checkpoint",
-    ExitCode.STOPPED: "start the same command again to go on from the checkpoint",
-}
 
 
 def train(
@@ -39,41 +31,14 @@ def train(
     """Run the recipe to its end, or to step `stop_at`; all ranks must call. Raises the MaiError that stopped it.
 
     `dry_run` builds everything, joins the ranks, loads the checkpoint, and stops before the first step."""
-    with foreign_errors_named():
-        run = Run(recipe, folder, place=place, device=device, attempt=attempt)
-        try:
-            if not dry_run:
-                for result in run.steps():
-                    if result.step == stop_at:
-                        break
-        except BaseException as error:
-            run.fail(f"{type(error).__name__}: {error}")
-            raise
-        code = _code(run, dry_run=dry_run)
-        run.close(_ended(run, code))
-        return code
-
-
-def _code(run: Run, *, dry_run: bool) -> ExitCode:
-    if dry_run or run.state.step >= run.recipe.train.steps:
-        return ExitCode.COMPLETE
-    return ExitCode.PREEMPTED if run.stop_request is StopRequest.PREEMPTED else ExitCode.STOPPED
-
-
-def _ended(run: Run, code: ExitCode) -> RunEnded:
-    if run.is_first_rank:
-        terminal = Terminal(
-            code=code,
-            name=code.name,
-            culprit=None,
-            phase="training",
-            step=run.state.step,
-            last_committed_step=run.last_committed_step,
-            evidence=f"step {run.state.step} of {run.recipe.train.steps}",
-            suggestion=_SUGGESTIONS[code],
-        )
-        run.folder.write_terminal(run.attempt, terminal)
-    return RunEnded(code=code, name=code.name, step=run.state.step, message=_SUGGESTIONS[code])
+    with (
+        foreign_errors_named(),
+        Run(recipe, folder, place=place, device=device, attempt=attempt, dry_run=dry_run) as run,
+    ):
+        for result in run.steps():
+            if result.step == stop_at:
+                break
+    return run.exit_code
 
 
 @contextlib.contextmanager

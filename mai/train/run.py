@@ -1,8 +1,10 @@
 """Run: a recipe, running in a folder. Builds everything in the order in which it is needed; `loop.py` tells the story.
 
-run = Run(recipe, RunFolder(path), place=place, device=kind)
-for result in run.steps():
-    ...                                     # every rank stands here after every step
+    with Run(recipe, RunFolder(path), place=place, device=kind) as run:
+        for result in run.steps():
+            ...                                 # every rank stands here after every step
+
+All of it is public to the loop and to nobody else; people use `mai.open_run`.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from types import TracebackType
 
 from mai.batch import Batch
 from mai.checkpoint import resume, store
@@ -20,7 +23,7 @@ from mai.data.loader import batch_positions, held_out_sequences, open_dataset, t
 from mai.engine.device import DeviceKind, open_device
 from mai.engine.engine import Engine, Gradients
 from mai.engine.groups import build_groups, join_world, leave_world
-from mai.errors import CheckpointError, RecipeError
+from mai.errors import CheckpointError, ExitCode, MaiError, RecipeError
 from mai.evaluate import bits_per_byte
 from mai.log import log
 from mai.model.flops import FLOP_CONVENTION, flops_per_token
@@ -35,13 +38,18 @@ from mai.parallel.place import Place
 from mai.recipe import Recipe, fingerprint, rules, to_dict
 from mai.resilience.guard import Guard, Verdict
 from mai.resilience.signals import StopRequest, StopSignals
-from mai.run_folder import RunFolder, utc_now
+from mai.run_folder import RunFolder, Terminal, utc_now
 from mai.train import loop, story
 from mai.train.state import TrainState
 
 # Above any legal pause of a peer (a save, a slow file system): a peer that is dead is noticed by its closed socket.
 _PEER_TIMEOUT_SECONDS = 600.0
 _STATUS_SECONDS = 1.0
+_SUGGESTIONS = {
+    ExitCode.COMPLETE: "mai generate, mai show",
+    ExitCode.PREEMPTED: "start the same command again: it resumes from the checkpoint",
+    ExitCode.STOPPED: "start the same command again to go on from the checkpoint",
+}
 
 
 class Run:
@@ -49,14 +57,23 @@ class Run:
 
     Making it joins the other ranks, takes the run folder (RunFolderBusyError if a live process owns it), builds the
     model, opens the data and loads the newest checkpoint that is whole. Raises the MaiError that says what is wrong.
+    With `dry_run` it then takes no step. Leave it through `with`: that says in the run folder how it ended.
     """
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, *, place: Place, device: DeviceKind, attempt: int | None = None
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        *,
+        place: Place,
+        device: DeviceKind,
+        attempt: int | None = None,
+        dry_run: bool = False,
     ) -> None:
         rules.check(recipe, world_size=place.world_size)
         self.recipe, self.folder, self.place = recipe, folder, place
         self.layout = Layout.of(recipe.parallel, world_size=place.world_size)
+        self.dry_run = dry_run
         self.guard = Guard()
         self.state = TrainState()
         self.stop_request = StopRequest.NONE
@@ -100,6 +117,8 @@ class Run:
 
     def steps(self) -> Iterator[StepRecord]:
         """Train from here to the last step. Leaving the loop early saves first; every rank must leave together."""
+        if self.dry_run:
+            return
         try:
             yield from loop.steps(self)
         except GeneratorExit as leaving:
@@ -207,20 +226,45 @@ class Run:
             self.folder.event(self.attempt, kind, **fields)
             self._observer.event(kind, **fields)
 
-    def close(self, end: RunEnded) -> None:
-        """Tell the watchers how it ended and let go of the folder, the ranks and the signals."""
-        self._observer.run_ended(end)
-        self._write_status(end.name.lower(), at_once=True)
-        self._resources.close()
-
-    def fail(self, message: str) -> None:
-        """Tell the watchers that this rank ends by an error; no other rank is waited for."""
-        self._observer.run_ended(RunEnded(code=1, name="FAILED", step=self.state.step, message=message))
-        self._observer.close()
-
     @property
-    def last_committed_step(self) -> int | None:
-        return self._committed_step
+    def exit_code(self) -> ExitCode:
+        """What the process should tell its scheduler when no error ends it."""
+        if self.dry_run or self.state.step >= self.recipe.train.steps:
+            return ExitCode.COMPLETE
+        return ExitCode.PREEMPTED if self.stop_request is StopRequest.PREEMPTED else ExitCode.STOPPED
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            # No other rank is waited for: it may be the one that is gone.
+            code = error.code if isinstance(error, MaiError) else ExitCode.CRASH
+            self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=str(error)))
+            self._observer.close()
+            return
+        self._finish(self.exit_code)
+
+    def _finish(self, code: ExitCode) -> None:
+        """Say how it ended, and let go of the folder, the ranks and the signals; all ranks call."""
+        suggestion = _SUGGESTIONS[code]
+        if self.is_first_rank:
+            terminal = Terminal(
+                code=code,
+                name=code.name,
+                culprit=None,
+                phase="training",
+                step=self.state.step,
+                last_committed_step=self._committed_step,
+                evidence=f"step {self.state.step} of {self.recipe.train.steps}",
+                suggestion=suggestion,
+            )
+            self.folder.write_terminal(self.attempt, terminal)
+        self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=suggestion))
+        self._write_status(code.name.lower(), at_once=True)
+        self._resources.close()
 
     def _share(self, position: int, num_sequences: int) -> range:
         return batch_positions(
