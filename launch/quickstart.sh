@@ -18,7 +18,7 @@ if [ $device = cuda ]; then
     echo "Training with one process on $gpu (on 8 CPU processes instead: make quickstart DEVICE=cpu)"
     # One rank holds the whole model; larger micro-batches keep the GPU busy.
     set -- parallel.tensor=1 parallel.sequence=false parallel.pipeline=1 parallel.data=1 \
-        parallel.micro_batch_sequences=16 "$@"
+        parallel.micro_batch_sequences=16 precision.compute=bf16 "$@"
 elif [ -n "$gpu" ]; then
     echo "Training with 8 processes on the CPU, as DEVICE=cpu asks (this machine has $gpu)"
 else

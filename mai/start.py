@@ -49,6 +49,7 @@ def train(
     if (code := _prepare_if_missing(recipe, name, overrides)) is not ExitCode.COMPLETE:
         return code
     from launch.local import run_ranks
+    from mai.train.farewell import farewell
     from mai.train.rank import train as train_rank
 
     folder.create()
@@ -59,7 +60,10 @@ def train(
             recipe, folder, place=place, device=kind, attempt=attempt, stop_at=stop_at, dry_run=dry_run
         ),
     )
-    return run_ranks(ranks, main, folder=folder, attempt=attempt)
+    code = run_ranks(ranks, main, folder=folder, attempt=attempt)
+    if code is ExitCode.COMPLETE and not dry_run:
+        sys.stdout.write(farewell(recipe, folder, device=kind))
+    return code
 
 
 def generate(

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ParamSpec, TypeGuard, TypeVar
 
-from mai.errors import MaiError, UsageError
+from mai.errors import ExitCode, MaiError, UsageError
 from mai.observe.page import render
 from mai.run_folder import RunFolder, Terminal
 
@@ -92,7 +92,15 @@ def _checkpoint_steps(checkpoints: Path) -> list[int]:
 
 
 def _events(run_folder: RunFolder, attempts: list[int]) -> list[dict[str, Any]]:
-    return [{"attempt": number, **event} for number in attempts for event in run_folder.read_events(number)]
+    events = ({"attempt": number, **event} for number in attempts for event in run_folder.read_events(number))
+    return [event for event in events if not _is_routine(event)]
+
+
+def _is_routine(event: dict[str, Any]) -> bool:
+    """A rank that starts, or ends in good order: thousands in a large run, and nothing to learn from."""
+    if event.get("kind") == "rank_ended":
+        return event.get("code") in (ExitCode.COMPLETE, ExitCode.STOPPED, ExitCode.PREEMPTED)
+    return event.get("kind") == "rank_started"
 
 
 def _curve(records: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
