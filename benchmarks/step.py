@@ -9,8 +9,6 @@ The result goes to benchmarks/results/step_<device>_<date>.json; `--profile` pri
 import argparse
 import datetime as dt
 import json
-import platform
-import socket
 import statistics
 import time
 import warnings
@@ -21,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import machine
 from mai.engine import device as devices
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,7 +51,7 @@ def main() -> None:
     result = {
         "what": "tokens per second of mai at one rank over a plain PyTorch loop",
         "device": arguments.device,
-        "processor": platform.processor() or platform.machine(),
+        **machine(),
         "threads": arguments.threads,
         "torch": torch.__version__,
         "precision": recipe.precision.compute,
@@ -77,18 +76,15 @@ def build(device: str) -> tuple[Callable[[], None], Callable[[], None], Any]:
     from mai.engine.engine import Engine
     from mai.objective import pretrain
     from mai.parallel.layout import Layout
-    from mai.parallel.place import Place
+    from mai.parallel.place import ALONE
     from recipes.quickstart import quickstart
 
     recipe = quickstart()
-    recipe = replace(
-        recipe, parallel=replace(recipe.parallel, tensor=1, pipeline=1, data=1), train=replace(recipe.train, seed=1)
-    )
-    place = Place(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    recipe = replace(recipe, parallel=replace(recipe.parallel, tensor=1, pipeline=1, data=1))
     threads = torch.get_num_threads()
-    opened = devices.open_device(device, place)  # type: ignore[arg-type]
+    opened = devices.open_device(device, ALONE)  # type: ignore[arg-type]
     torch.set_num_threads(threads)
-    groups.join_world(backend=opened.backend, place=place, timeout_seconds=60)
+    groups.join_world(backend=opened.backend, place=ALONE, timeout_seconds=60)
     layout = Layout(tensor=1, pipeline=1, data=1)
     engine = Engine(recipe, layout, groups.build_groups(layout, timeout_seconds=60), opened)
     plain = PlainLoop(recipe, device=opened.torch_device)
@@ -124,12 +120,6 @@ def profile(step: Callable[[], None]) -> None:
     with torch.profiler.profile() as profiler:
         step()
     print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=50))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from mai.parallel.place import Place
 
 _MAX_TAIL_BYTES = 4_096
 _MAX_TAIL_LINES = 20
+# All ranks end a run together; one may be busy for a while with closing its watchers.
+_CLOSING_SECONDS = 60.0
 
 
 class Note(Protocol):
@@ -82,8 +84,7 @@ class Family:
                     else:
                         selector.unregister(key.fd)
                         self._bury(key.data)
-                if deadline is None and self._has_failed():
-                    deadline = time.monotonic() + grace_seconds
+                deadline = self._deadline(deadline, grace_seconds)
                 if deadline is not None and time.monotonic() >= deadline:
                     self._kill()
 
@@ -92,6 +93,13 @@ class Family:
         self._kill()
         for child in list(self.running):
             self._bury(child)
+
+    def _deadline(self, before: float | None, grace_seconds: float) -> float | None:
+        """When the ranks still running are ended: soon after the first failure, and not never after a good end."""
+        if not self.ends:
+            return None
+        allowed = time.monotonic() + (grace_seconds if self._has_failed() else _CLOSING_SECONDS)
+        return allowed if before is None else min(before, allowed)
 
     def _has_failed(self) -> bool:
         return any(end.code not in GRACEFUL for end in self.ends)

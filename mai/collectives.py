@@ -1,14 +1,17 @@
 """The few collectives outside the engine, over all ranks of the job: every rank must call each of them."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from mai.errors import ExitCode, MaiError, PeerLostError, error_of
+
+Result = TypeVar("Result")
 
 
 def sum_floats(values: list[float], *, device: torch.device) -> list[float]:
@@ -30,31 +33,40 @@ def collect_json(value: Any, *, key: str, timeout_seconds: float) -> list[Any] |
 
     It goes over the rendezvous store and not over a collective, so that a dead rank gives a PeerLostError that names
     it after `timeout_seconds`, not a hang. `key` must be new in each call."""
-    store = dist.distributed_c10d._get_default_store()
-    store.set(f"{key}/{dist.get_rank()}", json.dumps(value))
-    if dist.get_rank() > 0:
-        return None
-    return [json.loads(_wait_for(f"{key}/{rank}", rank, timeout_seconds)) for rank in range(dist.get_world_size())]
+    with _lost_store_named():
+        store = dist.distributed_c10d._get_default_store()
+        store.set(f"{key}/{dist.get_rank()}", json.dumps(value))
+        if dist.get_rank() > 0:
+            return None
+        collected = []
+        for rank in range(dist.get_world_size()):
+            collected.append(json.loads(_wait_for(f"{key}/{rank}", rank, timeout_seconds)))
+            # The store lives as long as the job: what was read must not pile up in it.
+            store.delete_key(f"{key}/{rank}")
+        return collected
 
 
 def tell_json(value: Any, *, key: str, timeout_seconds: float) -> Any:
-    """The first rank's `value`, on every rank; the others' argument is ignored. `key` must be new in each call."""
-    if dist.get_rank() == 0:
-        dist.distributed_c10d._get_default_store().set(key, json.dumps(value))
+    """The first rank's `value`, on every rank; the others' argument is ignored. `key` must be new in each call.
+
+    The first rank, whose process holds the store, waits until all have read: it may end right after."""
+    with _lost_store_named():
+        store, others = dist.distributed_c10d._get_default_store(), dist.get_world_size() - 1
+        if dist.get_rank() > 0:
+            told = json.loads(_wait_for(key, 0, timeout_seconds))
+            if store.add(f"{key}/readers", 1) == others:
+                store.set(f"{key}/read", "")
+            return told
+        store.set(key, json.dumps(value))
+        if others:
+            with contextlib.suppress(dist.DistStoreError):
+                store.wait([f"{key}/read"], timedelta(seconds=timeout_seconds))
+        for name in (key, f"{key}/readers", f"{key}/read"):
+            store.delete_key(name)
         return value
-    return json.loads(_wait_for(key, 0, timeout_seconds))
 
 
-def _wait_for(key: str, rank: int, timeout_seconds: float) -> bytes:
-    store = dist.distributed_c10d._get_default_store()
-    try:
-        store.wait([key], timedelta(seconds=timeout_seconds))
-    except dist.DistStoreError as error:
-        raise PeerLostError(f"rank {rank} did not report {key} within {timeout_seconds:.0f} s") from error
-    return store.get(key)
-
-
-def first_rank_does(action: Callable[[], Any], *, key: str, timeout_seconds: float) -> Any:
+def first_rank_does(action: Callable[[], Result], *, key: str, timeout_seconds: float) -> Result:
     """Run `action` on the first rank and hand its JSON result to all; what it raises of ours, all raise.
 
     `key` must be new in each call."""
@@ -68,4 +80,23 @@ def first_rank_does(action: Callable[[], Any], *, key: str, timeout_seconds: flo
     answer = tell_json(answer, key=key, timeout_seconds=timeout_seconds)
     if "error" in answer:
         raise error_of(ExitCode(answer["code"]), answer["error"])
-    return answer["result"]
+    result: Result = answer["result"]
+    return result
+
+
+def _wait_for(key: str, rank: int, timeout_seconds: float) -> bytes:
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        store.wait([key], timedelta(seconds=timeout_seconds))
+    except dist.DistStoreError as error:
+        raise PeerLostError(f"rank {rank} did not report {key} within {timeout_seconds:.0f} s") from error
+    return store.get(key)
+
+
+@contextlib.contextmanager
+def _lost_store_named() -> Iterator[None]:
+    """The store lives in the first rank's process: when that is gone, so is the store."""
+    try:
+        yield
+    except dist.DistNetworkError as error:
+        raise PeerLostError(f"rank 0 is gone: {str(error).splitlines()[0]}") from error

@@ -3,6 +3,7 @@
 Nothing else in `mai` asks which device it is on, and no other room reads the environment.
 """
 
+import importlib
 import os
 import resource
 import sys
@@ -12,14 +13,22 @@ from typing import Literal
 
 import torch
 
-from mai.engine import cpu_adapter
 from mai.errors import EnvironmentMismatchError
 from mai.parallel.place import Place
 
 DeviceKind = Literal["cpu", "cuda"]
 
-# bf16 dense matmul peak, FLOP/s, of the cards we know by name (NVIDIA data sheets, without sparsity).
-_PEAK_FLOPS_PER_SECOND = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+_CPU_ADAPTER = "mai.engine.cpu_adapter"
+
+# bf16 dense matmul peak, FLOP/s, of the cards we know by name (NVIDIA data sheets, without sparsity); first match.
+_PEAK_FLOPS_PER_SECOND = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +85,10 @@ def prepare(kind: DeviceKind) -> None:
     """Make `megatron.core` importable for this device; call before anything imports it, in every process once."""
     _silence_known_warnings()
     if kind == "cpu":
-        cpu_adapter.install()
+        # Imported by name and not above: a run on CUDA never loads it.
+        importlib.import_module(_CPU_ADAPTER).install()
         return
-    if cpu_adapter.is_installed():
+    if _CPU_ADAPTER in sys.modules:
         raise RuntimeError("this process was prepared for the CPU; start another one for CUDA")
     # Megatron's tensor parallelism counts on kernels being started in the order of their launch
     # (megatron/core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication).
@@ -90,10 +100,6 @@ def _silence_known_warnings() -> None:
     # the optimizer's shards; torch 2.13 renames collectives that Megatron-Core 0.16 calls.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-
-
-def is_prepared() -> bool:
-    return cpu_adapter.is_installed() or "megatron.core" in sys.modules
 
 
 def open_device(kind: DeviceKind, place: Place) -> Device:

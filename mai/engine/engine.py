@@ -18,7 +18,6 @@ from mai.engine import optimizer as optimizers
 from mai.engine import sharded_state
 from mai.engine.build import build_model
 from mai.engine.device import Device
-from mai.engine.generate import Sampling, generate
 from mai.engine.groups import Groups
 from mai.engine.translate import data_parallel_config
 from mai.parallel.layout import Layout
@@ -89,13 +88,6 @@ class Engine:
         self._model.eval()
         total, tokens = self._totals(self._run_schedule(batch, loss, forward_only=True))
         return total, tokens
-
-    def generate(self, tokens_BS: Tensor, *, num_tokens: int, sampling: Sampling, end_token: int | None) -> Tensor:
-        """Continue the sequences; returns the new tokens [B, N]."""
-        tokens = tokens_BS.to(self._device.torch_device)
-        return generate(
-            self._module, self._groups, tokens, num_tokens=num_tokens, sampling=sampling, end_token=end_token
-        ).cpu()
 
     def shards(self) -> list[sharded_state.Shard]:
         """What this rank holds, as live tensors: read to save, write to load and then call `finish_load`."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
-from megatron.core.transformer.utils import set_model_to_sequence_parallel
 from torch import Tensor
 
 from mai.engine.groups import Groups
@@ -70,12 +69,10 @@ def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> T
 
 @contextlib.contextmanager
 def _decoding(model: GPTModel) -> Iterator[None]:
-    """Give every attention core an empty cache, and undo the cut along the sequence: one token cannot be cut."""
+    """Give every attention core an empty cache. The model must not be cut along the sequence: one token cannot be."""
+    assert not model.config.sequence_parallel
     cores = [module for module in model.modules() if isinstance(module, CoreAttention)]
-    was_parallel, was_training = model.config.sequence_parallel, model.training
     model.eval()
-    if was_parallel:
-        set_model_to_sequence_parallel(model, set_to=False)
     for core in cores:
         core.cache = KeyValueCache()
     try:
@@ -83,9 +80,6 @@ def _decoding(model: GPTModel) -> Iterator[None]:
     finally:
         for core in cores:
             core.cache = None
-        if was_parallel:
-            set_model_to_sequence_parallel(model, set_to=True)
-        model.train(was_training)
 
 
 def _through_stages(model: GPTModel, groups: Groups, tokens_BS: Tensor) -> Tensor | None:

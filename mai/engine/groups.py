@@ -14,11 +14,8 @@ from mai.parallel.place import Place
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """This rank's place in the layout, and the process groups that the engine itself calls."""
+    """This rank's place in the layout; Megatron-Core keeps the process groups themselves."""
 
-    tensor: dist.ProcessGroup
-    pipeline: dist.ProcessGroup
-    data: dist.ProcessGroup
     tensor_rank: int
     pipeline_rank: int
     data_rank: int
@@ -41,9 +38,6 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
     )
     assert parallel_state.get_data_parallel_world_size() == layout.data
     return Groups(
-        tensor=parallel_state.get_tensor_model_parallel_group(),
-        pipeline=parallel_state.get_pipeline_model_parallel_group(),
-        data=parallel_state.get_data_parallel_group(),
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
         data_rank=parallel_state.get_data_parallel_rank(),

@@ -10,6 +10,7 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer_config import ParamPredicate
 
 from mai.engine.translate import optimizer_config
+from mai.errors import EnvironmentMismatchError
 from mai.optimizer.groups import decays
 from mai.recipe import Recipe
 
@@ -25,8 +26,20 @@ def build_optimizer(model: DistributedDataParallel, recipe: Recipe) -> MegatronO
     )
     for part in optimizer.chained_optimizers:
         if not part.is_stub_optimizer:
+            _refuse_foreign(part.optimizer)
             _prepare(part.optimizer)
     return optimizer
+
+
+def _refuse_foreign(optimizer: torch.optim.Optimizer) -> None:
+    # megatron/core/optimizer/__init__.py takes the FusedAdam of Transformer Engine or apex wherever one can be
+    # imported; they count their steps elsewhere than the checkpoint looks.
+    if type(optimizer) is not torch.optim.AdamW:
+        raise EnvironmentMismatchError(
+            f"Megatron-Core found {type(optimizer).__module__}.{type(optimizer).__name__} in this environment and "
+            "would train with it, and mai trains with torch's AdamW so far; run in an environment without "
+            "transformer_engine and apex (make setup makes one)"
+        )
 
 
 def _prepare(adamw: torch.optim.AdamW) -> None:
@@ -43,9 +56,9 @@ def _prepare(adamw: torch.optim.AdamW) -> None:
 
 
 def gradient_norm(optimizer: MegatronOptimizer) -> float:
-    """Reduce nothing more, bring the gradients to fp32 shards, and return their global L2 norm; all ranks must call.
+    """Bring the reduced gradients to the fp32 shards and return their global L2 norm; all ranks must call.
 
-    Not finite anywhere means not finite everywhere, because the norm is summed over all ranks."""
+    Not finite on one rank means not finite on all, because the norm is summed over all ranks."""
     optimizer.prepare_grads()
     return float(optimizer.get_grad_norm())
 

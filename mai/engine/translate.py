@@ -103,6 +103,7 @@ def data_parallel_config() -> DistributedDataParallelConfig:
         DistributedDataParallelConfig,
         use_distributed_optimizer=True,
         grad_reduce_in_fp32=True,
+        # Reduced after the last micro-batch and gathered after the update, not yet hidden behind compute.
         overlap_grad_reduce=False,
         overlap_param_gather=False,
     )

@@ -10,4 +10,5 @@ class EvaluateConfig:
     """Steps between held-out evaluations; None evaluates at the end only."""
 
     sequences: int = Field(default=64, gt=0)
-    """Held-out sequences of one evaluation, always the same; rounded up to fill the last batch of all ranks."""
+    """Held-out sequences of one evaluation, the same for every run; a multiple of what all copies of the model
+    take at once."""

@@ -137,6 +137,17 @@ def ranks_share_the_batch_evenly(recipe: Recipe) -> Iterator[Breach]:
         yield _breach(recipe, rule, *_batch_paths(recipe))
 
 
+def ranks_share_the_evaluation_evenly(recipe: Recipe) -> Iterator[Breach]:
+    """Every layout judges the same sequences, so none are added to fill up the last ranks."""
+    _, _, at_once = _micro_batches(recipe)
+    sequences = recipe.evaluate.sequences
+    if sequences % at_once:
+        near = listed(_multiples_near(sequences, at_once))
+        rule = f"all copies together take {at_once} sequences at once, and none may be left over; use {near}"
+        data = () if recipe.parallel.data is None else ("parallel.data",)
+        yield _breach(recipe, rule, "evaluate.sequences", "parallel.micro_batch_sequences", *data)
+
+
 def micro_batches_fill_the_pipeline(recipe: Recipe) -> Iterator[Breach]:
     stages = recipe.parallel.pipeline
     micro_batches, rest, at_once = _micro_batches(recipe)
@@ -227,6 +238,7 @@ RULES: tuple[Rule, ...] = (
     tensor_ranks_share_the_sequence,
     batch_is_whole_sequences,
     ranks_share_the_batch_evenly,
+    ranks_share_the_evaluation_evenly,
     micro_batches_fill_the_pipeline,
     warm_up_ends_before_the_run,
     warm_up_and_decay_do_not_overlap,

@@ -32,7 +32,7 @@ class Guard:
         if self._skips_in_a_row < _SKIPS_BEFORE_GIVING_UP:
             return Verdict.SKIP
         raise DivergedError(
-            f"loss or gradient norm was not finite in {self._skips_in_a_row} steps in a row, up to step {step}; "
-            "none of these updates was applied. Resume from the last checkpoint with a lower optimizer.learning_rate, "
-            "a longer optimizer.schedule.warmup_steps or a lower optimizer.clip_norm, in a new --run folder"
+            f"loss or gradient norm was not finite in {self._skips_in_a_row} steps in a row, up to step {step}; none "
+            "of these updates was applied, so the last checkpoint is sound. Start a new --run folder with a lower "
+            "optimizer.learning_rate, a longer optimizer.schedule.warmup_steps or a lower optimizer.clip_norm"
         )

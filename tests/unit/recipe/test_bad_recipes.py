@@ -248,11 +248,16 @@ BAD = {
         messages=(
             "train.batch_tokens=512, data.sequence_length=64, parallel.micro_batch_sequences=1, parallel.data=3: ",
             "a step has 8 sequences, and all copies together take 3 at once; use train.batch_tokens=384 or 576",
+            "evaluate.sequences=64, parallel.micro_batch_sequences=1, parallel.data=3: ",
+            "all copies together take 3 sequences at once, and none may be left over; use 63 or 66",
         ),
     ),
     "micro-batches that do not fit": Bad(
         overrides="parallel.micro_batch_sequences=5",
-        messages=("a step has 8 sequences, and all copies together take 5 at once; use train.batch_tokens=320 or 640",),
+        messages=(
+            "a step has 8 sequences, and all copies together take 5 at once; use train.batch_tokens=320 or 640",
+            "evaluate.sequences=64, parallel.micro_batch_sequences=5: all copies together take 5 sequences at once",
+        ),
     ),
     "fewer micro-batches than stages": Bad(
         overrides="parallel.pipeline=4 parallel.data=4",
@@ -305,7 +310,11 @@ BAD = {
         ),
     ),
     "ranks that get no equal share": Bad(
-        ranks=3, messages=("parallel.data=3: a step has 8 sequences, and all copies together take 3 at once",)
+        ranks=3,
+        messages=(
+            "parallel.data=3: a step has 8 sequences, and all copies together take 3 at once",
+            "evaluate.sequences=64, parallel.micro_batch_sequences=1, parallel.data=3: all copies together take 3",
+        ),
     ),
     # All together
     "many at once": Bad(

@@ -42,8 +42,8 @@ def test_check_raises_every_breach_together() -> None:
 def test_suggested_values_are_legal() -> None:
     """The first way out that each message of the batch rules names is taken, and it works."""
     for words, way_out in [
-        (["parallel.data=3"], "train.batch_tokens=384"),
-        (["parallel.data=3"], "train.batch_tokens=576"),
+        (["parallel.data=3", "evaluate.sequences=63"], "train.batch_tokens=384"),
+        (["parallel.data=3", "train.batch_tokens=576"], "evaluate.sequences=66"),
         (["parallel.pipeline=4", "parallel.data=4"], "train.batch_tokens=1024"),
         (["parallel.pipeline=3"], "model.num_layers=6"),
         (["optimizer.schedule.warmup_steps=20"], "train.steps=21"),
