@@ -15,6 +15,7 @@ from tests.ranks import on_ranks
 
 STEPS = 20
 TOLERANCE = 1e-5
+HELD_OUT = 64
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ CUTS = [
 
 
 def curves(place: Place, recipe: Recipe, cuts: list[Cut]) -> list[list[tuple[float, float]]]:
-    """Runs on every rank: loss and gradient norm of each step, for one layout after the other."""
-    from mai.data.loader import batch_positions, open_dataset, training_sequences
+    """Runs on every rank: loss and gradient norm of each step, for one layout after the other; last of all the
+    held-out loss and its number of tokens."""
+    from mai.data.loader import batch_positions, held_out_sequences, open_dataset, training_sequences
     from mai.engine.device import open_device
     from mai.engine.engine import Engine
     from mai.engine.groups import build_groups, destroy_groups, join_world
@@ -58,7 +60,8 @@ def curves(place: Place, recipe: Recipe, cuts: list[Cut]) -> list[list[tuple[flo
 
     device = open_device("cpu", place)
     join_world(backend="gloo", place=place, timeout_seconds=60)
-    sequences = training_sequences(open_dataset(recipe), recipe)
+    dataset = open_dataset(recipe)
+    sequences, held_out = training_sequences(dataset, recipe), held_out_sequences(dataset, recipe)
     found = []
     for cut in cuts:
         cut_recipe = changed(
@@ -79,6 +82,8 @@ def curves(place: Place, recipe: Recipe, cuts: list[Cut]) -> list[list[tuple[flo
             rate = learning_rate_at(step, optimizer=recipe.optimizer, steps=STEPS)
             engine.apply(gradients, learning_rate=rate)
             curve.append((gradients.loss, gradients.norm))
+        share = batch_positions(0, batch_sequences=HELD_OUT, data_rank=engine.groups.data_rank, data_ranks=layout.data)
+        curve.append(engine.evaluate(pretrain.batch_at(held_out, share), pretrain.loss))
         found.append(curve)
         destroy_groups()
     return found
@@ -96,7 +101,7 @@ def fp32_curves(prepared: Recipe) -> dict[Cut, list[tuple[float, float]]]:
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=str)
-def test_layout_gives_the_one_rank_losses_and_gradient_norms(
+def test_layout_gives_the_one_rank_losses_gradient_norms_and_held_out_loss(
     cut: Cut, fp32_curves: dict[Cut, list[tuple[float, float]]]
 ) -> None:
     for step, (ours, one_rank) in enumerate(zip(fp32_curves[cut], fp32_curves[ONE_RANK], strict=True)):
@@ -104,7 +109,7 @@ def test_layout_gives_the_one_rank_losses_and_gradient_norms(
 
 
 def test_the_model_learns_in_these_steps(fp32_curves: dict[Cut, list[tuple[float, float]]]) -> None:
-    first, last = fp32_curves[ONE_RANK][0], fp32_curves[ONE_RANK][-1]
+    first, last = fp32_curves[ONE_RANK][0], fp32_curves[ONE_RANK][STEPS - 1]
     assert last[0] < first[0] - 0.5, "a parity of models that do not move proves little"
 
 
@@ -113,9 +118,9 @@ def test_bf16_stays_close_to_fp32_at_one_rank_and_in_3d(
 ) -> None:
     """bf16 keeps 8 bits of mantissa: losses within 1% of fp32 over the 20 steps."""
     recipe = changed(prepared, precision={"compute": "bf16"})
-    reference = torch.tensor([loss for loss, _ in fp32_curves[ONE_RANK]])
+    reference = torch.tensor([loss for loss, _ in fp32_curves[ONE_RANK][:STEPS]])
     for cut in (ONE_RANK, Cut(tensor=2, pipeline=2, data=2, sequence=True)):
-        losses = torch.tensor([loss for loss, _ in on_ranks(cut.ranks, curves, recipe, [cut])[0][0]])
+        losses = torch.tensor([loss for loss, _ in on_ranks(cut.ranks, curves, recipe, [cut])[0][0][:STEPS]])
         torch.testing.assert_close(losses, reference, rtol=1e-2, atol=0)
         assert not torch.equal(losses, reference), "this was not bf16"
 
