@@ -1,6 +1,6 @@
 """How long the command line takes to answer: whole processes, median of several.
 
-    python -m benchmarks.start_up
+python -m benchmarks.start_up
 """
 
 import datetime as dt
