@@ -5,17 +5,22 @@ every room, and does so where it needs them, so that mistakes in a recipe are to
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from launch.environment import this_place
+from launch.rank_process import exit_code_of
 from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, RunFolderBusyError
+from mai.log import log
 from mai.parallel.place import ALONE, Place
 from mai.recipe import Recipe, load, override, rules
 from mai.run_folder import RunFolder, Terminal
@@ -44,6 +49,7 @@ def train(
             f"{folder.path} belongs to a live process (host {owner.get('host')}, pid {owner.get('pid')}, since "
             f"{owner.get('since')}): wait for it, stop it with kill -TERM {owner.get('pid')}, or choose another --run"
         )
+    _end_unsaved_when_told()
     kind, ranks = _ranks_here(recipe, device)
     rules.check(recipe, world_size=ranks)
     if (code := _prepare_if_missing(recipe, name, overrides)) is not ExitCode.COMPLETE:
@@ -62,7 +68,10 @@ def train(
     )
     code = run_ranks(ranks, main, folder=folder, attempt=attempt)
     if code is ExitCode.COMPLETE and not dry_run:
-        sys.stdout.write(farewell(recipe, folder, device=kind))
+        try:
+            sys.stdout.write(farewell(recipe, folder, device=kind, command=["mai", "train", name, *overrides]))
+        except MaiError as error:  # the run is complete, whatever became of its data since
+            log.warning("%s", error)
     return code
 
 
@@ -127,28 +136,49 @@ def _as_rank(
     from mai.train.rank import train as train_rank
 
     set_up(place.rank)
+    # No rank passes the rendezvous before all have read this, and the new attempt begins after it.
+    attempts_before = folder.last_attempt()
     try:
         return train_rank(recipe, folder, place=place, device=kind, stop_at=stop_at, dry_run=dry_run)
-    except MaiError as error:
-        if error.code is ExitCode.PEER_LOST:
+    except Exception as error:
+        if exit_code_of(error) is ExitCode.PEER_LOST:
             time.sleep(_VICTIM_WAIT_SECONDS)
-        if attempt := folder.last_attempt():
+        # An older attempt is not this one's to judge: it may be alive, and own the folder.
+        if (attempt := folder.last_attempt()) > attempts_before:
             folder.write_terminal(attempt, _failed(error, place, folder))
         raise
 
 
-def _failed(error: MaiError, place: Place, folder: RunFolder) -> Terminal:
+def _failed(error: Exception, place: Place, folder: RunFolder) -> Terminal:
     status = folder.read_json("status.json") or {}
+    code = exit_code_of(error)
     return Terminal(
-        code=error.code,
-        name=error.code.name,
+        code=code,
+        name=code.name,
         culprit={"rank": place.rank, "pid": os.getpid()},
         phase=status.get("phase", "start"),
         step=status.get("step", 0),
         last_committed_step=status.get("last_committed_step"),
-        evidence=str(error),
+        evidence=str(error) if isinstance(error, MaiError) else "".join(traceback.format_exception(error)),
         suggestion="do what the evidence says, then start the same command again",
     )
+
+
+def _end_unsaved_when_told() -> None:
+    """Until the ranks run, a signal that asks for an end ends this process, and one that asks for a save is void."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        sys.stderr.write(
+            f"mai: PREEMPTED_UNSAVED (exit code 211): {signal.Signals(number).name} before the ranks ran; what was "
+            "committed before is untouched.\n  next: start the same command again\n"
+        )
+        # An exception and no exit, so that a child that prepares the data is ended too.
+        raise SystemExit(ExitCode.PREEMPTED_UNSAVED)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP
+            signal.signal(number, end)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _rank_main(work: Callable[[Place], ExitCode], place: Place) -> int:

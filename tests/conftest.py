@@ -1,17 +1,25 @@
 """What every test session needs: no network, and GPU tests only where there is a GPU."""
 
+import importlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from mai.recipe import Recipe
+from mai.run_folder import RunFolder
 from tests.corpus import prepared_recipe
+from tests.jobs import Job, ended_jobs, on_corpus, start
 
 # Set before anything is imported, so that child processes inherit it too.
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 os.environ.pop("WANDB_API_KEY", None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate-golden", action="store_true", help="Write tests/golden anew from what is found.")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,3 +40,33 @@ def _has_gpu() -> bool:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """The recipe `tiny` on a small corpus that is tokenised already."""
     return prepared_recipe(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def cpu_engine() -> None:
+    """Megatron-Core in the test process itself, on the CPU; some four seconds, once."""
+    importlib.import_module("tests.warm")
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., Job]]:
+    """tests.jobs.start, whose jobs end with the test."""
+    with ended_jobs() as start_one:
+        yield start_one
+
+
+TRAINED_LAYOUT = ("parallel.tensor=2", "parallel.pipeline=2", "parallel.data=2", "parallel.sequence=true")
+
+
+@pytest.fixture(scope="session")
+def trained(prepared: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """`tiny`, trained for its 20 steps from the command line on 8 ranks (TP2 PP2 DP2, sequence parallel), undisturbed,
+    with checkpoints of steps 10 and 20."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    settings = ["train", "tiny", *on_corpus(prepared), *TRAINED_LAYOUT, "checkpoint.every_steps=10"]
+    job = start([*settings, "--run", str(folder), "--device", "cpu"], folder=folder, cold=True)
+    try:
+        assert job.exit_code() == 0, job.stderr
+    finally:
+        job.end()
+    return RunFolder(folder)

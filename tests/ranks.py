@@ -11,8 +11,8 @@ from typing import Any
 
 from mai.parallel.place import Place
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.warm"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.warm"])
 
 
 def on_ranks(num_ranks: int, work: Callable[..., Any], *arguments: Any, timeout_seconds: float = 240.0) -> list[Any]:
@@ -22,9 +22,9 @@ def on_ranks(num_ranks: int, work: Callable[..., Any], *arguments: Any, timeout_
         Place(rank=rank, world_size=num_ranks, local_rank=rank, master_address="127.0.0.1", master_port=port)
         for rank in range(num_ranks)
     ]
-    pipes = [_CONTEXT.Pipe(duplex=False) for _ in places]
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in places]
     processes = [
-        _CONTEXT.Process(target=_rank, args=(work, place, arguments, sender), daemon=True)
+        CONTEXT.Process(target=_rank, args=(work, place, arguments, sender), daemon=True)
         for place, (_, sender) in zip(places, pipes, strict=True)
     ]
     for process, (_, sender) in zip(processes, pipes, strict=True):

@@ -7,4 +7,5 @@ from mai.engine import device
 device.prepare("cpu")
 torch.set_num_threads(1)
 
-import mai.engine.engine  # noqa: E402, F401 (after the device is chosen)
+import mai.train.farewell  # noqa: E402 (after the device is chosen)
+import mai.train.rank  # noqa: E402, F401

@@ -3,50 +3,43 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from mai.checkpoint import load, store
 from mai.checkpoint.manifest import Manifest, read_manifest
-from mai.collectives import max_int
+from mai.collectives import collect_json, tell_json
 from mai.engine.sharded_state import Shard
 from mai.errors import CheckpointError
-from mai.log import log
-
-Report = Callable[[str], None]
-
-
-def newest_manifest(checkpoints: Path) -> tuple[Path, Manifest]:
-    """The newest checkpoint whose manifest is readable; raises CheckpointError when there is none."""
-    damages = []
-    for step in reversed(store.committed_steps(checkpoints)):
-        folder = store.step_folder(checkpoints, step)
-        try:
-            return folder, read_manifest(folder)
-        except CheckpointError as error:
-            damages.append(str(error))
-    raise CheckpointError("; ".join(damages) or f"{checkpoints} holds no checkpoint; train first, with mai train")
 
 
 def resume(
-    checkpoints: Path, shards: Sequence[Shard], *, check: Callable[[Manifest], None], device: torch.device
+    checkpoints: Path,
+    shards: Sequence[Shard],
+    *,
+    check: Callable[[Manifest], None],
+    leave_out: Callable[[int, str], None],
+    timeout_seconds: float,
 ) -> Manifest | None:
     """Fill the shards from the newest checkpoint that verifies; None when none was ever committed.
 
-    All ranks must call. Every file is verified by every rank that reads it before anything is written into the
-    shards; a damaged checkpoint is left for the next older one, on all ranks alike. Raises CheckpointError when
-    checkpoints exist and none is whole: a run never silently starts over."""
-    steps = store.committed_steps(checkpoints)
+    All ranks must call, once. Every file is verified by every rank that reads it before anything is written into the
+    shards; a damaged checkpoint is left for the next older one, on all ranks alike, and `leave_out` is told its step
+    and the damage. Raises CheckpointError when checkpoints exist and none is whole: a run never silently starts over.
+    """
+    # The first rank's list: another node may not see the newest folder yet.
+    steps: list[int] = tell_json(
+        store.committed_steps(checkpoints), key="resume/steps", timeout_seconds=timeout_seconds
+    )
     damages = []
     for step in reversed(steps):
         folder = store.step_folder(checkpoints, step)
-        manifest, damage = _verified(folder, shards)
-        if not max_int(int(damage is not None), device=device):
+        manifest, own_damage = _verified(folder, shards)
+        damage = _first_damage(own_damage, key=f"resume/{step}", timeout_seconds=timeout_seconds)
+        if damage is None:
             assert manifest is not None
             check(manifest)
             load.fill(folder, manifest, shards)
             return manifest
-        damages.append(damage or f"{folder}: another rank found it damaged")
-        log.warning("checkpoint of step %d is left out: %s", step, damages[-1])
+        damages.append(damage)
+        leave_out(step, damage)
     if damages:
         raise CheckpointError(
             f"none of the {len(steps)} checkpoints under {checkpoints} is whole: {'; '.join(damages)}. "
@@ -63,3 +56,10 @@ def _verified(folder: Path, shards: Sequence[Shard]) -> tuple[Manifest | None, s
     except CheckpointError as error:
         return None, str(error)
     return manifest, None
+
+
+def _first_damage(own: str | None, *, key: str, timeout_seconds: float) -> str | None:
+    """What the first of the ranks that found any found; the same answer on all ranks."""
+    found = collect_json(own, key=f"{key}/own", timeout_seconds=timeout_seconds)
+    first = next(filter(None, found or ()), None)
+    return tell_json(first, key=f"{key}/first", timeout_seconds=timeout_seconds)  # type: ignore[no-any-return]

@@ -62,13 +62,14 @@ def _write_own_file(shards: Sequence[Shard], temporary: Path, rank: int) -> dict
         key = f"{block.name}@{','.join(map(str, block.offset))}:{shard.start}"
         tensors.update({f"{key}.{state}": tensor for state, tensor in shard.tensors.items()})
         piece = Piece(file_name, key, block.offset, block.shape, shard.start, shard.stop)
-        pieces.append((block.name, block.global_shape, asdict(piece)))
+        pieces.append((block.name, asdict(piece)))
     try:
         temporary.mkdir(mode=0o750, parents=True, exist_ok=True)
         digest = write_tensors(temporary / file_name, tensors)
     except OSError as error:
         return {"error": f"rank {rank} could not write {temporary / file_name}: {error.strerror}"}
-    return {"file": file_name, "digest": asdict(digest), "pieces": pieces}
+    shapes = {shard.block.name: shard.block.global_shape for shard in shards}
+    return {"file": file_name, "digest": asdict(digest), "shapes": shapes, "pieces": pieces}
 
 
 def _commit(
@@ -89,7 +90,7 @@ def _commit(
                 tensors=merge_pieces(reports),
             )
             store.commit(temporary, final, manifest.to_json())
-            store.keep_newest(context.checkpoints, context.keep)
+            store.keep_newest(context.checkpoints, context.keep, newest=progress.step)
             return ""
     except (OSError, CheckpointError) as error:
         errors = [str(error)]

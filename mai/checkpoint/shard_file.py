@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mai.errors import CheckpointError
 
+_BLOCK_BYTES = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
@@ -52,14 +54,21 @@ def verify(path: Path, expected: FileDigest) -> None:
     """Raise CheckpointError unless every byte of the file is the one that was written."""
     try:
         size = path.stat().st_size
+        if size != expected.bytes:
+            raise CheckpointError(f"{path}: holds {size} bytes, {expected.bytes} were written")
+        found = _sha256_of(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: missing from the checkpoint ({error.strerror})") from error
-    if size != expected.bytes:
-        raise CheckpointError(f"{path}: holds {size} bytes, {expected.bytes} were written")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the checkpoint is not whole") from error
     if found != expected.sha256:
         raise CheckpointError(f"{path}: damaged; its SHA-256 is {found[:12]}, {expected.sha256[:12]} was written")
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_range(path: Path, name: str, start: int, stop: int) -> Tensor:

@@ -56,9 +56,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def keep_newest(checkpoints: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints; called by one rank, after a commit."""
-    for step in committed_steps(checkpoints)[:-keep]:
+def keep_newest(checkpoints: Path, keep: int, *, newest: int) -> None:
+    """Of the checkpoints up to step `newest`, just committed, delete all but the last `keep`; called by one rank.
+
+    A folder of a later step is one that this run could not read and went back from: it counts for nothing."""
+    for step in [step for step in committed_steps(checkpoints) if step <= newest][:-keep]:
         _discard(step_folder(checkpoints, step))
 
 

@@ -59,10 +59,13 @@ def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> T
     """The next token of each sequence, int64 [B]."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
+    # In fp64 and below zero, so that no temperature is too small to divide by.
+    logits_BV = logits_BV.double() - logits_BV.amax(dim=-1, keepdim=True)
     probabilities_BV, order_BV = (logits_BV / sampling.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    # A token stays when the likelier ones have not reached top_p: the first always does.
-    reached_BV = probabilities_BV.cumsum(dim=-1) - probabilities_BV
-    probabilities_BV = probabilities_BV.masked_fill(reached_BV >= sampling.top_p, 0.0)
+    # A token stays when the likelier ones have not reached top_p, and the first stays always.
+    is_left_out_BV = probabilities_BV.cumsum(dim=-1) - probabilities_BV >= sampling.top_p
+    is_left_out_BV[:, 0] = False
+    probabilities_BV = probabilities_BV.masked_fill(is_left_out_BV, 0.0)
     choice_B1 = torch.multinomial(probabilities_BV, 1, generator=generator)
     return order_BV.gather(-1, choice_B1).squeeze(-1)
 

@@ -4,6 +4,7 @@ ZeRO-1 is used on one rank too, so that there is one path and one checkpoint for
 """
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, ParamGroupOverride, ParamKey, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
@@ -58,9 +59,16 @@ def _prepare(adamw: torch.optim.AdamW) -> None:
 def gradient_norm(optimizer: MegatronOptimizer) -> float:
     """Bring the reduced gradients to the fp32 shards and return their global L2 norm; all ranks must call.
 
-    Not finite on one rank means not finite on all, because the norm is summed over all ranks."""
+    Not finite on one rank means not finite on all, because the norm is summed over all ranks. Squares are summed in
+    fp64: Megatron's fp32 sum (megatron/core/optimizer/clip_grads.py) is off by 1e-5 for a million elements on a CPU, by
+    another amount in each layout, and the clipping follows it."""
     optimizer.prepare_grads()
-    return float(optimizer.get_grad_norm())
+    gradients = [gradient for part in optimizer.chained_optimizers for gradient in part.get_main_grads_for_grad_norm()]
+    norms = torch._foreach_norm(gradients, dtype=torch.float64) if gradients else []
+    device = gradients[0].device if gradients else optimizer.get_loss_scale().device
+    total = torch.stack(list(norms)).square().sum() if norms else torch.zeros((), dtype=torch.float64, device=device)
+    dist.all_reduce(total, group=optimizer.get_grad_stats_parallel_group())
+    return float(total.sqrt())
 
 
 def update(optimizer: MegatronOptimizer, *, norm: float, clip_norm: float, learning_rate: float) -> None:

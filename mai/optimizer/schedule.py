@@ -22,5 +22,7 @@ def _cosine(step: int, schedule: Cosine, steps: int) -> float:
 
 def _decay(step: int, schedule: WarmupStableDecay, steps: int) -> float:
     decay_steps = round(schedule.decay_fraction * steps)
-    remaining = (steps - 1 - step) / max(1, decay_steps)
+    if decay_steps == 0:
+        return 1.0
+    remaining = (steps - 1 - step) / decay_steps
     return schedule.final_fraction + (1 - schedule.final_fraction) * min(1.0, max(0.0, remaining))

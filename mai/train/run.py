@@ -18,7 +18,7 @@ from mai.batch import Batch
 from mai.checkpoint import resume, store
 from mai.checkpoint.manifest import Manifest, Progress
 from mai.checkpoint.save import SaveContext, save
-from mai.collectives import first_rank_does, max_int
+from mai.collectives import collect_json, first_rank_does, max_int, tell_json
 from mai.data.loader import batch_positions, held_out_sequences, open_dataset, training_sequences
 from mai.engine.device import DeviceKind, open_device
 from mai.engine.engine import Engine, Gradients
@@ -38,18 +38,13 @@ from mai.parallel.place import Place
 from mai.recipe import Recipe, fingerprint, rules, to_dict
 from mai.resilience.guard import Guard, Verdict
 from mai.resilience.signals import StopRequest, StopSignals
-from mai.run_folder import RunFolder, Terminal, utc_now
+from mai.run_folder import RunFolder, utc_now
 from mai.train import loop, story
 from mai.train.state import TrainState
 
 # Above any legal pause of a peer (a save, a slow file system): a peer that is dead is noticed by its closed socket.
 _PEER_TIMEOUT_SECONDS = 600.0
 _STATUS_SECONDS = 1.0
-_SUGGESTIONS = {
-    ExitCode.COMPLETE: "mai generate, mai show",
-    ExitCode.PREEMPTED: "start the same command again: it resumes from the checkpoint",
-    ExitCode.STOPPED: "start the same command again to go on from the checkpoint",
-}
 
 
 class Run:
@@ -116,17 +111,11 @@ class Run:
         return self.place.rank == 0
 
     def steps(self) -> Iterator[StepRecord]:
-        """Train from here to the last step. Leaving the loop early saves first; every rank must leave together."""
-        if self.dry_run:
-            return
-        try:
+        """Train from here to the last step. Who leaves the loop early does so on every rank, at the same step; the
+        end of the `with` then saves."""
+        if not self.dry_run:
             yield from loop.steps(self)
-        except GeneratorExit as leaving:
-            # The caller's `break`; an error in the caller's body is not a place to wait for other ranks.
-            if leaving.__context__ is None:
-                self.save_if_due(now=True)
-            raise
-        self.save_if_due(now=True)
+            self.save_if_due(now=True)
 
     # What the loop asks for, step by step.
 
@@ -240,31 +229,39 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            # No other rank is waited for: it may be the one that is gone.
-            code = error.code if isinstance(error, MaiError) else ExitCode.CRASH
-            self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=str(error)))
-            self._observer.close()
+            self._give_up(error)
             return
-        self._finish(self.exit_code)
+        try:
+            self._finish()
+        except BaseException as failure:
+            self._give_up(failure)
+            raise
 
-    def _finish(self, code: ExitCode) -> None:
-        """Say how it ended, and let go of the folder, the ranks and the signals; all ranks call."""
-        suggestion = _SUGGESTIONS[code]
+    def _finish(self) -> None:
+        """Save, say how it ended, and let go of the folder, the ranks and the signals; all ranks call."""
+        if self.state.step:
+            self.save_if_due(now=True)
+        end = story.good_end(
+            self.exit_code,
+            step=self.state.step,
+            steps=self.recipe.train.steps,
+            last_committed_step=self._committed_step,
+        )
         if self.is_first_rank:
-            terminal = Terminal(
-                code=code,
-                name=code.name,
-                culprit=None,
-                phase="training",
-                step=self.state.step,
-                last_committed_step=self._committed_step,
-                evidence=f"step {self.state.step} of {self.recipe.train.steps}",
-                suggestion=suggestion,
-            )
-            self.folder.write_terminal(self.attempt, terminal)
-        self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=suggestion))
-        self._write_status(code.name.lower(), at_once=True)
+            self.folder.write_terminal(self.attempt, end)
+            self.folder.stop.unlink(missing_ok=True)
+        self._observer.run_ended(RunEnded(code=end.code, name=end.name, step=end.step, message=end.suggestion))
+        self._write_status(end.name.lower(), at_once=True)
         self._resources.close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Tell the watchers. No other rank is waited for: it may be the one that is gone."""
+        code = error.code if isinstance(error, MaiError) else ExitCode.CRASH
+        self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=str(error)))
+        self._observer.close()
+        # A rank among others ends now, and with it all that it holds; a notebook goes on.
+        if self.place.world_size == 1:
+            self._resources.close()
 
     def _share(self, position: int, num_sequences: int) -> range:
         return batch_positions(
@@ -294,11 +291,11 @@ class Run:
         return number
 
     def _same_recipe_everywhere(self) -> None:
-        mine = fingerprint(self.recipe)
-        first: str = self._first_rank_does("recipe", lambda: mine)
-        if mine != first:
+        found = collect_json(fingerprint(self.recipe), key="recipe", timeout_seconds=_PEER_TIMEOUT_SECONDS) or [""]
+        others = [rank for rank, other in enumerate(found) if other != found[0]]
+        if others := tell_json(others, key="recipe/others", timeout_seconds=_PEER_TIMEOUT_SECONDS):
             raise RecipeError(
-                f"rank {self.place.rank} reads another recipe than rank 0 (fingerprints {mine[:12]} and {first[:12]}): "
+                f"ranks {', '.join(map(str, others))} read another recipe than rank 0: "
                 "give every rank the same command line and the same code"
             )
 
@@ -307,7 +304,8 @@ class Run:
             self.folder.checkpoints,
             self.engine.shards(),
             check=self._check_belongs,
-            device=self._device.torch_device,
+            leave_out=self._leave_out,
+            timeout_seconds=_PEER_TIMEOUT_SECONDS,
         )
         if manifest is None:
             return
@@ -318,6 +316,11 @@ class Run:
         if self.is_first_rank:
             self.folder.event(self.attempt, "resumed", step=progress.step, saved_by=manifest.layout)
             log.info("resumes after step %d", progress.step)
+
+    def _leave_out(self, step: int, damage: str) -> None:
+        if self.is_first_rank:
+            self.folder.event(self.attempt, "checkpoint left out", step=step, damage=damage)
+            log.warning("checkpoint of step %d is left out: %s", step, damage)
 
     def _check_belongs(self, manifest: Manifest) -> None:
         if manifest.data_fingerprint != self._dataset.manifest.fingerprint:

@@ -2,10 +2,13 @@
 
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 
-from mai.checkpoint import load, resume
+from mai.checkpoint import resume, store
+from mai.checkpoint.manifest import Manifest
+from mai.data.index import Dataset
 from mai.data.loader import open_dataset
 from mai.data.tokenizer import encode, read_tokenizer
 from mai.engine.device import DeviceKind, open_device
@@ -13,6 +16,7 @@ from mai.engine.generate import Sampling
 from mai.engine.groups import build_groups, join_world, leave_world
 from mai.engine.sampler import Sampler
 from mai.errors import CheckpointError, ExitCode
+from mai.log import log
 from mai.parallel.layout import Layout
 from mai.parallel.place import Place
 from mai.recipe import Recipe
@@ -45,10 +49,9 @@ def sample(
 
     The recipe's layout must fit `place.world_size`: `one_rank(recipe)` fits 1. Raises CheckpointError and DataError."""
     opened = open_device(device, place)
-    checkpoint, manifest = resume.newest_manifest(folder.checkpoints)
+    if not store.committed_steps(folder.checkpoints):
+        raise CheckpointError(f"{folder.checkpoints} holds no checkpoint; train first, with mai train")
     dataset = open_dataset(recipe)
-    if manifest.data_fingerprint != dataset.manifest.fingerprint:
-        raise CheckpointError(f"{recipe.data.folder} is not the data that {checkpoint} was trained on: restore it")
     tokenizer = read_tokenizer(dataset.folder / "tokenizer.json")
     # An empty prompt starts a new document.
     tokens = encode(tokenizer, prompt) or [dataset.manifest.end_token]
@@ -56,8 +59,14 @@ def sample(
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
     groups = build_groups(layout, timeout_seconds=_PEER_TIMEOUT_SECONDS)
     sampler = Sampler(recipe, layout, groups, opened, max_length=len(tokens) + num_tokens)
-    load.verify_files(checkpoint, manifest, sampler.shards)
-    load.fill(checkpoint, manifest, sampler.shards)
+    manifest = resume.resume(
+        folder.checkpoints,
+        sampler.shards,
+        check=partial(_check_data, dataset),
+        leave_out=partial(log.warning, "checkpoint of step %d is left out: %s"),
+        timeout_seconds=_PEER_TIMEOUT_SECONDS,
+    )
+    assert manifest is not None, "there was a checkpoint a moment ago"
     sampler.finish_load()
     new_tokens = sampler.generate(
         torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_token=dataset.manifest.end_token
@@ -65,6 +74,11 @@ def sample(
     leave_world()
     said = [token for token in new_tokens[0].tolist() if token != dataset.manifest.end_token]
     return Sample(prompt=prompt, text=tokenizer.decode(said), step=manifest.progress.step, num_tokens=len(said))
+
+
+def _check_data(dataset: Dataset, manifest: Manifest) -> None:
+    if manifest.data_fingerprint != dataset.manifest.fingerprint:
+        raise CheckpointError(f"{dataset.folder} is not the data that this run was trained on: restore it")
 
 
 def speak(

@@ -6,6 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from mai.errors import ExitCode
+from mai.run_folder import Terminal
+
+_SUGGESTIONS = {
+    ExitCode.COMPLETE: "mai generate, mai show",
+    ExitCode.PREEMPTED: "start the same command again: it resumes from the checkpoint",
+    ExitCode.STOPPED: "start the same command again to go on from the checkpoint",
+}
 _LIBRARIES = ("mai", "torch", "megatron-core", "numpy", "tokenizers", "pydantic")
 
 
@@ -37,6 +45,20 @@ def commit() -> str | None:
 def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def good_end(code: ExitCode, *, step: int, steps: int, last_committed_step: int | None) -> Terminal:
+    """What a run that nothing went wrong in says at its end."""
+    return Terminal(
+        code=code,
+        name=code.name,
+        culprit=None,
+        phase="training",
+        step=step,
+        last_committed_step=last_committed_step,
+        evidence=f"step {step} of {steps}",
+        suggestion=_SUGGESTIONS[code],
+    )
 
 
 def plain_layout(layout: dict[str, int]) -> str:

@@ -110,7 +110,7 @@ def test_layout_gives_the_one_rank_losses_gradient_norms_and_held_out_loss(
 
 def test_the_model_learns_in_these_steps(fp32_curves: dict[Cut, list[tuple[float, float]]]) -> None:
     first, last = fp32_curves[ONE_RANK][0], fp32_curves[ONE_RANK][STEPS - 1]
-    assert last[0] < first[0] - 0.5, "a parity of models that do not move proves little"
+    assert last[0] < first[0] - 0.3, "a parity of models that do not move proves little"
 
 
 def test_bf16_stays_close_to_fp32_at_one_rank_and_in_3d(

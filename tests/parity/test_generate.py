@@ -1,0 +1,134 @@
+"""A key-value cache and a layout change how text is computed, not which text. The model is the `trained` run's."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mai.parallel.place import Place
+from mai.recipe import Recipe
+from mai.run_folder import RunFolder
+from tests.corpus import changed
+from tests.jobs import Job
+from tests.ranks import on_ranks
+
+NEW_TOKENS = 40
+PROMPTS = [[256, 10, 20, 30, 40, 50], [100, 101, 102, 103, 104, 105]]
+
+
+def open_sampler(place: Place, recipe: Recipe, checkpoints: Path) -> Any:
+    from mai.checkpoint.resume import resume
+    from mai.engine.device import open_device
+    from mai.engine.groups import build_groups, join_world
+    from mai.engine.sampler import Sampler
+    from mai.parallel.layout import Layout
+
+    device = open_device("cpu", place)
+    join_world(backend="gloo", place=place, timeout_seconds=60)
+    layout = Layout.of(recipe.parallel, world_size=place.world_size)
+    groups = build_groups(layout, timeout_seconds=60)
+    sampler = Sampler(recipe, layout, groups, device, max_length=len(PROMPTS[0]) + NEW_TOKENS)
+    assert resume(checkpoints, sampler.shards, check=lambda _: None, leave_out=lambda *_: None, timeout_seconds=60)
+    sampler.finish_load()
+    return sampler
+
+
+def greedy(
+    place: Place, recipe: Recipe, checkpoints: Path, prompts: list[list[int]], end_token: int | None
+) -> list[list[int]]:
+    """Runs on every rank: the likeliest continuation of each prompt."""
+    from mai.engine.generate import Sampling
+
+    sampler = open_sampler(place, recipe, checkpoints)
+    new = sampler.generate(
+        torch.tensor(prompts), num_tokens=NEW_TOKENS, sampling=Sampling(temperature=0.0), end_token=end_token
+    )
+    return new.tolist()  # type: ignore[no-any-return]
+
+
+def logits_with_and_without_cache(place: Place, recipe: Recipe, checkpoints: Path, tokens: list[list[int]]) -> Any:
+    """Runs on one rank: the logits of every position, token by token with the cache, and all at once without."""
+    from mai.engine import generate
+
+    sampler = open_sampler(place, recipe, checkpoints)
+    tokens_BS = torch.tensor(tokens)
+    prompt = len(PROMPTS[0])
+    with torch.no_grad():
+        with generate._decoding(sampler._module):
+            parts = [generate._through_stages(sampler._module, sampler._groups, tokens_BS[:, :prompt])]
+            for position in range(prompt, tokens_BS.size(1)):
+                inputs_BS = tokens_BS[:, position : position + 1]
+                parts.append(generate._through_stages(sampler._module, sampler._groups, inputs_BS))
+        at_once = sampler._module(tokens_BS, None, None, runtime_gather_output=True)
+    return torch.cat(parts, dim=1).numpy(), at_once.numpy()
+
+
+@pytest.fixture(scope="module")
+def one_rank_tokens(prepared: Recipe, trained: RunFolder) -> list[list[int]]:
+    return on_ranks(1, greedy, prepared, trained.checkpoints, PROMPTS, None)[0]
+
+
+def test_the_cache_gives_the_logits_of_computing_the_whole_text_again(
+    prepared: Recipe, trained: RunFolder, one_rank_tokens: list[list[int]]
+) -> None:
+    texts = [[*prompt, *new] for prompt, new in zip(PROMPTS, one_rank_tokens, strict=True)]
+    cached, recomputed = on_ranks(1, logits_with_and_without_cache, prepared, trained.checkpoints, texts)[0]
+    torch.testing.assert_close(torch.from_numpy(cached), torch.from_numpy(recomputed), rtol=1e-5, atol=1e-5)
+    likeliest = recomputed[:, len(PROMPTS[0]) - 1 : -1].argmax(-1)
+    assert likeliest.tolist() == one_rank_tokens
+
+
+def test_tensor_and_pipeline_ranks_say_what_one_rank_says(
+    prepared: Recipe, trained: RunFolder, one_rank_tokens: list[list[int]]
+) -> None:
+    recipe = changed(prepared, parallel={"tensor": 2, "pipeline": 2})
+    answers = on_ranks(4, greedy, recipe, trained.checkpoints, PROMPTS, None)
+    assert answers == [one_rank_tokens] * 4
+
+
+def test_generation_ends_when_every_sequence_has_said_the_end_token(
+    prepared: Recipe, trained: RunFolder, one_rank_tokens: list[list[int]]
+) -> None:
+    end_token = one_rank_tokens[0][2]
+    first = one_rank_tokens[0].index(end_token)
+    alone = on_ranks(1, greedy, prepared, trained.checkpoints, PROMPTS[:1], end_token)[0]
+    assert alone == [one_rank_tokens[0][: first + 1]]
+
+
+@pytest.fixture
+def say(trained: RunFolder, launch: Callable[..., Job]) -> Callable[..., dict[str, Any]]:
+    """`mai generate RUN --json`, as a dict."""
+
+    def run(*flags: str, prompt: str = "def ") -> dict[str, Any]:
+        command = ["generate", str(trained.path), "--json", "--device", "cpu", "--prompt", prompt, *flags]
+        job = launch(command, folder=trained.path)
+        assert job.exit_code() == 0, job.stderr
+        return json.loads(job.stdout)  # type: ignore[no-any-return]
+
+    return run
+
+
+def test_the_command_says_the_same_on_one_rank_and_on_the_trained_layout(say: Callable[..., dict[str, Any]]) -> None:
+    alone = say("--temperature", "0", "--tokens", "24")
+    assert alone == say("--temperature", "0", "--tokens", "24", "--layout", "trained")
+    assert (alone["prompt"], alone["step"], alone["num_tokens"]) == ("def ", 20, 24)
+    assert alone["text"]
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(say: Callable[..., dict[str, Any]]) -> None:
+    first, again, other = (say("--temperature", "1", "--tokens", "24", "--seed", seed)["text"] for seed in "334")
+    assert first == again != other
+
+
+def test_a_prompt_may_be_longer_than_the_trained_length(prepared: Recipe, say: Callable[..., dict[str, Any]]) -> None:
+    prompt = "def function(argument):\n    return argument\n\n" * 20
+    assert len(prompt.split()) > prepared.data.sequence_length
+    assert say("--temperature", "0", "--tokens", "4", prompt=prompt)["num_tokens"] <= 4
+
+
+def test_an_empty_prompt_begins_a_document_and_top_p_0_takes_the_likeliest(say: Callable[..., dict[str, Any]]) -> None:
+    flags = ("--tokens", "8", "--temperature")
+    assert say(*flags, "1", "--top-p", "0", prompt="")["text"] == say(*flags, "0", prompt="")["text"]
