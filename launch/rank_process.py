@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import json
 import os
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from mai.errors import ExitCode, MaiError
+from mai.errors import STORAGE_ERRNOS, ExitCode, MaiError
 from mai.parallel.place import Place
 from mai.run_folder import open_for_appending, plain_json
 
@@ -27,7 +26,6 @@ RELAYED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 _MAX_TRACEBACK_CHARACTERS = 16_384
 
 
@@ -51,7 +49,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.OUT_OF_MEMORY
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.STOPPED
-    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
         return ExitCode.STORAGE
     return ExitCode.CRASH
 

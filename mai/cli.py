@@ -203,6 +203,7 @@ def train(
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(min=0, max=1), default=0.95, show_default=True, help="Nucleus sampling.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--step", type=click.IntRange(min=1), help="Of which checkpoint; the newest if not given.")
 @click.option(
     "--layout",
     type=click.Choice(["one", "trained"]),
@@ -212,7 +213,7 @@ def train(
 @device
 @as_json
 def generate(run: Path, *, layout: str, device: str, as_json: bool, prompt: str, **sampling: Any) -> None:
-    """Let a trained run continue a prompt, from its newest checkpoint.
+    """Let a trained run continue a prompt, from its newest checkpoint or that of --step.
 
     \b
     Example:

@@ -4,8 +4,12 @@ The codes avoid 0-2, 64-78 (sysexits), 126-192 and 255 (shell, 128 + signal), so
 80-93 are permanent (fix something first), 210-219 are worth a requeue.
 """
 
+import errno
 from collections.abc import Sequence
 from enum import IntEnum
+
+STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
+"""Of an OSError that the storage is to blame for."""
 
 
 class ExitCode(IntEnum):

@@ -5,6 +5,7 @@ every room, and does so where it needs them, so that mistakes in a recipe are to
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,12 +93,15 @@ def generate(
         _rank_main,
         lambda place: sample.speak(recipe, folder, prompt, place=place, device=kind, **options),  # type: ignore[arg-type]
     )
-    with tempfile.TemporaryDirectory(prefix="mai-generate-") as scratch:
-        scratch_folder = RunFolder(Path(scratch) / "run")
-        scratch_folder.create()
-        return run_ranks(
-            recipe.parallel.model_ranks, main, folder=scratch_folder, attempt=scratch_folder.begin_attempt()
-        )
+    # Not the run's own folder, whose records are of its training; kept where its log explains a failure.
+    scratch = Path(tempfile.mkdtemp(prefix="mai-generate-"))
+    scratch_folder = RunFolder(scratch / "run")
+    scratch_folder.create()
+    attempt = scratch_folder.begin_attempt()
+    code = run_ranks(recipe.parallel.model_ranks, main, folder=scratch_folder, attempt=attempt)
+    if code is ExitCode.COMPLETE:
+        shutil.rmtree(scratch)
+    return code
 
 
 def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "Run":

@@ -17,8 +17,11 @@ def resume(
     check: Callable[[Manifest], None],
     leave_out: Callable[[int, str], None],
     timeout_seconds: float,
+    only: int | None = None,
 ) -> Manifest | None:
     """Fill the shards from the newest checkpoint that verifies; None when none was ever committed.
+
+    `only` names the step of the one checkpoint that will do.
 
     All ranks must call, once. Every file is verified by every rank that reads it before anything is written into the
     shards; a damaged checkpoint is left for the next older one, on all ranks alike, and `leave_out` is told its step
@@ -28,8 +31,10 @@ def resume(
     steps: list[int] = tell_json(
         store.committed_steps(checkpoints), key="resume/steps", timeout_seconds=timeout_seconds
     )
+    if only is not None and only not in steps:
+        raise CheckpointError(f"{checkpoints} holds no checkpoint of step {only}; it holds {steps}")
     damages = []
-    for step in reversed(steps):
+    for step in reversed(steps if only is None else [only]):
         folder = store.step_folder(checkpoints, step)
         manifest, own_damage = _verified(folder, shards)
         damage = _first_damage(own_damage, key=f"resume/{step}", timeout_seconds=timeout_seconds)
@@ -42,7 +47,7 @@ def resume(
         leave_out(step, damage)
     if damages:
         raise CheckpointError(
-            f"none of the {len(steps)} checkpoints under {checkpoints} is whole: {'; '.join(damages)}. "
+            f"none of the {len(damages)} checkpoints under {checkpoints} is whole: {'; '.join(damages)}. "
             "Restore one from a copy, or start over in a new --run folder"
         )
     return None

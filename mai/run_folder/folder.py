@@ -3,6 +3,7 @@
     run.json                  what runs: run_id, recipe_fingerprint, data_fingerprint, versions {name: version},
                               commit, layout {axis: degree}, num_parameters, created
     recipe.json               the resolved recipe
+    tokenizer.json            what turns its tokens into text
     status.json               where it stands: phase, step, last_committed_step, tokens, tokens_per_second,
                               heartbeat, attempt, estimated_save_seconds
     events-<attempt>.jsonl    one line for each thing that happened in an attempt
@@ -76,6 +77,11 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that the run reads and speaks with."""
+        return self.path / "tokenizer.json"
 
     @property
     def stop(self) -> Path:

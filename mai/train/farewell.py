@@ -27,6 +27,7 @@ def farewell(recipe: Recipe, folder: RunFolder, *, device: DeviceKind, command: 
     """The closing words, for a terminal. `command` started the run: what to try next is a variation of it."""
     dataset = open_dataset(recipe)
     path, other = folder.path, folder.path.with_name(folder.path.name + "-2")
+    same = [word for word in command if not word.startswith("optimizer.learning_rate=")]
     half = f"optimizer.learning_rate={recipe.optimizer.learning_rate / 2:g}"
     return "\n".join(
         [
@@ -37,7 +38,7 @@ def farewell(recipe: Recipe, folder: RunFolder, *, device: DeviceKind, command: 
             "Next:",
             f"    mai show {path}",
             f'    mai generate {path} --prompt "class"',
-            f"    {shlex.join([*command, half, '--run', str(other)])}",
+            f"    {shlex.join([*same, half, '--run', str(other)])}",
             "",
         ]
     )

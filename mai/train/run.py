@@ -9,8 +9,8 @@ All of it is public to the loop and to nobody else; people use `mai.open_run`.
 
 import contextlib
 import os
+import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -23,14 +23,13 @@ from mai.data.loader import batch_positions, held_out_sequences, open_dataset, t
 from mai.engine.device import DeviceKind, open_device
 from mai.engine.engine import Engine, Gradients
 from mai.engine.groups import build_groups, join_world, leave_world
-from mai.errors import CheckpointError, ExitCode, MaiError, RecipeError
+from mai.errors import CheckpointError, DataError, ExitCode, RecipeError
 from mai.evaluate import bits_per_byte
 from mai.log import log
-from mai.model.flops import FLOP_CONVENTION, flops_per_token
-from mai.model.shapes import num_parameters
+from mai.model.flops import flops_per_token
 from mai.objective import pretrain
 from mai.observe.observer import Observer
-from mai.observe.record import RunEnded, RunStarted, StepRecord
+from mai.observe.record import RunEnded, StepRecord
 from mai.observe.sinks.choose import open_sinks
 from mai.optimizer.schedule import learning_rate_at
 from mai.parallel.layout import Layout
@@ -40,6 +39,7 @@ from mai.resilience.guard import Guard, Verdict
 from mai.resilience.signals import StopRequest, StopSignals
 from mai.run_folder import RunFolder, utc_now
 from mai.train import loop, story
+from mai.train.foreign_errors import as_mai_error
 from mai.train.state import TrainState
 
 # Above any legal pause of a peer (a save, a slow file system): a peer that is dead is noticed by its closed socket.
@@ -73,8 +73,8 @@ class Run:
         self.state = TrainState()
         self.stop_request = StopRequest.NONE
         self.loss = pretrain.loss
-        self._committed_step: int | None = None
-        self._save_seconds: float | None = None
+        self.committed_step: int | None = None
+        self.save_seconds: float | None = None
         self._status_written = 0.0
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as on_failure:
@@ -85,25 +85,25 @@ class Run:
     def _open(self, device: DeviceKind, attempt: int | None) -> None:
         recipe, place = self.recipe, self.place
         self._signals = self._resources.enter_context(StopSignals())
-        self._device = open_device(device, place)
-        join_world(backend=self._device.backend, place=place, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+        self.device = open_device(device, place)
+        join_world(backend=self.device.backend, place=place, timeout_seconds=_PEER_TIMEOUT_SECONDS)
         self._resources.callback(leave_world)
         self.attempt: int = self._first_rank_does("attempt", lambda: self._take_folder(attempt))
         self._same_recipe_everywhere()
 
-        self._dataset = open_dataset(recipe)
-        self._first_rank_does("data", self._dataset.verify)
-        self._train = training_sequences(self._dataset, recipe)
-        self._held_out = held_out_sequences(self._dataset, recipe)
+        self.dataset = open_dataset(recipe)
+        self._verify_data()
+        self._train = training_sequences(self.dataset, recipe)
+        self._held_out = held_out_sequences(self.dataset, recipe)
         held_out_targets = self._held_out.at(range(recipe.evaluate.sequences))[:, 1:]
-        self._held_out_bytes = self._dataset.token_text().num_bytes(held_out_targets)
+        self._held_out_bytes = self.dataset.token_text().num_bytes(held_out_targets)
         groups = build_groups(self.layout, timeout_seconds=_PEER_TIMEOUT_SECONDS)
-        self.engine = Engine(recipe, self.layout, groups, self._device)
+        self.engine = Engine(recipe, self.layout, groups, self.device)
         self._resume()
         self._first_rank_does("run.json", self._describe)
         sinks = open_sinks(recipe.observe, self.folder) if self.is_first_rank else []
         self._observer = self._resources.enter_context(Observer(sinks))
-        self._observer.run_started(self._started())
+        self._observer.run_started(story.started(self))
         self._write_status("ready", at_once=True)
 
     @property
@@ -127,7 +127,7 @@ class Run:
         return learning_rate_at(self.state.step, optimizer=self.recipe.optimizer, steps=self.recipe.train.steps)
 
     def seconds_since(self, started: float) -> float:
-        self._device.synchronize()
+        self.device.synchronize()
         return time.perf_counter() - started
 
     def evaluate_if_due(self) -> bits_per_byte.HeldOut | None:
@@ -154,7 +154,7 @@ class Run:
     ) -> StepRecord:
         tokens_per_second = self.recipe.train.batch_tokens / seconds
         flops_per_second = tokens_per_second * flops_per_token(self.recipe.model, self.recipe.data.sequence_length)
-        peak = self._device.peak_flops_per_second
+        peak = self.device.peak_flops_per_second if self.recipe.precision.compute == "bf16" else None
         record = StepRecord(
             step=self.state.step,
             loss=gradients.loss,
@@ -165,7 +165,7 @@ class Run:
             tokens_per_second=tokens_per_second,
             model_flops_per_second=flops_per_second,
             utilisation=flops_per_second / (peak * self.place.world_size) if peak else None,
-            memory_bytes=self._device.peak_memory_bytes(),
+            memory_bytes=self.device.peak_memory_bytes(),
             kept=verdict is Verdict.KEEP,
             held_out_loss=held_out.loss if held_out else None,
             held_out_bits_per_byte=held_out.bits_per_byte if held_out else None,
@@ -184,7 +184,7 @@ class Run:
         request = self._signals.request()
         if self.is_first_rank and self.folder.stop.exists():
             request = max(request, StopRequest.STOPPED)
-        self.stop_request = StopRequest(max_int(request, device=self._device.torch_device))
+        self.stop_request = StopRequest(max_int(request, device=self.device.torch_device))
         if self.stop_request is StopRequest.SAVE:
             self.stop_request = StopRequest.NONE
             self._signals.forget_save()
@@ -194,7 +194,7 @@ class Run:
     def save_if_due(self, *, now: bool = False) -> None:
         """Save at the recipe's interval, or `now`; nothing is written twice for one step."""
         every, step = self.recipe.checkpoint.every_steps, self.state.step
-        if self._committed_step == step or not (now or (every is not None and step % every == 0)):
+        if self.committed_step == step or not (now or (every is not None and step % every == 0)):
             return
         self._write_status("saving", at_once=True)
         started = time.perf_counter()
@@ -202,9 +202,9 @@ class Run:
             step=step, position=self.state.position, tokens=self.state.tokens, updates=self.engine.updates
         )
         folder = save(self.engine.shards(), progress, self._save_context())
-        self._save_seconds = max(self._save_seconds or 0.0, time.perf_counter() - started)
-        self._committed_step = step
-        self.say("checkpoint committed", step=step, folder=folder.name, seconds=round(self._save_seconds, 3))
+        self.save_seconds = max(self.save_seconds or 0.0, time.perf_counter() - started)
+        self.committed_step = step
+        self.say("checkpoint committed", step=step, folder=folder.name, seconds=round(self.save_seconds, 3))
         self._write_status("training", at_once=True)
 
     # What the run says of itself.
@@ -245,19 +245,22 @@ class Run:
             self.exit_code,
             step=self.state.step,
             steps=self.recipe.train.steps,
-            last_committed_step=self._committed_step,
+            last_committed_step=self.committed_step,
         )
         if self.is_first_rank:
             self.folder.write_terminal(self.attempt, end)
             self.folder.stop.unlink(missing_ok=True)
         self._observer.run_ended(RunEnded(code=end.code, name=end.name, step=end.step, message=end.suggestion))
         self._write_status(end.name.lower(), at_once=True)
+        # The first rank's process holds the store that all meet in: nobody leaves before all are done.
+        tell_json(None, key="end", timeout_seconds=_PEER_TIMEOUT_SECONDS)
         self._resources.close()
 
     def _give_up(self, error: BaseException) -> None:
         """Tell the watchers. No other rank is waited for: it may be the one that is gone."""
-        code = error.code if isinstance(error, MaiError) else ExitCode.CRASH
-        self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=str(error)))
+        named = as_mai_error(error)
+        code, message = (named.code, str(named)) if named else (ExitCode.CRASH, f"{type(error).__name__}: {error}")
+        self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=message))
         self._observer.close()
         # A rank among others ends now, and with it all that it holds; a notebook goes on.
         if self.place.world_size == 1:
@@ -290,6 +293,17 @@ class Run:
         self.folder.event(number, "started", recipe=self.recipe.name, ranks=self.place.world_size, pid=os.getpid())
         return number
 
+    def _verify_data(self) -> None:
+        """Every byte of the data is read and compared by one rank or another; DataError on all if any differs."""
+        damage: DataError | None = None
+        try:
+            self.dataset.verify(part=self.place.rank, parts=self.place.world_size)
+        except DataError as error:
+            damage = error
+        is_damaged = max_int(int(damage is not None), device=self.device.torch_device)
+        if is_damaged:
+            raise damage or DataError(f"{self.dataset.folder}: another rank found a file damaged and names it")
+
     def _same_recipe_everywhere(self) -> None:
         found = collect_json(fingerprint(self.recipe), key="recipe", timeout_seconds=_PEER_TIMEOUT_SECONDS) or [""]
         others = [rank for rank, other in enumerate(found) if other != found[0]]
@@ -312,7 +326,7 @@ class Run:
         progress = manifest.progress
         self.engine.finish_load(updates=progress.updates)
         self.state = TrainState(step=progress.step, position=progress.position, tokens=progress.tokens)
-        self._committed_step = progress.step
+        self.committed_step = progress.step
         if self.is_first_rank:
             self.folder.event(self.attempt, "resumed", step=progress.step, saved_by=manifest.layout)
             log.info("resumes after step %d", progress.step)
@@ -323,7 +337,7 @@ class Run:
             log.warning("checkpoint of step %d is left out: %s", step, damage)
 
     def _check_belongs(self, manifest: Manifest) -> None:
-        if manifest.data_fingerprint != self._dataset.manifest.fingerprint:
+        if manifest.data_fingerprint != self.dataset.manifest.fingerprint:
             raise CheckpointError(
                 f"the data under {self.recipe.data.folder} is not what this run has read so far; restore it "
                 "(mai prepare makes the same from the same documents), or start another --run folder"
@@ -335,65 +349,25 @@ class Run:
             attempt=self.attempt,
             rank=self.place.rank,
             keep=self.recipe.checkpoint.keep,
-            layout=self._degrees(),
+            layout=self.degrees,
             recipe_fingerprint=fingerprint(self.recipe),
-            data_fingerprint=self._dataset.manifest.fingerprint,
+            data_fingerprint=self.dataset.manifest.fingerprint,
             timeout_seconds=_PEER_TIMEOUT_SECONDS,
         )
 
-    def _degrees(self) -> dict[str, int]:
+    @property
+    def degrees(self) -> dict[str, int]:
+        """The layout's degree on each axis."""
         return {"tensor": self.layout.tensor, "pipeline": self.layout.pipeline, "data": self.layout.data}
 
     def _describe(self) -> None:
-        old = self.folder.read_json("run.json") or {}
-        self.folder.write_json(
-            "run.json",
-            {
-                "run_id": old.get("run_id", uuid.uuid4().hex[:12]),
-                "created": old.get("created", utc_now()),
-                "recipe_fingerprint": fingerprint(self.recipe),
-                "data_fingerprint": self._dataset.manifest.fingerprint,
-                "versions": story.versions(),
-                "commit": story.commit(),
-                "layout": self._degrees(),
-                "device": self._device.kind,
-                "num_parameters": num_parameters(self.recipe.model),
-            },
-        )
-
-    def _started(self) -> RunStarted:
-        about = self.folder.read_json("run.json") or {}
-        kind = "CPU" if self._device.kind == "cpu" else "GPU"
-        return RunStarted(
-            run_id=about["run_id"],
-            name=self.recipe.name,
-            folder=self.folder.path,
-            attempt=self.attempt,
-            step=self.state.step,
-            steps=self.recipe.train.steps,
-            num_parameters=about["num_parameters"],
-            layout=story.plain_layout(self._degrees()),
-            device=f"{self.place.world_size} {kind} rank{'s' if self.place.world_size > 1 else ''}",
-            flop_convention=FLOP_CONVENTION,
-            recipe=to_dict(self.recipe),
-        )
+        self.folder.write_json("run.json", story.description(self, self.folder.read_json("run.json") or {}))
+        # With its tokenizer the run folder can speak without the data it was trained on.
+        shutil.copyfile(self.dataset.folder / "tokenizer.json", self.folder.tokenizer)
 
     def _write_status(self, phase: str, *, tokens_per_second: float | None = None, at_once: bool = False) -> None:
         now = time.monotonic()
         if not self.is_first_rank or not (at_once or now - self._status_written > _STATUS_SECONDS):
             return
         self._status_written = now
-        self.folder.write_json(
-            "status.json",
-            {
-                "phase": phase,
-                "step": self.state.step,
-                "steps": self.recipe.train.steps,
-                "last_committed_step": self._committed_step,
-                "tokens": self.state.tokens,
-                "tokens_per_second": tokens_per_second,
-                "heartbeat": utc_now(),
-                "attempt": self.attempt,
-                "estimated_save_seconds": self._save_seconds,
-            },
-        )
+        self.folder.write_json("status.json", story.status(self, phase, tokens_per_second=tokens_per_second))

@@ -7,9 +7,6 @@ from functools import partial
 import torch
 
 from mai.checkpoint import resume, store
-from mai.checkpoint.manifest import Manifest
-from mai.data.index import Dataset
-from mai.data.loader import open_dataset
 from mai.data.tokenizer import encode, read_tokenizer
 from mai.engine.device import DeviceKind, open_device
 from mai.engine.generate import Sampling
@@ -44,17 +41,17 @@ def sample(
     sampling: Sampling,
     place: Place,
     device: DeviceKind,
+    step: int | None = None,
 ) -> Sample:
-    """Continue the prompt with the folder's newest whole checkpoint; all ranks must call.
+    """Continue the prompt with the folder's newest whole checkpoint, or that of `step`; all ranks must call.
 
-    The recipe's layout must fit `place.world_size`: `one_rank(recipe)` fits 1. Raises CheckpointError and DataError."""
+    The recipe's layout must fit `place.world_size`: `one_rank(recipe)` fits 1. Raises CheckpointError."""
     opened = open_device(device, place)
     if not store.committed_steps(folder.checkpoints):
         raise CheckpointError(f"{folder.checkpoints} holds no checkpoint; train first, with mai train")
-    dataset = open_dataset(recipe)
-    tokenizer = read_tokenizer(dataset.folder / "tokenizer.json")
+    tokenizer, end_token = read_tokenizer(folder.tokenizer), int((folder.read_json("run.json") or {})["end_token"])
     # An empty prompt starts a new document.
-    tokens = encode(tokenizer, prompt) or [dataset.manifest.end_token]
+    tokens = encode(tokenizer, prompt) or [end_token]
     join_world(backend=opened.backend, place=place, timeout_seconds=_PEER_TIMEOUT_SECONDS)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
     groups = build_groups(layout, timeout_seconds=_PEER_TIMEOUT_SECONDS)
@@ -62,23 +59,17 @@ def sample(
     manifest = resume.resume(
         folder.checkpoints,
         sampler.shards,
-        check=partial(_check_data, dataset),
+        check=lambda _: None,
         leave_out=partial(log.warning, "checkpoint of step %d is left out: %s"),
         timeout_seconds=_PEER_TIMEOUT_SECONDS,
+        only=step,
     )
     assert manifest is not None, "there was a checkpoint a moment ago"
     sampler.finish_load()
-    new_tokens = sampler.generate(
-        torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_token=dataset.manifest.end_token
-    )
+    new_tokens = sampler.generate(torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_token=end_token)
     leave_world()
-    said = [token for token in new_tokens[0].tolist() if token != dataset.manifest.end_token]
+    said = [token for token in new_tokens[0].tolist() if token != end_token]
     return Sample(prompt=prompt, text=tokenizer.decode(said), step=manifest.progress.step, num_tokens=len(said))
-
-
-def _check_data(dataset: Dataset, manifest: Manifest) -> None:
-    if manifest.data_fingerprint != dataset.manifest.fingerprint:
-        raise CheckpointError(f"{dataset.folder} is not the data that this run was trained on: restore it")
 
 
 def speak(
@@ -93,10 +84,11 @@ def speak(
     temperature: float,
     top_p: float,
     seed: int,
+    step: int | None,
 ) -> ExitCode:
     """`sample` for a person: the first rank prints the text, or the Sample as JSON."""
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    said = sample(recipe, folder, prompt, num_tokens=tokens, sampling=sampling, place=place, device=device)
+    said = sample(recipe, folder, prompt, num_tokens=tokens, sampling=sampling, place=place, device=device, step=step)
     if place.rank == 0:
         sys.stdout.write((plain_json(asdict(said), indent=2) if as_json else said.prompt + said.text) + "\n")
     return ExitCode.COMPLETE

@@ -1,13 +1,23 @@
 """What a run writes about itself: the run folder's records, by its first rank."""
 
+from __future__ import annotations
+
 import importlib.metadata
 import platform
 import subprocess
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mai.errors import ExitCode
-from mai.run_folder import Terminal
+from mai.model.flops import FLOP_CONVENTION
+from mai.model.shapes import num_parameters
+from mai.observe.record import RunStarted
+from mai.recipe import fingerprint, to_dict
+from mai.run_folder import Terminal, utc_now
+
+if TYPE_CHECKING:
+    from mai.train.run import Run
 
 _SUGGESTIONS = {
     ExitCode.COMPLETE: "mai generate, mai show",
@@ -15,6 +25,55 @@ _SUGGESTIONS = {
     ExitCode.STOPPED: "start the same command again to go on from the checkpoint",
 }
 _LIBRARIES = ("mai", "torch", "megatron-core", "numpy", "tokenizers", "pydantic")
+
+
+def description(run: Run, old: dict[str, Any]) -> dict[str, Any]:
+    """What runs, for run.json; `old` is what the file said before, whose identity stays."""
+    return {
+        "run_id": old.get("run_id", uuid.uuid4().hex[:12]),
+        "created": old.get("created", utc_now()),
+        "recipe_fingerprint": fingerprint(run.recipe),
+        "data_fingerprint": run.dataset.manifest.fingerprint,
+        "versions": versions(),
+        "commit": commit(),
+        "layout": run.degrees,
+        "device": run.device.kind,
+        "num_parameters": num_parameters(run.recipe.model),
+        "end_token": run.dataset.manifest.end_token,
+    }
+
+
+def started(run: Run) -> RunStarted:
+    """What watchers are told before the first step; after run.json was written."""
+    ranks, kind = run.place.world_size, "CPU" if run.device.kind == "cpu" else "GPU"
+    return RunStarted(
+        run_id=(run.folder.read_json("run.json") or {})["run_id"],
+        name=run.recipe.name,
+        folder=run.folder.path,
+        attempt=run.attempt,
+        step=run.state.step,
+        steps=run.recipe.train.steps,
+        num_parameters=num_parameters(run.recipe.model),
+        layout=plain_layout(run.degrees),
+        device=f"{ranks} {kind} rank{'s' if ranks > 1 else ''}",
+        flop_convention=FLOP_CONVENTION,
+        recipe=to_dict(run.recipe),
+    )
+
+
+def status(run: Run, phase: str, *, tokens_per_second: float | None) -> dict[str, Any]:
+    """Where it stands, for status.json."""
+    return {
+        "phase": phase,
+        "step": run.state.step,
+        "steps": run.recipe.train.steps,
+        "last_committed_step": run.committed_step,
+        "tokens": run.state.tokens,
+        "tokens_per_second": tokens_per_second,
+        "heartbeat": utc_now(),
+        "attempt": run.attempt,
+        "estimated_save_seconds": run.save_seconds,
+    }
 
 
 def versions() -> dict[str, str | None]:
@@ -63,7 +122,7 @@ def good_end(code: ExitCode, *, step: int, steps: int, last_committed_step: int 
 
 def plain_layout(layout: dict[str, int]) -> str:
     """As people say it: "tensor 2, pipeline 2, data 2"."""
-    return ", ".join(f"{axis} {degree}" for axis, degree in layout.items()) or "one rank"
+    return ", ".join(f"{axis} {degree}" for axis, degree in layout.items())
 
 
 def changed_training(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
