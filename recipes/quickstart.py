@@ -28,7 +28,7 @@ def quickstart() -> Recipe:
             vocab_size=4096,
         ),
         data=DataConfig(documents=("python:stdlib",), folder="data/quickstart", sequence_length=128),
-        optimizer=OptimizerConfig(learning_rate=6e-3, schedule=Cosine(warmup_steps=20, final_fraction=0.02)),
+        optimizer=OptimizerConfig(learning_rate=2e-3, schedule=Cosine(warmup_steps=20, final_fraction=0.02)),
         parallel=ParallelConfig(tensor=2, pipeline=2, data=2, micro_batch_sequences=8),
         # A CPU without bf16 units computes bf16 in fp32 and converts: fp32 is the fast choice there.
         precision=PrecisionConfig(compute="fp32"),
