@@ -7,6 +7,9 @@ DEVICE ?= auto
 ARGS ?=
 STAMP := .venv/set_up
 
+# A shell that forbids bytecode files makes every process compile torch and Megatron-Core anew: 10 seconds a start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint clean
 
