@@ -66,6 +66,15 @@ def tell_json(value: Any, *, key: str, timeout_seconds: float) -> Any:
         return value
 
 
+def first_told(own: str | None, *, key: str, timeout_seconds: float) -> str | None:
+    """What the first of the ranks that have something to tell has to tell, on every rank; None where none has.
+
+    `key` must be new in each call."""
+    told = collect_json(own, key=f"{key}/own", timeout_seconds=timeout_seconds)
+    first = next((text for text in told or () if text is not None), None)
+    return tell_json(first, key=f"{key}/first", timeout_seconds=timeout_seconds)  # type: ignore[no-any-return]
+
+
 def first_rank_does(action: Callable[[], Result], *, key: str, timeout_seconds: float) -> Result:
     """Run `action` on the first rank and hand its JSON result to all; what it raises of ours, all raise.
 

@@ -11,7 +11,7 @@ import pytest
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
 from tests.corpus import prepared_recipe
-from tests.jobs import Job, ended_jobs, on_corpus, start
+from tests.jobs import TRAINED, Job, ended_jobs, on_corpus, start
 
 # Set before anything is imported, so that child processes inherit it too.
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -55,16 +55,16 @@ def launch() -> Iterator[Callable[..., Job]]:
         yield start_one
 
 
-TRAINED_LAYOUT = ("parallel.tensor=2", "parallel.pipeline=2", "parallel.data=2", "parallel.sequence=true")
-
-
 @pytest.fixture(scope="session")
 def trained(prepared: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """`tiny`, trained for its 20 steps from the command line on 8 ranks (TP2 PP2 DP2, sequence parallel), undisturbed,
     with checkpoints of steps 10 and 20."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    settings = ["train", "tiny", *on_corpus(prepared), *TRAINED_LAYOUT, "checkpoint.every_steps=10"]
-    job = start([*settings, "--run", str(folder), "--device", "cpu"], folder=folder, cold=True)
+    job = start(
+        ["train", "tiny", *on_corpus(prepared), *TRAINED, "--run", str(folder), "--device", "cpu"],
+        folder=folder,
+        cold=True,
+    )
     try:
         assert job.exit_code() == 0, job.stderr
     finally:

@@ -26,6 +26,18 @@ from tests.ranks import CONTEXT
 
 ROOT = Path(__file__).parents[1]
 
+BATCH_TOKENS = 1024
+TRAINED = (
+    "parallel.tensor=2",
+    "parallel.pipeline=2",
+    "parallel.data=2",
+    "parallel.sequence=true",
+    f"train.batch_tokens={BATCH_TOKENS}",
+    "evaluate.sequences=16",
+    "checkpoint.every_steps=10",
+)
+"""How the `trained` run differs from `tiny`."""
+
 
 class Job:
     """A `mai` command that runs, or has run."""

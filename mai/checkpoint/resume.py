@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mai.checkpoint import load, store
 from mai.checkpoint.manifest import Manifest, read_manifest
-from mai.collectives import collect_json, tell_json
+from mai.collectives import first_told, tell_json
 from mai.engine.sharded_state import Shard
 from mai.errors import CheckpointError
 
@@ -37,7 +37,7 @@ def resume(
     for step in reversed(steps if only is None else [only]):
         folder = store.step_folder(checkpoints, step)
         manifest, own_damage = _verified(folder, shards)
-        damage = _first_damage(own_damage, key=f"resume/{step}", timeout_seconds=timeout_seconds)
+        damage = first_told(own_damage, key=f"resume/{step}", timeout_seconds=timeout_seconds)
         if damage is None:
             assert manifest is not None
             check(manifest)
@@ -61,10 +61,3 @@ def _verified(folder: Path, shards: Sequence[Shard]) -> tuple[Manifest | None, s
     except CheckpointError as error:
         return None, str(error)
     return manifest, None
-
-
-def _first_damage(own: str | None, *, key: str, timeout_seconds: float) -> str | None:
-    """What the first of the ranks that found any found; the same answer on all ranks."""
-    found = collect_json(own, key=f"{key}/own", timeout_seconds=timeout_seconds)
-    first = next(filter(None, found or ()), None)
-    return tell_json(first, key=f"{key}/first", timeout_seconds=timeout_seconds)  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ from mai.batch import Batch
 from mai.checkpoint import resume, store
 from mai.checkpoint.manifest import Manifest, Progress
 from mai.checkpoint.save import SaveContext, save
-from mai.collectives import collect_json, first_rank_does, max_int, tell_json
+from mai.collectives import collect_json, first_rank_does, first_told, max_int, tell_json
 from mai.data.loader import batch_positions, held_out_sequences, open_dataset, training_sequences
 from mai.engine.device import DeviceKind, open_device
 from mai.engine.engine import Engine, Gradients
@@ -295,14 +295,13 @@ class Run:
 
     def _verify_data(self) -> None:
         """Every byte of the data is read and compared by one rank or another; DataError on all if any differs."""
-        damage: DataError | None = None
+        own: str | None = None
         try:
             self.dataset.verify(part=self.place.rank, parts=self.place.world_size)
         except DataError as error:
-            damage = error
-        is_damaged = max_int(int(damage is not None), device=self.device.torch_device)
-        if is_damaged:
-            raise damage or DataError(f"{self.dataset.folder}: another rank found a file damaged and names it")
+            own = str(error)
+        if damage := first_told(own, key="data", timeout_seconds=_PEER_TIMEOUT_SECONDS):
+            raise DataError(damage)
 
     def _same_recipe_everywhere(self) -> None:
         found = collect_json(fingerprint(self.recipe), key="recipe", timeout_seconds=_PEER_TIMEOUT_SECONDS) or [""]

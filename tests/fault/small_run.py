@@ -17,7 +17,9 @@ SMALL = (
 
 def train(prepared: Recipe, folder: Path, *changes: str, flags: Sequence[str] = ()) -> list[str]:
     """`mai train` of that run, with these changes."""
-    return ["train", "tiny", *on_corpus(prepared), *SMALL, *changes, "--run", str(folder), "--device", "cpu", *flags]
+    words = [*on_corpus(prepared), *SMALL, *changes]
+    overrides = {word.partition("=")[0]: word for word in words}
+    return ["train", "tiny", *overrides.values(), "--run", str(folder), "--device", "cpu", *flags]
 
 
 def committed(folder: Path) -> list[int]:

@@ -19,6 +19,7 @@ from mai.parallel.place import Place
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
 from tests.corpus import changed
+from tests.jobs import BATCH_TOKENS
 from tests.ranks import on_ranks
 
 SAVED_STEP = 10
@@ -141,6 +142,12 @@ def unbroken(place: Place, recipe: Recipe) -> list[tuple[float, float]]:
     return curve
 
 
+@pytest.fixture(scope="module")
+def recipe(prepared: Recipe) -> Recipe:
+    """What the `trained` run trains, on one rank."""
+    return changed(prepared, train={"batch_tokens": BATCH_TOKENS})
+
+
 @dataclass(frozen=True)
 class Resharded:
     folder: Path
@@ -156,21 +163,21 @@ def saved(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resharded(prepared: Recipe, saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Resharded:
+def resharded(recipe: Recipe, saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Resharded:
     folder = tmp_path_factory.mktemp("resharded")
     curves = {}
     for cut in CUTS:
         axes = {"tensor": cut.tensor, "pipeline": cut.pipeline, "data": cut.data}
-        recipe = changed(prepared, parallel=axes)
-        curves[cut] = on_ranks(cut.ranks, load_save_and_train, recipe, saved, folder / str(cut))[0]
+        cut_recipe = changed(recipe, parallel=axes)
+        curves[cut] = on_ranks(cut.ranks, load_save_and_train, cut_recipe, saved, folder / str(cut))[0]
     return Resharded(folder, curves)
 
 
-def test_a_checkpoint_holds_every_element_of_weights_and_moments(prepared: Recipe, saved: Path) -> None:
+def test_a_checkpoint_holds_every_element_of_weights_and_moments(recipe: Recipe, saved: Path) -> None:
     whole = whole_tensors(saved / f"step-{SAVED_STEP:010d}")
     states = ("weight", "exp_avg", "exp_avg_sq")
     assert {name: tuple(tensor.shape) for name, tensor in whole.items()} == {
-        f"{parameter.name}.{state}": parameter.shape for parameter in parameters(prepared.model) for state in states
+        f"{parameter.name}.{state}": parameter.shape for parameter in parameters(recipe.model) for state in states
     }
     assert all(tensor.isfinite().all() for tensor in whole.values())
 
@@ -185,15 +192,15 @@ def test_another_layout_saves_what_it_loaded_bit_for_bit(cut: Cut, saved: Path, 
 
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 def test_another_layout_trains_on_like_the_unbroken_run_on_one_rank(
-    cut: Cut, prepared: Recipe, resharded: Resharded, one_rank: list[tuple[float, float]]
+    cut: Cut, resharded: Resharded, one_rank: list[tuple[float, float]]
 ) -> None:
     for step, (ours, theirs) in enumerate(zip(resharded.curves[cut], one_rank, strict=True), start=SAVED_STEP + 1):
         assert ours == pytest.approx(theirs, rel=TOLERANCE, abs=0), f"step {step}"
 
 
 @pytest.fixture(scope="module")
-def one_rank(prepared: Recipe) -> list[tuple[float, float]]:
-    return on_ranks(1, unbroken, prepared)[0]
+def one_rank(recipe: Recipe) -> list[tuple[float, float]]:
+    return on_ranks(1, unbroken, recipe)[0]
 
 
 def weights_after_load(place: Place, recipe: Recipe, saved: Path) -> list[tuple[str, tuple[slice, ...], Any]]:
@@ -215,10 +222,10 @@ def weights_after_load(place: Place, recipe: Recipe, saved: Path) -> list[tuple[
     ]
 
 
-def test_in_bf16_every_rank_computes_with_the_rounded_weights_of_the_checkpoint(prepared: Recipe, saved: Path) -> None:
-    recipe = changed(prepared, precision={"compute": "bf16"}, parallel={"tensor": 2, "data": 2})
+def test_in_bf16_every_rank_computes_with_the_rounded_weights_of_the_checkpoint(recipe: Recipe, saved: Path) -> None:
+    bf16 = changed(recipe, precision={"compute": "bf16"}, parallel={"tensor": 2, "data": 2})
     whole = whole_tensors(saved / f"step-{SAVED_STEP:010d}")
-    found = [block for blocks in on_ranks(4, weights_after_load, recipe, saved) for block in blocks]
+    found = [block for blocks in on_ranks(4, weights_after_load, bf16, saved) for block in blocks]
     assert {f"{name}.weight" for name, _, _ in found} == {name for name in whole if name.endswith(".weight.weight")}
     for name, box, values in found:
         assert torch.equal(torch.from_numpy(values), whole[f"{name}.weight"].bfloat16().float()[box]), name

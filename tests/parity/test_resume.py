@@ -10,8 +10,8 @@ import pytest
 
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
-from tests.conftest import TRAINED_LAYOUT
-from tests.jobs import Job, ended_jobs, on_corpus, wait_until
+from tests.fault.small_run import train
+from tests.jobs import BATCH_TOKENS, TRAINED, Job, ended_jobs, on_corpus, wait_until
 
 STEPS = 20
 
@@ -44,8 +44,7 @@ def checkpoint_as_bits(folder: RunFolder, step: int) -> dict[str, bytes]:
 def disturbed(prepared: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     """The same run as `trained`, through the command line, stopped in three ways."""
     folder = tmp_path_factory.mktemp("disturbed") / "run"
-    command = ["train", "tiny", *on_corpus(prepared), *TRAINED_LAYOUT, "checkpoint.every_steps=10"]
-    command += ["--run", str(folder), "--device", "cpu"]
+    command = ["train", "tiny", *on_corpus(prepared), *TRAINED, "--run", str(folder), "--device", "cpu"]
     jobs: list[Job] = []
     codes, stopped_at, left_behind = [], [], []
 
@@ -93,7 +92,7 @@ def test_the_final_weights_and_moments_equal_the_undisturbed_run(trained: RunFol
 
 
 def test_no_sequence_is_lost_or_read_twice(prepared: Recipe, disturbed: Disturbed) -> None:
-    batch = prepared.batch_sequences
+    batch = BATCH_TOKENS // prepared.data.sequence_length
     positions = [record["position"] for record in disturbed.folder.read_metrics()]
     assert positions == [batch * step for step in range(1, STEPS + 1)]
 
@@ -101,21 +100,12 @@ def test_no_sequence_is_lost_or_read_twice(prepared: Recipe, disturbed: Disturbe
 def test_a_resumed_run_on_one_rank_in_bf16_equals_an_undisturbed_one(
     prepared: Recipe, tmp_path: Path, launch: Callable[..., Job]
 ) -> None:
-    def train(folder: Path, *flags: str) -> int:
-        settings = [
-            *on_corpus(prepared),
-            "precision.compute=bf16",
-            "train.batch_tokens=512",
-            "evaluate.sequences=8",
-            "--run",
-            str(folder),
-            "--device",
-            "cpu",
-        ]
-        return launch(["train", "tiny", *settings, *flags], folder=folder).exit_code()
+    def run(folder: Path, *flags: str) -> int:
+        changes = (f"train.steps={STEPS}", "precision.compute=bf16")
+        return launch(train(prepared, folder, *changes, flags=flags), folder=folder).exit_code()
 
     undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
-    assert train(undisturbed) == 0
-    assert [train(resumed, "--stop-at", "10"), train(resumed)] == [87, 0]
+    assert run(undisturbed) == 0
+    assert [run(resumed, "--stop-at", "10"), run(resumed)] == [87, 0]
     assert steps_as_bits(RunFolder(resumed)) == steps_as_bits(RunFolder(undisturbed))
     assert checkpoint_as_bits(RunFolder(resumed), STEPS) == checkpoint_as_bits(RunFolder(undisturbed), STEPS)

@@ -16,7 +16,7 @@ TINY = tiny()
 def test_what_is_trained_may_not_change_and_every_field_is_named() -> None:
     new = changed(TINY, optimizer={"learning_rate": 1e-2}, train={"seed": 7})
     assert changed_training(to_dict(TINY), to_dict(new)) == [
-        "optimizer.learning_rate=0.01: this run was started with 0.002",
+        f"optimizer.learning_rate=0.01: this run was started with {TINY.optimizer.learning_rate}",
         "train.seed=7: this run was started with 0",
     ]
 
