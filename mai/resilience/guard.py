@@ -33,6 +33,6 @@ class Guard:
             return Verdict.SKIP
         raise DivergedError(
             f"loss or gradient norm was not finite in {self._skips_in_a_row} steps in a row, up to step {step}; none "
-            "of these updates was applied, so the last checkpoint is sound. Start a new --run folder with a lower "
+            "of these updates was applied. Start a new --run folder with a lower "
             "optimizer.learning_rate, a longer optimizer.schedule.warmup_steps or a lower optimizer.clip_norm"
         )

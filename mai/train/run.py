@@ -362,7 +362,9 @@ class Run:
     def _describe(self) -> None:
         self.folder.write_json("run.json", story.description(self, self.folder.read_json("run.json") or {}))
         # With its tokenizer the run folder can speak without the data it was trained on.
-        shutil.copyfile(self.dataset.folder / "tokenizer.json", self.folder.tokenizer)
+        copy = self.folder.tokenizer.with_suffix(".tmp")
+        shutil.copyfile(self.dataset.folder / "tokenizer.json", copy)
+        copy.replace(self.folder.tokenizer)
 
     def _write_status(self, phase: str, *, tokens_per_second: float | None = None, at_once: bool = False) -> None:
         now = time.monotonic()
