@@ -18,6 +18,7 @@ from mai.parallel.place import Place
 from mai.run_folder import RunFolder, Terminal
 from tests.fault import rank_mains
 from tests.fault.rank_mains import GRACE_SECONDS, NUM_RANKS
+from tests.jobs import is_alive, wait_until
 
 ROOT = Path(__file__).parents[2]
 ALL_RANKS = range(NUM_RANKS)
@@ -101,20 +102,6 @@ def small_memory() -> Iterator[Path]:
         pytest.skip(f"no right to limit memory: {error}")
     finally:
         group.rmdir()
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_all_succeed(launch: Launch) -> None:
