@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from mai.checkpoint.manifest import FILE_NAME
+from mai.run_folder import sync_folder
 
 _COMMITTED = re.compile(r"step-(\d{10})")
 
@@ -45,15 +46,6 @@ def commit(temporary: Path, final: Path, manifest_json: str) -> None:
         _discard(final)
     temporary.rename(final)
     sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def keep_newest(checkpoints: Path, keep: int, *, newest: int) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mai.errors import DataError, StorageError
+from mai.run_folder import sync_folder
 
 LOCK_NAME = ".lock"
 
@@ -38,15 +39,6 @@ def write_durably(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mai.data.documents import Piece, find_pieces, group_pieces
-from mai.data.files import LOCK_NAME, owned, sha256_of, storage, sync_folder, write_durably
+from mai.data.files import LOCK_NAME, owned, sha256_of, storage, write_durably
 from mai.data.index import Dataset
 from mai.data.manifest import (
     MANIFEST_NAME,
@@ -36,6 +36,7 @@ from mai.data.tokenizer import check_trainable, find_end_token, load_tokenizer, 
 from mai.data.writer import SplitWriter
 from mai.errors import DataError
 from mai.recipe.recipe import Recipe
+from mai.run_folder import sync_folder
 
 GROUP_BYTES = 256 * 2**10
 """Text that one process tokenises at a time."""

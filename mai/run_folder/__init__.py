@@ -1,6 +1,6 @@
 """The run folder on disk: what runs, where it stands, what happened, and who owns it."""
 
-from mai.run_folder.disk import naming_storage_errors, open_for_appending, plain_json, utc_now
+from mai.run_folder.disk import naming_storage_errors, open_for_appending, plain_json, sync_folder, utc_now
 from mai.run_folder.folder import RunFolder, Terminal, surviving
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "open_for_appending",
     "plain_json",
     "surviving",
+    "sync_folder",
     "utc_now",
 ]

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "observe": ("errors log recipe batch run_folder", "torch rich wandb"),
     # the engine and the data
     "engine": (f"{GROUND} recipe parallel kernels optimizer", "torch megatron"),
-    "data": ("errors log recipe parallel batch", "torch numpy tokenizers rich"),
+    "data": ("errors log recipe parallel batch run_folder", "torch numpy tokenizers rich"),
     # services over the engine
     "checkpoint": (f"{GROUND} run_folder recipe parallel model engine", "torch safetensors pydantic"),
     "objective": (f"{GROUND} recipe data engine", "torch"),
