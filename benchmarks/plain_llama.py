@@ -33,7 +33,7 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(
             query, key, value_BSGD.transpose(1, 2), is_causal=True, enable_gqa=self.heads_per_group > 1
         )
-        return self.out(out.transpose(1, 2).reshape(B, S, -1))  # type: ignore[no-any-return]
+        return self.out(out.transpose(1, 2).reshape(B, S, -1))
 
 
 class FeedForward(nn.Module):
@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_and_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
+        return self.down(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -57,7 +57,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos_SD, sin_SD)
-        return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]
+        return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class PlainLlama(nn.Module):
@@ -78,7 +78,7 @@ class PlainLlama(nn.Module):
         cos_SD, sin_SD = self.cos_SD[: tokens_BS.size(1)], self.sin_SD[: tokens_BS.size(1)]
         for layer in self.layers:
             x = layer(x, cos_SD, sin_SD)
-        return self.head(self.norm(x))  # type: ignore[no-any-return]
+        return self.head(self.norm(x))
 
 
 def rotate(x_BSHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def build(device: str) -> tuple[Callable[[], None], Callable[[], None], Any]:
     recipe = quickstart()
     recipe = replace(recipe, parallel=replace(recipe.parallel, tensor=1, pipeline=1, data=1))
     threads = torch.get_num_threads()
-    opened = devices.open_device(device, ALONE)  # type: ignore[arg-type]
+    opened = devices.open_device(device, ALONE)
     torch.set_num_threads(threads)
     groups.join_world(backend=opened.backend, place=ALONE, timeout_seconds=60)
     layout = Layout(tensor=1, pipeline=1, data=1)

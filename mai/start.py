@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from launch.environment import this_place
 from launch.rank_process import exit_code_of
-from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, RunFolderBusyError
+from mai.errors import EnvironmentMismatchError, ExitCode, MaiError
 from mai.log import log
 from mai.parallel.place import ALONE, Place
 from mai.recipe import Recipe, load, override, rules
@@ -45,11 +45,7 @@ def train(
     if place:
         return _as_rank(recipe, folder, place, device, stop_at=stop_at, dry_run=dry_run)
 
-    if (owner := folder.is_busy()) is not None:
-        raise RunFolderBusyError(
-            f"{folder.path} belongs to a live process (host {owner.get('host')}, pid {owner.get('pid')}, since "
-            f"{owner.get('since')}): wait for it, stop it with kill -TERM {owner.get('pid')}, or choose another --run"
-        )
+    folder.refuse_if_busy()
     _end_unsaved_when_told()
     kind, ranks = _ranks_here(recipe, device)
     rules.check(recipe, world_size=ranks)

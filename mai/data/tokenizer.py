@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mai.errors import DataError, RecipeError
+from mai.recipe.rules import BYTE_LEVEL_TOKENS
 
 TRAINED_END_TOKEN = "<|end|>"
 END_TOKENS = (
@@ -21,7 +22,6 @@ END_TOKENS = (
     "<eos>",
     "<\uff5cend\u2581of\u2581sentence\uff5c>",  # DeepSeek
 )
-SMALLEST_VOCABULARY = 256 + 1
 
 # Where the text is cut before merging: the pattern of Llama 3 (and, but for details, of GPT-4). On Python sources it
 # gives 3% more bytes per token than that of GPT-2.
@@ -32,10 +32,10 @@ _WORDS = (
 
 
 def check_trainable(vocab_size: int) -> None:
-    if vocab_size < SMALLEST_VOCABULARY:
+    if vocab_size < BYTE_LEVEL_TOKENS:
         raise RecipeError(
             f"model.vocab_size={vocab_size} is too small for a byte-level tokenizer: 256 bytes and the end of a "
-            f"document need {SMALLEST_VOCABULARY}"
+            f"document need {BYTE_LEVEL_TOKENS}"
         )
 
 

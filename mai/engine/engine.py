@@ -45,7 +45,7 @@ class Engine:
     """A model that trains: Megatron's GPTModel, schedules, data parallel wrapper and distributed optimizer."""
 
     def __init__(self, recipe: Recipe, layout: Layout, groups: Groups, device: Device) -> None:
-        self._recipe, self._layout, self._groups, self._device = recipe, layout, groups, device
+        self._recipe, self._groups, self._device = recipe, groups, device
         self._module = build_model(
             recipe,
             layout,

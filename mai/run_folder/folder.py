@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mai.errors import StorageError
+from mai.errors import RunFolderBusyError, StorageError
 from mai.run_folder import lease
 from mai.run_folder.disk import (
     FILE_MODE,
@@ -171,6 +171,11 @@ class RunFolder:
     def lease(self, attempt: int) -> AbstractContextManager[None]:
         """Own the folder while the block runs; a second live process gets RunFolderBusyError."""
         return lease.held(self._lease, attempt=attempt)
+
+    def refuse_if_busy(self) -> None:
+        """RunFolderBusyError if a live process owns the folder; an early word, the lease itself decides."""
+        if (owner := self.is_busy()) is not None:
+            raise RunFolderBusyError(lease.busy_text(self.path, owner))
 
     def is_busy(self) -> dict[str, Any] | None:
         """The lease of the live process that owns the folder (empty if it has not signed yet); None if nobody does."""

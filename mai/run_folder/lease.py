@@ -73,7 +73,7 @@ def _lock(descriptor: int, path: Path) -> None:
         if _try_lock(descriptor, path):
             return
         time.sleep(_PAUSE_SECONDS)
-    raise RunFolderBusyError(_busy_text(path.parent, _content(descriptor)))
+    raise RunFolderBusyError(busy_text(path.parent, _content(descriptor)))
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:
@@ -89,7 +89,7 @@ def _try_lock(descriptor: int, path: Path) -> bool:
     return True
 
 
-def _busy_text(folder: Path, lease: dict[str, Any]) -> str:
+def busy_text(folder: Path, lease: dict[str, Any]) -> str:
     host, pid = lease.get("host", "unknown"), lease.get("pid", "unknown")
     return (
         f"{folder} belongs to a live process: host {host}, pid {pid}, attempt {lease.get('attempt', 'unknown')}, since "
