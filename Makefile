@@ -11,10 +11,10 @@ STAMP := .venv/set_up
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint clean
+.PHONY: help setup quickstart test test-full parity lint clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv; PYTHON=python3.12 and INSTALLER=pip (or uv) choose
 	@echo "Ready: . .venv/bin/activate && mai --help"
@@ -24,6 +24,12 @@ quickstart: $(STAMP) ## train the quick start; DEVICE=cpu (or cuda) chooses, ARG
 
 test: $(STAMP) ## run the tests; ARGS="tests/unit -x" goes to pytest
 	.venv/bin/python -m pytest $(ARGS)
+
+test-full: $(STAMP) ## run the tests with the whole of the large matrices
+	.venv/bin/python -m pytest --full $(ARGS)
+
+parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md
+	.venv/bin/python -m tests.parity.matrix
 
 lint: $(STAMP) ## check style and types
 	.venv/bin/ruff check .

@@ -15,6 +15,8 @@ setup(
     entry_points={"console_scripts": ["mai = mai.cli:main"]},
     install_requires=[
         "click>=8.1",
+        # Hybrid sharding: megatron/core/parallel_state.py makes its groups with it, and does not ask for it.
+        "einops>=0.8",
         # One minor version: mai/engine adapts Megatron-Core's insides, so an upgrade is a change there, proven by the
         # parity tests, and not something that an installer decides.
         "megatron-core>=0.16.1,<0.17",

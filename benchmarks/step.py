@@ -96,7 +96,7 @@ def build(device: str) -> tuple[Callable[[], None], Callable[[], None], Any]:
     rate = recipe.optimizer.learning_rate
 
     def mai_step() -> None:
-        engine.apply(engine.forward_backward(batch, pretrain.loss), learning_rate=rate)
+        engine.apply(engine.forward_backward(batch, pretrain.cross_entropy), learning_rate=rate)
 
     def plain_step() -> None:
         plain.step(

@@ -29,6 +29,7 @@ SUGGESTIONS = {
     ExitCode.BUSY: "Wait for the other process to end or stop it, or choose another run folder.",
     ExitCode.DIVERGED: "Look at the loss with `mai show`; a lower learning rate or other data is the usual way out.",
     ExitCode.STOPPED: "Start the same command again to go on from the last committed checkpoint.",
+    ExitCode.PARITY: "Do not train with this layout; report what is named above with the certificate.",
     ExitCode.PREEMPTED: "Start the same command again to go on from the checkpoint just saved.",
     ExitCode.PREEMPTED_UNSAVED: "Start the same command again; it goes on from the last committed checkpoint.",
     ExitCode.PEER_LOST: "Find out who ended the rank (dmesg, the scheduler's log), then start the same command again.",

@@ -20,9 +20,10 @@ _HOMES = {
     "RecipeError": ("mai.errors", "RecipeError"),
     "open_run": ("mai.start", "open_run"),
     "override": ("mai.recipe.override", "apply"),
+    "shrink": ("mai.recipe.shrink", "shrink"),
 }
 
-__all__ = ["MaiError", "Recipe", "RecipeError", "open_run", "override"]
+__all__ = ["MaiError", "Recipe", "RecipeError", "open_run", "override", "shrink"]
 
 
 def __getattr__(name: str) -> Any:

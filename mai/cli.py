@@ -133,12 +133,23 @@ def recipes(*, as_json: bool) -> None:
     return None
 
 
+shrink = click.option(
+    "--shrink",
+    "shrunk",
+    is_flag=True,
+    help="The same layout with small degrees and sizes: 8 to 16 processes, or fewer if it has fewer ranks.",
+)
+
+
 @cli.command()
 @recipe_arguments
+@shrink
 @click.option("--again", is_flag=True, help="Replace what another recipe prepared in the same folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that tokenise; one a core if not given.")
 @as_json
-def prepare(recipe: str, overrides: tuple[str, ...], *, again: bool, workers: int | None, as_json: bool) -> None:
+def prepare(
+    recipe: str, overrides: tuple[str, ...], *, shrunk: bool, again: bool, workers: int | None, as_json: bool
+) -> None:
     """Turn a recipe's documents into tokens: train or load the tokenizer, hold documents out, write checked shards.
 
     \b
@@ -152,8 +163,9 @@ def prepare(recipe: str, overrides: tuple[str, ...], *, again: bool, workers: in
     from mai.data.prepare import prepare as prepare_data
     from mai.evaluate.baselines import measure_baselines
     from mai.recipe import override
+    from mai.recipe import shrink as shrinking
 
-    checked = override.apply(build(recipe), overrides)
+    checked = (shrinking if shrunk else override).apply(build(recipe), overrides)
     done = prepare_data(checked, workers=workers or os.cpu_count() or 1, again=again, progress=not as_json)
     baselines = measure_baselines(done.dataset)
     if as_json:
@@ -174,13 +186,35 @@ device = click.option(
 
 @cli.command()
 @recipe_arguments
+@as_json
+def certify(recipe: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Prove that a layout changes nothing: shrunk, on CPU processes, against one rank, gradient by gradient.
+
+    Same weights, same tokens, a few steps: every loss, every gradient and every updated weight is compared, on every
+    rank that holds it. Writes certificates/NAME/FINGERPRINT/certificate.json. Exits 0, or 88 with the first parameter
+    that differs and the ranks that hold it.
+
+    \b
+    Example:
+      mai certify quickstart parallel.tensor=2 parallel.sequence=true
+    """
+    from mai import start
+
+    say = (lambda _: None) if as_json else click.echo
+    certificate = start.certify(recipe, overrides, say=say)
+    if as_json:
+        echo_json(certificate)
+
+
+@cli.command()
+@recipe_arguments
 @click.option("--run", type=click.Path(path_type=Path), help="The run folder; runs/NAME if not given.")
 @device
 @click.option("--stop-at", type=click.IntRange(min=1), metavar="STEP", help="Stop after this step and save; exit 87.")
 @click.option("--dry-run", is_flag=True, help="Build everything, join the ranks, and stop before the first step.")
-def train(
-    recipe: str, overrides: tuple[str, ...], *, run: Path | None, device: str, stop_at: int | None, dry_run: bool
-) -> None:
+@shrink
+@click.option("--require-certificate", is_flag=True, help="Refuse a layout that `mai certify` has not found right.")
+def train(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Train a recipe; a run folder that holds a checkpoint is resumed.
 
     In a plain shell this starts the ranks; under torchrun or srun it is one of them. SIGTERM saves at the next step
@@ -192,7 +226,7 @@ def train(
     """
     from mai import start
 
-    code = start.train(recipe, overrides, run=run, device=device, stop_at=stop_at, dry_run=dry_run)  # type: ignore[arg-type]
+    code = start.train(recipe, overrides, **options)
     click.get_current_context().exit(int(code))
 
 
@@ -266,8 +300,10 @@ def check_report(recipe: "Recipe", ranks: int | None) -> dict[str, Any]:
     from mai.model.flops import flops_per_token
     from mai.model.shapes import num_parameters
     from mai.parallel.layout import Layout, num_micro_batches
-    from mai.recipe import fingerprint, to_dict
+    from mai.parallel.stages import parts
+    from mai.recipe import fingerprint, rules, to_dict
     from mai.recipe.describe import changed
+    from mai.recipe.stage_text import as_text
 
     parallel = recipe.parallel
     world_size = ranks or (parallel.data and parallel.model_ranks * parallel.data)
@@ -281,9 +317,16 @@ def check_report(recipe: "Recipe", ranks: int | None) -> dict[str, Any]:
         "batch_sequences": recipe.batch_sequences,
         "layout": {
             "ranks": layout and layout.world_size,
+            "multiple_of": rules.smallest_world(parallel),
             "tensor": parallel.tensor,
+            "context": parallel.context,
             "pipeline": parallel.pipeline,
+            "virtual_stages": parallel.virtual_stages,
+            "stages": as_text([len(part.layers) for part in parts(recipe.model.num_layers, parallel)]),
             "data": layout and layout.data,
+            "expert": parallel.expert,
+            "expert_tensor": parallel.expert_tensor,
+            "expert_data": layout and layout.expert_data,
             "micro_batches": layout and num_micro_batches(recipe, layout),
         },
     }
@@ -295,15 +338,22 @@ def show_check(recipe: "Recipe", report: dict[str, Any]) -> None:
     for line in describe.lines(recipe):
         click.echo(click.style(line, bold=True) if line.startswith("*") else line)
     layout = report["layout"]
-    shape = f"tensor {layout['tensor']} x pipeline {layout['pipeline']}"
-    copy_ranks = recipe.parallel.model_ranks
+    context = f" x context {layout['context']}" if layout["context"] > 1 else ""
+    shape = f"tensor {layout['tensor']}{context} x pipeline {layout['pipeline']}"
     if layout["ranks"]:
         where = f"{layout['ranks']} ranks = {shape} x data {layout['data']}"
         each = f", {layout['micro_batches']} micro-batches on each rank"
     else:
-        where, each = f"any multiple of {copy_ranks} ({shape}); --ranks checks one", ""
+        where, each = f"any multiple of {layout['multiple_of']} ({shape}); --ranks checks one", ""
     click.echo(f"\nparameters   {report['parameters']:,}")
     click.echo(f"layout       {where}")
+    if layout["pipeline"] > 1:
+        dealt = f", dealt out to {layout['pipeline']} stages in turn, {layout['virtual_stages']} to each"
+        click.echo(f"stages       {layout['stages']}{dealt if layout['virtual_stages'] > 1 else ''}")
+    if experts := recipe.model.experts:
+        copies = f" x expert data {layout['expert_data']}" if layout["ranks"] else ""
+        ranks = f"expert {layout['expert']} x expert tensor {layout['expert_tensor']}{copies}"
+        click.echo(f"experts      {experts.num_experts} a layer, {experts.experts_per_token} for each token; {ranks}")
     click.echo(f"one step     {report['batch_sequences']} sequences of {recipe.data.sequence_length} tokens{each}")
     click.echo(
         f"one token    {report['flops_per_token']:.3g} FLOP, forward and backward (causal attention counted half)"

@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     BUSY = 85
     DIVERGED = 86
     STOPPED = 87
+    PARITY = 88
     PREEMPTED = 210
     PREEMPTED_UNSAVED = 211
     PEER_LOST = 213
@@ -95,6 +96,12 @@ class DivergedError(MaiError):
     """The loss or the gradients are not finite, and a second look gave the same."""
 
     code = ExitCode.DIVERGED
+
+
+class ParityError(MaiError):
+    """A layout does not compute what one rank computes."""
+
+    code = ExitCode.PARITY
 
 
 class PeerLostError(MaiError):

@@ -5,6 +5,7 @@ every room, and does so where it needs them, so that mistakes in a recipe are to
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,21 +13,22 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from launch.environment import this_place
 from launch.rank_process import exit_code_of
-from mai.errors import EnvironmentMismatchError, ExitCode, MaiError
+from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, ParityError, UsageError, error_of
 from mai.log import log
 from mai.parallel.place import ALONE, Place
-from mai.recipe import Recipe, load, override, rules
-from mai.run_folder import RunFolder, Terminal
+from mai.recipe import Recipe, load, override, rules, shrink
+from mai.run_folder import RunFolder, Terminal, naming_storage_errors
 
 if TYPE_CHECKING:
+    from mai.certify.trial import Trial
     from mai.train.run import Run
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -36,11 +38,20 @@ _VICTIM_WAIT_SECONDS = 2.0
 
 
 def train(
-    name: str, overrides: tuple[str, ...], *, run: Path | None, device: DeviceChoice, stop_at: int | None, dry_run: bool
+    name: str,
+    overrides: tuple[str, ...],
+    *,
+    run: Path | None,
+    device: DeviceChoice,
+    stop_at: int | None,
+    dry_run: bool,
+    shrunk: bool,
+    require_certificate: bool,
 ) -> ExitCode:
     """Train the recipe, as one rank or as the launcher of all; raises the MaiError of what keeps it from starting."""
     place = this_place()
-    recipe = override.apply(load.find(name)(), overrides, world_size=place.world_size if place else None)
+    recipe = _recipe_to_train(name, overrides, place, shrunk=shrunk, require_certificate=require_certificate)
+    command = [name, *overrides, *(["--shrink"] if shrunk else [])]
     folder = RunFolder(run or Path("runs") / recipe.name)
     if place:
         return _as_rank(recipe, folder, place, device, stop_at=stop_at, dry_run=dry_run)
@@ -49,7 +60,7 @@ def train(
     _end_unsaved_when_told()
     kind, ranks = _ranks_here(recipe, device)
     rules.check(recipe, world_size=ranks)
-    if (code := _prepare_if_missing(recipe, name, overrides)) is not ExitCode.COMPLETE:
+    if (code := _prepare_if_missing(recipe, command)) is not ExitCode.COMPLETE:
         return code
     from launch.local import run_ranks
     from mai.train.farewell import farewell
@@ -66,7 +77,7 @@ def train(
     code = run_ranks(ranks, main, folder=folder, attempt=attempt)
     if code is ExitCode.COMPLETE and not dry_run:
         try:
-            sys.stdout.write(farewell(recipe, folder, device=kind, command=["mai", "train", name, *overrides]))
+            sys.stdout.write(farewell(recipe, folder, device=kind, command=["mai", "train", *command]))
         except MaiError as error:  # the run is complete, whatever became of its data since
             log.warning("%s", error)
     return code
@@ -100,6 +111,42 @@ def generate(
     return code
 
 
+def certify(name: str, overrides: tuple[str, ...], *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Compare the recipe's layout, shrunk, with one rank, and write the certificate, which comes back too.
+
+    Raises ParityError where they differ; where a rank fails, what it failed with, and no certificate is left."""
+    if this_place():
+        raise UsageError("mai certify starts its own ranks: start it once, and not under torchrun or srun")
+    recipe = override.apply(load.find(name)(), overrides)
+    small = shrink.shrink(recipe)
+    rules.check(small)
+    from mai.engine import device as devices
+
+    devices.prepare("cpu")
+    from mai.certify import certificate, gather, report
+    from mai.certify.require import default_path
+    from mai.certify.subject import code, subject
+
+    path, tried = default_path(recipe), {"certified": subject(recipe), "code": code()}
+    # An older one must not outlive a trial that finds something else, or does not come to its end.
+    with naming_storage_errors(path):
+        path.unlink(missing_ok=True)
+    # Kept where its logs explain a failure.
+    scratch = Path(tempfile.mkdtemp(prefix="mai-certify-"))
+    for line in report.subject_lines(recipe, small):
+        say(line)
+    evidence = gather.gather(small, scratch, start=partial(_start_trial, scratch), say=say)
+    value = certificate.certificate(recipe, small, evidence, **tried)
+    certificate.write(value, path)
+    shutil.rmtree(scratch)
+    if evidence.wrong is not None:
+        raise ParityError("\n".join([*report.wrong_lines(evidence), f"certificate, marked failed: {path}"]))
+    for line in report.passed_lines(value):
+        say(line)
+    say(f"certificate: {path}")
+    return value
+
+
 def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "Run":
     """A run to stand in, from a script or a notebook; under torchrun or Slurm every rank opens it.
 
@@ -123,6 +170,33 @@ def recipe_of(folder: RunFolder) -> Recipe:
 
     summary(folder.path)  # raises what is wrong with the folder, naming runs nearby
     return load.from_json((folder.path / "recipe.json").read_text(encoding="utf-8"))
+
+
+def _start_trial(scratch: Path, trial: "Trial", work: Callable[[Place], ExitCode]) -> None:
+    from launch.local import run_ranks
+
+    folder = RunFolder(scratch / "ranks")
+    folder.create()
+    attempt = folder.begin_attempt()
+    code = run_ranks(trial.num_ranks, partial(_rank_main, work), folder=folder, attempt=attempt)
+    if code is not ExitCode.COMPLETE:
+        raise error_of(code, f"{trial.title}: did not come to the end; logs: {folder.path}")
+
+
+def _recipe_to_train(
+    name: str, overrides: tuple[str, ...], place: Place | None, *, shrunk: bool, require_certificate: bool
+) -> Recipe:
+    """Overridden, shrunk if asked to, and checked against the ranks that there are."""
+    world_size = place.world_size if place else None
+    recipe = load.find(name)()
+    if require_certificate:
+        from mai.certify.require import require
+
+        words = shrink.before_shrinking(overrides) if shrunk else overrides
+        whole = override.apply(recipe, words, world_size=None if shrunk else world_size)
+        require(whole, command=shlex.join(["mai", "certify", name, *words]))
+    apply = shrink.apply if shrunk else override.apply
+    return apply(recipe, overrides, world_size=world_size)
 
 
 def _as_rank(
@@ -196,20 +270,21 @@ def _ranks_here(recipe: Recipe, device: DeviceChoice) -> tuple[Literal["cpu", "c
 
     kind, parallel = devices.choose(device), recipe.parallel
     gpus = torch.cuda.device_count() if kind == "cuda" else 0
-    copies = parallel.data or max(1, gpus // parallel.model_ranks)
-    ranks = parallel.model_ranks * copies
+    smallest = rules.smallest_world(parallel)
+    ranks = parallel.model_ranks * parallel.data if parallel.data else smallest * max(1, gpus // smallest)
     if kind == "cuda" and ranks > gpus:
         raise EnvironmentMismatchError(
-            f"parallel.tensor={parallel.tensor} x parallel.pipeline={parallel.pipeline} x parallel.data={copies} takes "
-            f"{ranks} ranks, one GPU each, and this machine has {gpus}; lower them, or use --device cpu"
+            f"parallel.tensor={parallel.tensor} x parallel.context={parallel.context} x "
+            f"parallel.pipeline={parallel.pipeline} x parallel.data={ranks // parallel.model_ranks} "
+            f"takes {ranks} ranks, one GPU each, and this machine has {gpus}; lower them, or use --device cpu"
         )
     devices.prepare(kind)
     return kind, ranks
 
 
-def _prepare_if_missing(recipe: Recipe, name: str, overrides: tuple[str, ...]) -> ExitCode:
+def _prepare_if_missing(recipe: Recipe, command: Sequence[str]) -> ExitCode:
     """Prepare the data in a process of its own: it starts threads and workers, and ranks are forked from this one."""
     if (Path(recipe.data.folder) / "dataset.json").exists():
         return ExitCode.COMPLETE
-    done = subprocess.run([sys.executable, "-m", "mai", "prepare", name, *overrides], check=False)
+    done = subprocess.run([sys.executable, "-m", "mai", "prepare", *command], check=False)
     return ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.CRASH

@@ -19,10 +19,15 @@ os.environ.pop("WANDB_API_KEY", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="Also the tests marked `full` (make test-full).")
     parser.addoption("--regenerate-golden", action="store_true", help="Write tests/golden anew from what is found.")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="the rest of a large matrix: make test-full runs it"))
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_tests and not _has_gpu():
         for item in gpu_tests:

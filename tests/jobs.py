@@ -104,7 +104,7 @@ def start(
     values = dict(environment or {})
     if cold:
         return start_program([sys.executable, "-m", "mai", *arguments], folder=folder, log=log, environment=values)
-    process = CONTEXT.Process(target=_run_mai, args=(list(arguments), str(log), values), daemon=True)
+    process = CONTEXT.Process(target=run_mai, args=(list(arguments), str(log), values), daemon=True)
     process.start()
     assert process.pid is not None
 
@@ -133,10 +133,10 @@ def start_program(
     return Job(RunFolder(folder), process.pid, log, lambda seconds: process.wait(timeout=seconds))
 
 
-def _run_mai(arguments: list[str], log: str, environment: dict[str, str]) -> None:
-    """Runs in the forked process, which becomes what a shell would have started."""
+def run_mai(arguments: list[str], log: str, environment: dict[str, str], folder: Path = ROOT) -> None:
+    """Runs in the forked process, which becomes what a shell in the folder would have started."""
     os.setsid()
-    os.chdir(ROOT)
+    os.chdir(folder)
     os.environ.update(environment)
     for descriptor, path in ((0, os.devnull), (1, f"{log}.out"), (2, f"{log}.err")):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,36 +1,59 @@
-"""Recipe and layout -> this rank's part of the model."""
+"""Recipe and layout -> this rank's parts of the model, shared out over the data-parallel ranks."""
 
 import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-from mai.engine.groups import Groups
+from mai.engine.full_sharding import FullSharding
+from mai.engine.groups import Groups, sharding_mesh
 from mai.engine.initialize import initialize_weights
 from mai.engine.layers import decoder_block
+from mai.engine.mends import mend
+from mai.engine.optimizer_sharding import OptimizerSharding
+from mai.engine.sharding import Sharding
 from mai.engine.translate import transformer_config
 from mai.parallel.layout import Layout
-from mai.parallel.stages import stage_layers
+from mai.parallel.stages import parts_of_stage
 from mai.recipe import Recipe
 
 
 def build_model(
     recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device, max_length: int, sequence_parallel: bool
-) -> GPTModel:
-    """The layers of this pipeline stage, cut for this tensor rank, with the recipe's initial weights."""
+) -> list[GPTModel]:
+    """The parts of this pipeline stage, by virtual stage, cut for this rank, with the recipe's initial weights."""
+    mend()
     # Nothing here draws from Megatron's random states, but its layers refuse to be built without them.
     model_parallel_cuda_manual_seed(recipe.train.seed, force_reset_rng=True)
-    layers = stage_layers(recipe.model.num_layers, layout.pipeline, groups.pipeline_rank)
-    model = GPTModel(
-        transformer_config(recipe, layout, sequence_parallel=sequence_parallel),
-        transformer_layer_spec=decoder_block(
-            recipe.model, layers_of_stage=len(layers), max_length=max_length, device=device
-        ),
-        vocab_size=recipe.model.vocab_size,
-        max_sequence_length=max_length,
-        pre_process=groups.is_first_stage,
-        post_process=groups.is_last_stage,
-        # CoreAttention turns queries and keys itself.
-        position_embedding_type="none",
-    ).to(device)
+    config = transformer_config(recipe, layout, sequence_parallel=sequence_parallel)
+    model = [
+        GPTModel(
+            config,
+            transformer_layer_spec=decoder_block(
+                recipe.model, layers=part.layers, max_length=max_length, device=device
+            ),
+            vocab_size=recipe.model.vocab_size,
+            max_sequence_length=max_length,
+            pre_process=part.has_embedding,
+            post_process=part.has_loss,
+            # CoreAttention turns queries and keys itself.
+            position_embedding_type="none",
+            vp_stage=virtual_stage if layout.virtual_stages > 1 else None,
+        ).to(device)
+        for virtual_stage, part in enumerate(
+            parts_of_stage(recipe.model.num_layers, recipe.parallel, groups.pipeline_rank)
+        )
+    ]
     initialize_weights(model, recipe.model, seed=recipe.train.seed)
     return model
+
+
+def share_out(
+    modules: list[GPTModel], recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device
+) -> Sharding:
+    """As `parallel.sharding` says, with an optimizer; all ranks must call."""
+    if recipe.parallel.sharding == "optimizer":
+        return OptimizerSharding(modules, recipe, layout, copy=groups.sharding_copy)
+    mesh, expert_mesh = (
+        sharding_mesh(layout, device_type=device.type, of_experts=of_experts) for of_experts in (False, True)
+    )
+    return FullSharding(modules, recipe, mesh=mesh, expert_mesh=expert_mesh)

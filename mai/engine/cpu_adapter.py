@@ -12,6 +12,8 @@ compiled from a rewritten syntax tree. The rules:
     tensor.record_stream(...)        None
     from torch.cuda import X         from mai.engine.cpu_namespace import X
     f(..., pin_memory=True)          f(...)
+    torch.distributed.all_gather     mai.engine.cpu_namespace.all_gather, and reduce_scatter: gloo refuses parts of
+                                     different lengths, which the tokens of experts are
 
 `rewrites` lists what the rules touch in a source; tests/golden/cpu_inventory.json holds the list for every module that
 training imports, and a test fails when it changes. A run on CUDA never loads this. It goes when Megatron-Core takes
@@ -68,6 +70,10 @@ class _Rewriter(ast.NodeTransformer):
             self._note(f"torch.cuda.{node.attr}")
             node.value = ast.copy_location(ast.Name(_ALIAS, ast.Load()), node.value)
             return node
+        if _is_uneven_collective(node):
+            self._note(f"torch.distributed.{node.attr}")
+            node.value = ast.copy_location(ast.Name(_ALIAS, ast.Load()), node.value)
+            return node
         if _is_torch_cuda(node):
             self._note("torch.cuda")
             return ast.copy_location(ast.Name(_ALIAS, ast.Load()), node)
@@ -108,6 +114,10 @@ class _Rewriter(ast.NodeTransformer):
 
 def _is_torch_cuda(node: ast.Attribute) -> bool:
     return node.attr == "cuda" and isinstance(node.value, ast.Name) and node.value.id == "torch"
+
+
+def _is_uneven_collective(node: ast.Attribute) -> bool:
+    return node.attr in ("all_gather", "reduce_scatter") and ast.unparse(node.value) == "torch.distributed"
 
 
 def _cpu_word(text: str) -> str:

@@ -1,13 +1,15 @@
-"""Stands in for `torch.cuda` inside Megatron-Core on a CPU: one device, one stream, nothing to wait for.
+"""Stands in for `torch.cuda` inside Megatron-Core on a CPU: one device, one stream, nothing to wait for; and for the
+two collectives in which gloo can do less than NCCL.
 
 Only `cpu_adapter` brings this in. A name that is missing here is `torch.cuda`'s own, so that types resolve.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 _CPU = torch.device("cpu")
 
@@ -54,9 +56,9 @@ def current_stream(*_: Any, **__: Any) -> Stream:
 default_stream = current_stream
 
 
-@contextlib.contextmanager
-def stream(*_: Any) -> Iterator[None]:
-    yield
+def stream(*_: Any) -> contextlib.nullcontext[None]:
+    # Entered more than once by distributed/param_and_grad_buffer.py, as torch's may be.
+    return contextlib.nullcontext()
 
 
 device = stream
@@ -121,6 +123,30 @@ class nvtx:  # noqa: N801 (torch's name)
     range_push = staticmethod(nothing)
     range_pop = staticmethod(nothing)
     range = staticmethod(stream)
+
+
+def all_gather(tensor_list: list[torch.Tensor], tensor: torch.Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """torch's, for parts of different lengths too: they travel as long as the longest."""
+    length = max(part.size(0) for part in tensor_list)
+    gathered = [part.new_empty(length, *part.shape[1:]) for part in tensor_list]
+    dist.all_gather(gathered, _lengthened(tensor, length), group=group)
+    for part, padded in zip(tensor_list, gathered, strict=True):
+        part.copy_(padded[: part.size(0)])
+
+
+def reduce_scatter(
+    output: torch.Tensor, input_list: list[torch.Tensor], group: dist.ProcessGroup | None = None
+) -> None:
+    """torch's sum, for parts of different lengths too."""
+    length = max(part.size(0) for part in input_list)
+    summed = output.new_empty(length, *output.shape[1:])
+    dist.reduce_scatter(summed, [_lengthened(part, length) for part in input_list], group=group)
+    output.copy_(summed[: output.size(0)])
+
+
+def _lengthened(part: torch.Tensor, length: int) -> torch.Tensor:
+    padding = part.new_zeros(length - part.size(0), *part.shape[1:])
+    return torch.cat([part, padding])
 
 
 def __getattr__(name: str) -> Any:

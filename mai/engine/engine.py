@@ -7,19 +7,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.distributed import finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from mai.batch import Batch
 from mai.collectives import sum_floats
-from mai.engine import optimizer as optimizers
-from mai.engine import sharded_state
-from mai.engine.build import build_model
+from mai.engine import experts
+from mai.engine.build import build_model, share_out
+from mai.engine.context import own_columns
 from mai.engine.device import Device
 from mai.engine.groups import Groups
-from mai.engine.translate import data_parallel_config
+from mai.engine.routing_replay import OwnTokens, Picks
+from mai.engine.sharded_state import Shard
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
 
@@ -42,11 +43,12 @@ class Gradients:
 
 
 class Engine:
-    """A model that trains: Megatron's GPTModel, schedules, data parallel wrapper and distributed optimizer."""
+    """A model that trains: Megatron's GPTModel and schedules, shared out over the data-parallel ranks."""
 
     def __init__(self, recipe: Recipe, layout: Layout, groups: Groups, device: Device) -> None:
         self._recipe, self._groups, self._device = recipe, groups, device
-        self._module = build_model(
+        self._layout = layout
+        self._modules = build_model(
             recipe,
             layout,
             groups,
@@ -54,10 +56,10 @@ class Engine:
             max_length=recipe.data.sequence_length,
             sequence_parallel=recipe.parallel.sequence,
         )
-        config = self._module.config
-        self._model = DistributedDataParallel(config, data_parallel_config(), self._module)
-        self._optimizer = optimizers.build_optimizer(self._model, recipe)
+        self._sharding = share_out(self._modules, recipe, layout, groups, device=device.torch_device)
+        config, chunks = self._modules[0].config, self._sharding.chunks
         config.finalize_model_grads_func = finalize_model_grads
+        config.no_sync_func = [chunk.no_sync for chunk in chunks] if self._is_interleaved else chunks[0].no_sync
         config.grad_scale_func = None
         self._schedule = get_forward_backward_func()
 
@@ -67,57 +69,105 @@ class Engine:
 
     def forward_backward(self, batch: Batch, loss: Loss) -> Gradients:
         """Gradients of the mean loss over all data-parallel ranks' batches; the weights do not change."""
-        self._model.train()
-        self._model.zero_grad_buffer()
-        self._optimizer.zero_grad()
+        for chunk in self._sharding.chunks:
+            chunk.train()
+        self._sharding.zero_gradients()
+        experts.forget_counts(self._modules)
         mean = self._mean_loss(self._run_schedule(batch, loss, forward_only=False))
-        return Gradients(loss=mean, norm=optimizers.gradient_norm(self._optimizer))
+        return Gradients(loss=mean, norm=self._sharding.gradient_norm())
 
     def apply(self, gradients: Gradients, *, learning_rate: float) -> None:
         """Update the weights with the gradients of the last `forward_backward`."""
-        optimizers.update(
-            self._optimizer,
+        self._sharding.update(
             norm=gradients.norm,
             clip_norm=self._recipe.optimizer.clip_norm,
             learning_rate=learning_rate,
         )
+        experts.update_selection_bias(self._modules)
+
+    def gradients(self) -> list[Shard]:
+        """What this rank holds of the last `forward_backward`'s gradients, before `apply` clips them."""
+        return self._sharding.gradients()
+
+    def record_routing(self) -> None:
+        """Write down where the next `forward_backward` sends its tokens; on one rank."""
+        experts.record_routing(self._modules)
+
+    def recorded_routing(self) -> Picks:
+        """What was written down."""
+        return experts.recorded_routing(
+            self._modules, micro_batch_sequences=self._recipe.parallel.micro_batch_sequences
+        )
+
+    def replay_routing(self, picks: Picks) -> None:
+        """Send the tokens of the next `forward_backward`, of the same batch, where another layout sent them."""
+        size = self._recipe.parallel.micro_batch_sequences
+        experts.replay_routing(self._modules, picks, self._own_tokens(), micro_batch_sequences=size)
+
+    def _own_tokens(self) -> OwnTokens:
+        share = self._recipe.batch_sequences // self._layout.data
+        first = self._groups.data_rank * share
+        positions_1L = own_columns(
+            torch.arange(self._recipe.data.sequence_length)[None],
+            rank=self._groups.context_rank,
+            ranks=self._layout.context,
+        )
+        if self._recipe.parallel.sequence:
+            positions_1L = positions_1L.chunk(self._layout.tensor, dim=1)[self._groups.tensor_rank]
+        return OwnTokens(sequences=range(first, first + share), positions_L=positions_1L[0])
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, loss: Loss) -> tuple[float, int]:
         """Sum of the loss over all data-parallel ranks' batches, and the number of tokens."""
-        self._model.eval()
+        for chunk in self._sharding.chunks:
+            chunk.eval()
         total, tokens = self._totals(self._run_schedule(batch, loss, forward_only=True))
         return total, tokens
 
-    def shards(self) -> list[sharded_state.Shard]:
+    def shards(self) -> list[Shard]:
         """What this rank holds, as live tensors: read to save, write to load and then call `finish_load`."""
-        return sharded_state.training_shards(self._module, self._optimizer)
+        return self._sharding.shards()
 
     def finish_load(self, *, updates: int) -> None:
         """After every rank wrote its shards: take `updates` as the number of updates done, publish the weights."""
-        optimizers.set_updates_done(self._optimizer, updates)
-        optimizers.publish_main_weights(self._optimizer)
+        self._sharding.set_updates_done(updates)
+        self._sharding.publish_main_weights()
 
     @property
     def updates(self) -> int:
         """Updates applied since the first step."""
-        return optimizers.updates_done(self._optimizer)
+        return self._sharding.updates_done()
 
     def _run_schedule(self, batch: Batch, loss: Loss, *, forward_only: bool) -> list[dict[str, Any]]:
         size = self._recipe.parallel.micro_batch_sequences
-        micro_batches = list(_micro_batches(batch, size, self._device.torch_device))
+        micro_batches = list(self._micro_batches(batch, size))
+        # Every virtual stage reads all micro-batches, at its own pace.
+        readers = [iter(micro_batches) for _ in self._sharding.chunks]
         return self._schedule(  # type: ignore[no-any-return]
             forward_step_func=partial(_forward_step, loss=loss),
-            data_iterator=iter(micro_batches),
-            model=[self._model],
+            data_iterator=readers if self._is_interleaved else readers[0],
+            model=self._sharding.chunks,
             num_microbatches=len(micro_batches),
             seq_length=batch.tokens_BS.size(1),
             micro_batch_size=size,
             forward_only=forward_only,
         )
 
+    def _micro_batches(self, batch: Batch, size: int) -> Iterator[Batch]:
+        assert batch.tokens_BS.size(0) % size == 0, "recipe/rules/batch.py lets no such batch through"
+        rank, ranks = self._groups.context_rank, self._layout.context
+        for tokens, targets in zip(batch.tokens_BS.split(size), batch.targets_BS.split(size), strict=True):
+            own = (
+                own_columns(whole, rank=rank, ranks=ranks).to(self._device.torch_device) for whole in (tokens, targets)
+            )
+            yield Batch(*own)
+
+    @property
+    def _is_interleaved(self) -> bool:
+        return self._layout.virtual_stages > 1
+
     def _totals(self, outputs: list[dict[str, Any]]) -> tuple[float, int]:
-        # Each data-parallel copy's loss is known to the tensor ranks of its last stage; the first of them counts.
+        # The loss of each sequence, or part of it, is known to the tensor ranks of its last stage; the first counts.
         counts = self._groups.is_last_stage and self._groups.tensor_rank == 0
         local = [[float(out["loss"]), float(out["tokens"])] for out in outputs] if counts else []
         total, tokens = sum_floats(
@@ -128,12 +178,6 @@ class Engine:
     def _mean_loss(self, outputs: list[dict[str, Any]]) -> float:
         total, tokens = self._totals(outputs)
         return total / tokens
-
-
-def _micro_batches(batch: Batch, size: int, device: torch.device) -> Iterator[Batch]:
-    assert batch.tokens_BS.size(0) % size == 0, "recipe/rules.py lets no such batch through"
-    for tokens, targets in zip(batch.tokens_BS.split(size), batch.targets_BS.split(size), strict=True):
-        yield Batch(tokens.to(device), targets.to(device))
 
 
 def _forward_step(data_iterator: Iterator[Batch], model: GPTModel, *, loss: Loss) -> tuple[Tensor, Any]:

@@ -4,8 +4,10 @@ the name `parallel_state` appears in no other file of ours."""
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from torch.distributed.device_mesh import DeviceMesh
 
 from mai.errors import RendezvousError
 from mai.parallel.layout import Layout
@@ -17,8 +19,11 @@ class Groups:
     """This rank's place in the layout; Megatron-Core keeps the process groups themselves."""
 
     tensor_rank: int
+    context_rank: int
     pipeline_rank: int
     data_rank: int
+    sharding_copy: int
+    """Which of the copies that hybrid sharding keeps equal this rank belongs to; 0 without it."""
     is_first_stage: bool
     is_last_stage: bool
     previous_stage_rank: int
@@ -32,21 +37,49 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
     """Create all process groups of the layout; all ranks must call, after `init_process_group`."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
+        context_parallel_size=layout.context,
         pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_stages if layout.virtual_stages > 1 else None,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=layout.expert_tensor,
+        num_distributed_optimizer_instances=layout.sharding_copies,
         create_gloo_process_groups=False,
         distributed_timeout_minutes=max(1, round(timeout_seconds / 60)),
     )
     assert parallel_state.get_data_parallel_world_size() == layout.data
     return Groups(
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        context_rank=parallel_state.get_context_parallel_rank(),
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
         data_rank=parallel_state.get_data_parallel_rank(),
+        sharding_copy=(
+            parallel_state.get_inter_distributed_optimizer_instance_group().rank() if layout.sharding_copies > 1 else 0
+        ),
         is_first_stage=parallel_state.is_pipeline_first_stage(),
         is_last_stage=parallel_state.is_pipeline_last_stage(),
         previous_stage_rank=parallel_state.get_pipeline_model_parallel_prev_rank(),
         next_stage_rank=parallel_state.get_pipeline_model_parallel_next_rank(),
-        # Ranks run over tensor first, then data, then pipeline (Megatron's order "tp-cp-ep-dp-pp").
-        last_stage_rank=layout.world_size - layout.tensor * layout.data,
+        last_stage_rank=layout.rank_at(tensor=0, context=0, data=0, pipeline=layout.pipeline - 1),
+    )
+
+
+def sharding_mesh(layout: Layout, *, device_type: str, of_experts: bool) -> DeviceMesh:
+    """The ranks that share out this rank's dense weights, or its experts: [shard], or [copy, shard] under hybrid
+    sharding. All ranks must call, after `build_groups`."""
+    if of_experts:
+        whole = parallel_state.get_expert_data_parallel_group()
+        within_copy = parallel_state.get_expert_data_parallel_group(partial_expert_data_parallel=True)
+    else:
+        whole = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        within_copy = parallel_state.get_data_parallel_group(with_context_parallel=True, partial_data_parallel=True)
+    if layout.sharding_copies == 1:
+        return DeviceMesh.from_group(whole, device_type)
+    return DeviceMesh.from_group(
+        # One for both: a copy of the model is a run of neighbouring ranks, whatever shares it out.
+        [parallel_state.get_inter_distributed_optimizer_instance_group(), within_copy],
+        device_type,
+        mesh=torch.tensor(dist.get_process_group_ranks(whole)).view(layout.sharding_copies, -1),
+        mesh_dim_names=("copy", "shard"),
     )
 
 

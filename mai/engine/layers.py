@@ -4,11 +4,11 @@ attention core come from `mai/kernels`. A fused kernel enters at one class here.
 Shapes follow Megatron: S sequence, B batch, H heads, G key and value heads, D head size.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
@@ -19,8 +19,13 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
+from mai.engine.context import AttentionCore, Positions, attend
+from mai.engine.experts import expert_layer
+from mai.engine.latent_attention import latent_self_attention
+from mai.errors import RecipeError
 from mai.kernels import attention, rms_norm, rope, swiglu
 from mai.recipe import ModelConfig
+from mai.recipe.named_function import call_function, load_function
 
 
 class RMSNorm(torch.nn.Module):
@@ -66,50 +71,96 @@ class KeyValueCache:
 
 
 class CoreAttention(MegatronModule):
-    """Rotary embedding and causal attention of this rank's heads."""
+    """Causal attention of this rank's heads, of its part of the sequence to all that came before."""
 
-    def __init__(self, *, config: TransformerConfig, tables: tuple[Tensor, Tensor], **_: Any) -> None:
+    def __init__(
+        self,
+        *,
+        config: TransformerConfig,
+        pg_collection: ProcessGroupCollection,
+        tables: tuple[Tensor, Tensor],
+        rotates: bool = True,
+        core: AttentionCore = attention.reference,
+        **_: Any,
+    ) -> None:
+        """`rotates`: the queries and keys come without their positions, and `forward` turns them."""
         super().__init__(config=config)
-        self.cos_SD, self.sin_SD = tables
+        self.context_group = pg_collection.cp if pg_collection.cp.size() > 1 else None
+        self.positions = Positions(tables, self.context_group)
+        self.rotates, self.core = rotates, core
         self.cache: KeyValueCache | None = None
+
+    def rotate(self, x_SBHD: Tensor) -> Tensor:
+        """Turn queries or keys by their positions, which go on where the cache ends."""
+        return self.positions.rotate(x_SBHD, start=0 if self.cache is None else self.cache.length)
 
     def forward(
         self, query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, attention_mask: None, /, **_: Any
     ) -> Tensor:
-        start = 0 if self.cache is None else self.cache.length
-        positions = slice(start, start + query_SBHD.size(0))
-        cos_SD, sin_SD = self.cos_SD[positions], self.sin_SD[positions]
-        query_SBHD = rope.reference(query_SBHD, cos_SD, sin_SD)
-        key_SBGD = rope.reference(key_SBGD, cos_SD, sin_SD)
+        if self.rotates:
+            query_SBHD, key_SBGD = self.rotate(query_SBHD), self.rotate(key_SBGD)
         if self.cache is not None:
             key_SBGD, value_SBGD = self.cache.extend(key_SBGD, value_SBGD)
-        return attention.reference(query_SBHD, key_SBGD, value_SBGD).flatten(2)
+        if self.context_group is not None:
+            return attend(query_SBHD, key_SBGD, value_SBGD, self.context_group, core=self.core).flatten(2)
+        return self.core(query_SBHD, key_SBGD, value_SBGD).flatten(2)
 
 
-def decoder_block(model: ModelConfig, *, layers_of_stage: int, max_length: int, device: torch.device) -> Any:
-    """The block spec that GPTModel takes, for the layers of one pipeline stage."""
-    cos_SD, sin_SD = rope.tables(max_length, head_size=model.head_size, base=model.rotary_base)
-    core_attention = partial(CoreAttention, tables=(cos_SD.to(device), sin_SD.to(device)))
-    layer = ModuleSpec(
+def decoder_block(model: ModelConfig, *, layers: range, max_length: int, device: torch.device) -> Any:
+    """The block spec that GPTModel takes, for the layers of one part of the model, counted from 0 over the whole.
+
+    Raises RecipeError when the recipe names a layer or an attention core of its own that cannot be loaded."""
+    latent = model.latent_attention
+    rotary_size = model.head_size if latent is None else latent.rotary_head_size
+    cos_SD, sin_SD = rope.tables(max_length, head_size=rotary_size, base=model.rotary_base)
+    tables = (cos_SD.to(device), sin_SD.to(device))
+    specs = [_layer(model, layer, tables) for layer in layers]
+    if model.layer:
+        specs = [_own_layer(model, layer, spec) for layer, spec in zip(layers, specs, strict=True)]
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
+
+
+def _own_layer(model: ModelConfig, layer: int, standard: ModuleSpec) -> ModuleSpec:
+    assert model.layer is not None
+    own = call_function(model.layer, model, layer, standard, knob="model.layer")
+    if not isinstance(own, ModuleSpec):
+        raise RecipeError(f"model.layer={model.layer}: returned {type(own).__name__}, not the ModuleSpec of a layer")
+    return own
+
+
+def _layer(model: ModelConfig, layer: int, tables: tuple[Tensor, Tensor]) -> ModuleSpec:
+    """A spec of its own for each layer: a recipe's own layer may exchange what is in it."""
+    network = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=SwiGLU)
+    return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
-            self_attention=ModuleSpec(
-                module=SelfAttention,
-                params={"attn_mask_type": AttnMaskType.causal},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear, core_attention=core_attention, linear_proj=RowParallelLinear
-                ),
-            ),
+            self_attention=_attention(model, tables),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=SwiGLU
-                ),
+            mlp=(
+                expert_layer(model.experts, network)
+                if model.experts is not None and model.has_experts(layer)
+                else ModuleSpec(module=MLP, submodules=network)
             ),
             mlp_bda=get_bias_dropout_add,
         ),
     )
-    return TransformerBlockSubmodules(layer_specs=[layer] * layers_of_stage, layer_norm=RMSNorm)
+
+
+def _attention(model: ModelConfig, tables: tuple[Tensor, Tensor]) -> ModuleSpec:
+    own_core = (
+        {"core": load_function(model.attention_core, knob="model.attention_core")} if model.attention_core else {}
+    )
+    core_attention = ModuleSpec(
+        module=CoreAttention, params={"tables": tables, "rotates": model.latent_attention is None, **own_core}
+    )
+    if model.latent_attention is not None:
+        return latent_self_attention(core_attention=core_attention, norm=RMSNorm)
+    return ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear, core_attention=core_attention, linear_proj=RowParallelLinear
+        ),
+    )

@@ -17,14 +17,14 @@ class Sampler:
 
     def __init__(self, recipe: Recipe, layout: Layout, groups: Groups, device: Device, *, max_length: int) -> None:
         self._groups, self._device = groups, device
-        self._module = build_model(
+        (self._module,) = build_model(
             recipe, layout, groups, device=device.torch_device, max_length=max_length, sequence_parallel=False
         )
-        self.shards = sharded_state.weight_shards(self._module)
+        self.shards = sharded_state.weight_shards([self._module])
 
     def finish_load(self) -> None:
         """After the shards were filled: take them as the model's weights."""
-        sharded_state.take_weights(self._module, self.shards)
+        sharded_state.take_weights([self._module], self.shards)
         self.shards = []
 
     @torch.no_grad()

@@ -1,17 +1,17 @@
 """What this rank holds of the model and its optimizer, in global terms: the checkpoint's view of the engine.
 
-Megatron's `sharded_state_dict` says which block of which global tensor each local parameter is; the distributed
-optimizer owns a contiguous range of each flattened local parameter. A Shard is the meeting of both: a range of a
-block of a named global tensor. It knows no ranks, so any layout can read what another one wrote.
+Megatron's `sharded_state_dict` says which block of which global tensor each local parameter is; of each flattened local
+parameter a rank owns a contiguous range (`optimizer_sharding.py`, `full_sharding.py`). A Shard is the meeting of both:
+a range of a block of a named global tensor. It knows no ranks, so any layout can read what another one wrote.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
-from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
@@ -38,83 +38,72 @@ class Shard:
     start: int
     stop: int
     tensors: dict[str, Tensor]
-    """By state name: "weight" (fp32), and for training "exp_avg" and "exp_avg_sq" (fp32)."""
+    """By state name: "weight" (fp32), and for training "exp_avg" and "exp_avg_sq" (fp32); a buffer has no moments."""
+
+    def as_replica(self) -> "Shard":
+        """The same shard, for which another rank answers."""
+        return replace(self, block=replace(self.block, is_replica=True))
 
 
-def blocks(model: MegatronModule) -> Iterator[tuple[torch.nn.Parameter, int, Block]]:
+def blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, int, Block]]:
     """Every parameter's blocks, with the place in the flattened parameter where each begins."""
-    sharded = model.sharded_state_dict(metadata={"non_homogeneous_layers": True})
-    for name, parameter in model.named_parameters():
-        entry = sharded[name]
-        parts = entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]
-        start = 0
-        for part in parts:
-            yield parameter, start, _block(part)
-            start += math.prod(part.local_shape)
-        assert start == parameter.numel(), f"{name}: blocks hold {start} of {parameter.numel()} elements"
+    for chunk in model:
+        sharded = _sharded(chunk)
+        for name, parameter in chunk.named_parameters():
+            entry = sharded[name]
+            parts = entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]
+            start = 0
+            for part in parts:
+                yield parameter, start, _block(part)
+                start += math.prod(part.local_shape)
+            assert start == parameter.numel(), f"{name}: blocks hold {start} of {parameter.numel()} elements"
+
+
+def buffer_blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[Tensor, int, Block]]:
+    """What the model keeps besides parameters, whole on every rank of its layer: the experts' selection bias."""
+    for chunk in model:
+        sharded = _sharded(chunk)
+        for name, buffer in chunk.named_buffers():
+            if name in sharded:
+                part = sharded[name]
+                assert buffer.dtype == torch.float32, f"{name}: a checkpoint holds fp32"
+                # No optimizer divides a buffer over the data-parallel ranks: one of them answers for it.
+                yield buffer, 0, replace(_block(part), is_replica=any(part.replica_id))
+
+
+def buffer_shards(model: Sequence[MegatronModule]) -> list[Shard]:
+    """The same, as live tensors."""
+    return [Shard(block, 0, buffer.numel(), {"weight": buffer}) for buffer, _, block in buffer_blocks(model)]
+
+
+def _sharded(chunk: MegatronModule) -> dict[str, Any]:
+    return chunk.sharded_state_dict(metadata={"non_homogeneous_layers": True})  # type: ignore[no-any-return]
 
 
 def _block(part: ShardedTensor) -> Block:
-    assert part.prepend_axis_num == 0, f"{part.key}: layers must be separate tensors"
     # Megatron's replica id is (pipeline copy, tensor copy, data copy); the optimizer's ranges already divide the last.
     is_replica = any(part.replica_id[:2]) if isinstance(part.replica_id, tuple) else part.replica_id != 0
     return Block(
         name=part.key,
         global_shape=tuple(part.global_shape),
         offset=tuple(part.global_offset),
-        shape=tuple(part.local_shape),
+        # An expert's matrix is one of the first axis of its global tensor, which the local parameter lacks.
+        shape=(1,) * part.prepend_axis_num + tuple(part.local_shape),
         is_replica=is_replica,
     )
 
 
-def weight_shards(model: MegatronModule) -> list[Shard]:
+def weight_shards(model: Sequence[MegatronModule]) -> list[Shard]:
     """Whole blocks with fp32 buffers of their own, for a model without optimizer; see `take_weights`."""
     return [
         Shard(block, 0, size, {"weight": torch.empty(size, dtype=torch.float32)})
-        for _, _, block in blocks(model)
+        for _, _, block in (*blocks(model), *buffer_blocks(model))
         for size in [math.prod(block.shape)]
     ]
 
 
 @torch.no_grad()
-def take_weights(model: MegatronModule, shards: list[Shard]) -> None:
+def take_weights(model: Sequence[MegatronModule], shards: list[Shard]) -> None:
     """Copy loaded `weight_shards` into the model's parameters, in their dtype."""
-    for (parameter, start, _), shard in zip(blocks(model), shards, strict=True):
-        parameter.view(-1)[start : start + shard.stop].copy_(shard.tensors["weight"])
-
-
-def training_shards(model: MegatronModule, optimizer: MegatronOptimizer) -> list[Shard]:
-    """This rank's ranges with their fp32 weights and moments, as the optimizer holds them; replicas included."""
-    owned = {}
-    for part in optimizer.chained_optimizers:
-        owned.update(_owned_ranges(part))
-    shards = []
-    for parameter, block_start, block in blocks(model):
-        if parameter not in owned:
-            continue
-        start, tensors = owned[parameter]
-        stop = start + tensors["weight"].numel()
-        block_stop = block_start + math.prod(block.shape)
-        first, last = max(start, block_start), min(stop, block_stop)
-        if first < last:
-            pieces = {name: tensor[first - start : last - start] for name, tensor in tensors.items()}
-            shards.append(Shard(block, first - block_start, last - block_start, pieces))
-    return shards
-
-
-def _owned_ranges(optimizer: MegatronOptimizer) -> dict[torch.nn.Parameter, tuple[int, dict[str, Tensor]]]:
-    """Of one DistributedOptimizer: parameter -> (start of the owned range, its tensors)."""
-    if optimizer.is_stub_optimizer:
-        return {}
-    owned = {}
-    pairs = [
-        *zip(optimizer.model_float16_groups, optimizer.shard_fp32_from_float16_groups, strict=True),
-        *zip(optimizer.model_fp32_groups, optimizer.shard_fp32_groups, strict=True),
-    ]
-    for parameters, main_parameters in pairs:
-        for parameter, main in zip(parameters, main_parameters, strict=True):
-            start = optimizer._get_model_param_range_map(parameter)["param"].start
-            state = optimizer.optimizer.state[main]
-            tensors = {"weight": main.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
-            owned[parameter] = (start, tensors)
-    return owned
+    for (tensor, start, _), shard in zip((*blocks(model), *buffer_blocks(model)), shards, strict=True):
+        tensor.view(-1)[start : start + shard.stop].copy_(shard.tensors["weight"])

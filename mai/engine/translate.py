@@ -11,9 +11,14 @@ import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
+from megatron.core.transformer.transformer_config import MLATransformerConfig
 
+from mai.engine.experts import expert_fields
+from mai.engine.latent_attention import latent_fields
 from mai.parallel.layout import Layout
-from mai.recipe import ModelConfig, OptimizerConfig, PrecisionConfig, Recipe
+from mai.recipe import ModelConfig, OptimizerConfig, ParallelConfig, PrecisionConfig, Recipe
+from mai.recipe.stage_text import parts_of
 
 Config = TypeVar("Config", TransformerConfig, MegatronOptimizerConfig, DistributedDataParallelConfig)
 
@@ -41,8 +46,11 @@ def output_init_std(model: ModelConfig) -> float:
 def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: bool) -> TransformerConfig:
     """`sequence_parallel` is an argument because decoding one token at a time cannot be split along the sequence."""
     model, dtype = recipe.model, compute_dtype(recipe.precision)
+    latent = model.latent_attention
     return _honest(
-        TransformerConfig,
+        TransformerConfig if latent is None else MLATransformerConfig,
+        **({} if latent is None else latent_fields(model, latent)),
+        **expert_fields(model, layout),
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         ffn_hidden_size=model.ffn_hidden_size,
@@ -59,8 +67,10 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
+        context_parallel_size=layout.context,
         sequence_parallel=sequence_parallel,
+        **_pipeline(recipe, layout),
+        **_recompute(recipe.parallel),
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
@@ -81,6 +91,46 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
     )
 
 
+def _pipeline(recipe: Recipe, layout: Layout) -> dict[str, Any]:
+    if layout.pipeline == 1:
+        return {"pipeline_model_parallel_size": 1}
+    stages = parts_of(
+        recipe.parallel.stages,
+        num_layers=recipe.model.num_layers,
+        num_parts=layout.pipeline * layout.virtual_stages,
+    )
+    return {
+        "pipeline_model_parallel_size": layout.pipeline,
+        "virtual_pipeline_model_parallel_size": layout.virtual_stages if layout.virtual_stages > 1 else None,
+        "pipeline_model_parallel_layout": PipelineParallelLayerLayout("|".join(stages), layout.pipeline),
+        # With two stages the one before and the one after are the same rank, and Megatron-Core's batched sends
+        # (pipeline_parallel/p2p_communication.py) pair the interleaved schedule's messages in the wrong order: it
+        # trains on wrong data and says nothing. Single sends, overlapped with compute, pair them rightly.
+        "batch_p2p_comm": layout.virtual_stages == 1,
+        "overlap_p2p_comm": layout.virtual_stages > 1,
+    }
+
+
+_MEGATRON_MODULES = {
+    "attention_core": "core_attn",
+    "norms": "layernorm",
+    "feed_forward": "mlp",
+    "experts": "moe",
+    "shared_experts": "shared_experts",
+}
+
+
+def _recompute(parallel: ParallelConfig) -> dict[str, Any]:
+    if not parallel.recompute:
+        return {}
+    if "layer" in parallel.recompute:
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return {
+        "recompute_granularity": "selective",
+        "recompute_modules": [_MEGATRON_MODULES[module] for module in parallel.recompute],
+    }
+
+
 def optimizer_config(optimizer: OptimizerConfig, precision: PrecisionConfig) -> MegatronOptimizerConfig:
     return _honest(
         MegatronOptimizerConfig,
@@ -93,17 +143,19 @@ def optimizer_config(optimizer: OptimizerConfig, precision: PrecisionConfig) -> 
         adam_eps=optimizer.epsilon,
         clip_grad=optimizer.clip_norm,
         use_distributed_optimizer=True,
+        overlap_param_gather=True,
         bf16=precision.compute == "bf16",
         params_dtype=compute_dtype(precision),
     )
 
 
-def data_parallel_config() -> DistributedDataParallelConfig:
+def data_parallel_config(layout: Layout) -> DistributedDataParallelConfig:
     return _honest(
         DistributedDataParallelConfig,
         use_distributed_optimizer=True,
         grad_reduce_in_fp32=True,
-        # Reduced after the last micro-batch and gathered after the update, not yet hidden behind compute.
-        overlap_grad_reduce=False,
-        overlap_param_gather=False,
+        # A bucket is reduced while the layers before it go backward, and gathered while they go forward.
+        overlap_grad_reduce=True,
+        overlap_param_gather=True,
+        num_distributed_optimizer_instances=layout.sharding_copies,
     )

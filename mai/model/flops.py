@@ -5,9 +5,13 @@ The convention is PaLM's (arXiv 2204.02311, appendix B): the matrix products tha
 softmax, rotary positions, or the embedding, which is a lookup. PaLM counts attention over the whole square, 12 * L * H
 * Q * T for a token; a causal model needs only the half below the diagonal, and mai counts that half: 6 * L * H * Q * T.
 So mai's utilisation is lower than PaLM's for the same speed, the more so the longer the sequence.
+
+Of a mixture of experts count the router, the picked experts and the shared expert; no idle expert and no padding.
+Latent attention counts as it is trained: all its projections, then products with keys of head size + rotary head
+size, and with values of value head size.
 """
 
-from mai.model.shapes import layer_parameters
+from mai.model.shapes import layer_kinds, layer_parameters, num_active_elements
 from mai.recipe import ModelConfig
 
 FLOP_CONVENTION = "model FLOPs: matrix products and half of attention's square, x 3, no recomputation"
@@ -18,14 +22,26 @@ _OPERATIONS_PER_WEIGHT = 2
 
 def forward_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     """One token's share of a forward pass over a full sequence."""
-    matrices = [parameter for parameter in layer_parameters(model, 0) if len(parameter.shape) > 1]
-    weights = sum(parameter.num_elements for parameter in matrices)
-    # Queries with keys, and weights with values: two products with every one of the positions before, half on average.
-    attention = 2 * _OPERATIONS_PER_WEIGHT * model.num_heads * model.head_size * sequence_length // 2
+    weights = sum(num_layers * _active_weights(model, layer) for layer, num_layers in layer_kinds(model))
+    attention = model.num_layers * _attention_flops(model, sequence_length)
     output_layer = _OPERATIONS_PER_WEIGHT * model.vocab_size * model.hidden_size
-    return model.num_layers * (_OPERATIONS_PER_WEIGHT * weights + attention) + output_layer
+    return _OPERATIONS_PER_WEIGHT * weights + attention + output_layer
 
 
 def flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     """One token's share of a forward and backward pass; training runs tokens per second times this."""
     return 3 * forward_flops_per_token(model, sequence_length)
+
+
+def _active_weights(model: ModelConfig, layer: int) -> int:
+    """Elements of the matrices that multiply one token in this layer."""
+    matrices = [parameter for parameter in layer_parameters(model, layer) if len(parameter.shape) > 1]
+    return sum(num_active_elements(model, parameter) for parameter in matrices)
+
+
+def _attention_flops(model: ModelConfig, sequence_length: int) -> int:
+    """One layer's queries with keys, and weights with values: with every position before, half of them on average."""
+    latent = model.latent_attention
+    key_size = model.head_size if latent is None else model.head_size + latent.rotary_head_size
+    value_size = model.head_size if latent is None else latent.value_head_size
+    return _OPERATIONS_PER_WEIGHT * model.num_heads * (key_size + value_size) * sequence_length // 2

@@ -1,4 +1,4 @@
-"""Every parameter of the model: its name, its whole shape, how tensor ranks split it, and beside which layer it lives.
+"""Every parameter of the model: its name, its whole shape, how ranks split it, and beside which layer it lives.
 
 The names are mai's own for all layouts, and equal the keys that Megatron-Core's sharded state gives its GPTModel when
 layers are counted over all stages.
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from mai.recipe import ModelConfig
+from mai.recipe import LatentAttention, MixtureOfExperts, ModelConfig
 
 
 class Split(Enum):
-    """What one of T tensor ranks holds of a parameter."""
+    """What one of T tensor ranks holds of a parameter; of an expert's, one of T expert-tensor ranks."""
 
     NONE = "none"
     """All of it."""
@@ -35,10 +35,15 @@ class Parameter:
     split: Split
     layer: int
     """Where it lives: the embedding with the first layer, final norm and output layer with the last."""
+    is_expert: bool = False
+    """The leading axis counts the layer's experts; expert ranks share them out, each an equal run of neighbours."""
 
     @property
     def num_elements(self) -> int:
         return math.prod(self.shape)
+
+
+_ShapesAndSplits = dict[str, tuple[tuple[int, ...], Split]]
 
 
 def parameters(model: ModelConfig) -> Iterator[Parameter]:
@@ -52,28 +57,131 @@ def parameters(model: ModelConfig) -> Iterator[Parameter]:
     yield Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, last)
 
 
-def layer_parameters(model: ModelConfig, layer: int) -> Iterator[Parameter]:
-    """One layer's parameters.
+def buffers(model: ModelConfig) -> Iterator[Parameter]:
+    """What a checkpoint holds beside the parameters, fp32 for every precision: no gradient and no moments move it."""
+    experts = model.experts
+    if experts is None or experts.bias_update_rate == 0:
+        return
+    for layer in filter(model.has_experts, range(model.num_layers)):
+        name = f"decoder.layers.{layer}.mlp.router.expert_bias"
+        yield Parameter(name, (experts.num_experts,), Split.NONE, layer)
 
-    The rows of `linear_qkv` go by key-value head: its query heads, then its key, then its value.
+
+def layer_parameters(model: ModelConfig, layer: int) -> Iterator[Parameter]:
+    """One layer's parameters; a dense layer's differ from those of a layer of experts."""
+    prefix = f"decoder.layers.{layer}"
+    for name, (shape, split) in _for_every_token(model, layer).items():
+        yield Parameter(f"{prefix}.{name}.weight", shape, split, layer)
+    experts = model.experts
+    if experts is not None and model.has_experts(layer):
+        # Twice: the module, and what SequentialMLP calls its list in the sharded state (transformer/moe/experts.py).
+        network = _gated_network("mlp.experts.experts", model.hidden_size, experts.ffn_hidden_size)
+        for name, (shape, split) in network.items():
+            yield Parameter(f"{prefix}.{name}.weight", (experts.num_experts, *shape), split, layer, is_expert=True)
+
+
+def layer_kinds(model: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """Dense layers, then layers of experts: one layer of each kind, and how many are like it (perhaps none).
+
+    Layers of a kind are alike, so what all of them hold needs no walk over them.
     """
-    hidden, ffn = model.hidden_size, model.ffn_hidden_size
-    heads = model.num_heads * model.head_size
-    keys_and_values = 2 * model.num_kv_heads * model.head_size
-    shapes_and_splits = {
-        "input_layernorm": ((hidden,), Split.NONE),
-        "self_attention.linear_qkv": ((heads + keys_and_values, hidden), Split.ROWS),
-        "self_attention.linear_proj": ((hidden, heads), Split.COLUMNS),
-        "pre_mlp_layernorm": ((hidden,), Split.NONE),
-        "mlp.linear_fc1": ((2 * ffn, hidden), Split.GATE_AND_UP_ROWS),
-        "mlp.linear_fc2": ((hidden, ffn), Split.COLUMNS),
-    }
-    for name, (shape, split) in shapes_and_splits.items():
-        yield Parameter(f"decoder.layers.{layer}.{name}.weight", shape, split, layer)
+    num_dense = model.num_layers if model.experts is None else model.experts.num_dense_layers
+    return ((0, num_dense), (model.num_layers - 1, model.num_layers - num_dense))
 
 
 def num_parameters(model: ModelConfig) -> int:
-    """Elements of all parameters, without walking over the layers."""
-    one_layer = sum(parameter.num_elements for parameter in layer_parameters(model, 0))
-    embedding_and_output = 2 * model.vocab_size * model.hidden_size
-    return embedding_and_output + model.num_layers * one_layer + model.hidden_size
+    """Elements of all parameters."""
+    layers = sum(
+        num_layers * parameter.num_elements
+        for layer, num_layers in layer_kinds(model)
+        for parameter in layer_parameters(model, layer)
+    )
+    return layers + _num_outside_layers(model)
+
+
+def num_active_parameters(model: ModelConfig) -> int:
+    """Elements that one token meets: all but the experts that the router did not pick.
+
+    The embedding counts, as in Mixtral's 12.9B (arXiv 2401.04088); DeepSeek-V3's 36.6B leave it out, as a lookup.
+    """
+    layers = sum(
+        num_layers * num_active_elements(model, parameter)
+        for layer, num_layers in layer_kinds(model)
+        for parameter in layer_parameters(model, layer)
+    )
+    return layers + _num_outside_layers(model)
+
+
+def num_active_elements(model: ModelConfig, parameter: Parameter) -> int:
+    """Elements of one parameter that one token meets."""
+    if parameter.is_expert and model.experts is not None:
+        return parameter.num_elements // model.experts.num_experts * model.experts.experts_per_token
+    return parameter.num_elements
+
+
+def _num_outside_layers(model: ModelConfig) -> int:
+    """Embedding, output layer and final norm."""
+    return (2 * model.vocab_size + 1) * model.hidden_size
+
+
+def _for_every_token(model: ModelConfig, layer: int) -> _ShapesAndSplits:
+    """What a layer holds besides its experts."""
+    hidden, experts, latent = model.hidden_size, model.experts, model.latent_attention
+    norm = ((hidden,), Split.NONE)
+    attention = _grouped_query_attention(model) if latent is None else _latent_attention(model, latent)
+    if experts is None or not model.has_experts(layer):
+        feed_forward = _gated_network("mlp", hidden, model.ffn_hidden_size)
+    else:
+        feed_forward = _router_and_shared_expert(hidden, experts)
+    return {"input_layernorm": norm, **attention, "pre_mlp_layernorm": norm, **feed_forward}
+
+
+def _grouped_query_attention(model: ModelConfig) -> _ShapesAndSplits:
+    """The rows of `linear_qkv` go by key-value head: its query heads, then its key, then its value."""
+    heads = model.num_heads * model.head_size
+    keys_and_values = 2 * model.num_kv_heads * model.head_size
+    return {
+        "self_attention.linear_qkv": ((heads + keys_and_values, model.hidden_size), Split.ROWS),
+        "self_attention.linear_proj": ((model.hidden_size, heads), Split.COLUMNS),
+    }
+
+
+def _latent_attention(model: ModelConfig, latent: LatentAttention) -> _ShapesAndSplits:
+    """The rows of `linear_kv_down_proj`: the latent vector, then the rotary key.
+
+    The rows of a query projection go by head: its part without position, then the rotary part; those of
+    `linear_kv_up_proj` as well: its key, then its value.
+    """
+    hidden, heads = model.hidden_size, model.num_heads
+    queries = heads * (model.head_size + latent.rotary_head_size)
+    keys_and_values = heads * (model.head_size + latent.value_head_size)
+    if latent.query_rank is None:
+        query: _ShapesAndSplits = {"linear_q_proj": ((queries, hidden), Split.ROWS)}
+    else:
+        query = {
+            "linear_q_down_proj": ((latent.query_rank, hidden), Split.NONE),
+            "q_layernorm": ((latent.query_rank,), Split.NONE),
+            "linear_q_up_proj": ((queries, latent.query_rank), Split.ROWS),
+        }
+    attention = {
+        **query,
+        "linear_kv_down_proj": ((latent.key_value_rank + latent.rotary_head_size, hidden), Split.NONE),
+        "kv_layernorm": ((latent.key_value_rank,), Split.NONE),
+        "linear_kv_up_proj": ((keys_and_values, latent.key_value_rank), Split.ROWS),
+        "linear_proj": ((hidden, heads * latent.value_head_size), Split.COLUMNS),
+    }
+    return {f"self_attention.{name}": shape_and_split for name, shape_and_split in attention.items()}
+
+
+def _router_and_shared_expert(hidden: int, experts: MixtureOfExperts) -> _ShapesAndSplits:
+    router: _ShapesAndSplits = {"mlp.router": ((experts.num_experts, hidden), Split.NONE)}
+    if experts.shared_ffn_hidden_size == 0:
+        return router
+    return {**router, **_gated_network("mlp.shared_experts", hidden, experts.shared_ffn_hidden_size)}
+
+
+def _gated_network(name: str, hidden: int, ffn: int) -> _ShapesAndSplits:
+    return {
+        f"{name}.linear_fc1": ((2 * ffn, hidden), Split.GATE_AND_UP_ROWS),
+        f"{name}.linear_fc2": ((hidden, ffn), Split.COLUMNS),
+    }

@@ -3,7 +3,8 @@
 from mai.recipe.checkpoint import CheckpointConfig
 from mai.recipe.data import DataConfig
 from mai.recipe.evaluate import EvaluateConfig
-from mai.recipe.model import ModelConfig
+from mai.recipe.model import DenseFeedForward, GroupedQueryAttention, LatentAttention, MixtureOfExperts, ModelConfig
+from mai.recipe.objective import ObjectiveConfig
 from mai.recipe.observe import ObserveConfig
 from mai.recipe.optimizer import Cosine, OptimizerConfig, WarmupStableDecay
 from mai.recipe.parallel import ParallelConfig
@@ -15,8 +16,13 @@ __all__ = [
     "CheckpointConfig",
     "Cosine",
     "DataConfig",
+    "DenseFeedForward",
     "EvaluateConfig",
+    "GroupedQueryAttention",
+    "LatentAttention",
+    "MixtureOfExperts",
     "ModelConfig",
+    "ObjectiveConfig",
     "ObserveConfig",
     "OptimizerConfig",
     "ParallelConfig",

@@ -38,14 +38,20 @@ def _explain_one(details: Mapping[str, Any], title: str, typed: Mapping[str, str
     if kind == _UNKNOWN_FIELD:
         return unknown_field(path, given, variant)
     if kind in _UNKNOWN_KIND:
-        tag = value.get("kind") if isinstance(value, dict) else value
-        return not_a_choice(KNOBS[f"{path}.kind", None], typed.get(f"{path}.kind", shown(tag)))
+        return not_a_choice(KNOBS[f"{path}.kind", None], typed.get(f"{path}.kind", _kind_of(value)))
     if kind in _NOT_A_SECTION:
         return Breach(f"{path}: must be a {details['ctx']['class_name']}, not {type(value).__name__}", (path,))
     knob = KNOBS.get((path, variant)) or KNOBS.get((path, None))
     if knob is None:
         return Breach(f"{given}: {details['msg']}", (path,))
     return Breach(f"{given}: {_rule(knob, kind, value)}", (path,))
+
+
+def _kind_of(section: Any) -> str:
+    """What stands for a section's kind: in JSON its own word, in Python the class."""
+    if isinstance(section, dict):
+        return shown(section.get("kind"))
+    return shown(section) if isinstance(section, str) else type(section).__name__
 
 
 def _place(title: str, location: Sequence[str | int]) -> tuple[str, str, str | None]:

@@ -10,10 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import json
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,9 +18,10 @@ from types import ModuleType
 
 from pydantic import TypeAdapter, ValidationError
 
-from mai.errors import MaiError, RecipeError
-from mai.recipe.explain import explain, is_about_a_recipe
+from mai.errors import RecipeError
+from mai.recipe.explain import explain
 from mai.recipe.recipe import Recipe
+from mai.recipe.source_file import blaming, import_file, parse
 
 _PACKAGE = "recipes"
 _WAYS_TO_NAME = "write path/to/file.py:function, or a name that `mai recipes` lists"
@@ -67,7 +65,7 @@ def find(name: str) -> Callable[[], Recipe]:
     if len(found[name]) > 1:
         raise RecipeError(_double(name, found))
     (entry,) = found[name]
-    with _blaming(entry.file):
+    with blaming(entry.file):
         module = importlib.import_module(entry.module)
     return _builder(module, name, entry.file)
 
@@ -89,7 +87,7 @@ def _search() -> tuple[dict[str, list[_Found]], list[str]]:
     broken: list[str] = []
     for module, file in _recipe_files():
         try:
-            tree = _parse(file)
+            tree = parse(file)
         except RecipeError as error:
             broken += error.violations
             continue
@@ -132,29 +130,17 @@ def _double(name: str, found: Mapping[str, list[_Found]]) -> str:
     return f"{name}: two recipes have this name, {places}; rename one"
 
 
-def _parse(file: Path) -> ast.Module:
-    """The file's syntax tree; RecipeError where there is none."""
-    try:
-        return ast.parse(file.read_bytes(), str(file))
-    except SyntaxError as error:
-        raise RecipeError(f"{file}:{error.lineno or 1}: {error.msg}") from None
-    except OSError as error:
-        raise RecipeError(f"{file}: {error.strerror}; {_WAYS_TO_NAME}") from None
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{file}: not Python: {error}") from None
-
-
 def _from_file(name: str) -> Callable[[], Recipe]:
     path, _, function = name.rpartition(":") if ":" in name else (name, "", "")
     file = Path(path).expanduser()
     if file.suffix != ".py":
         raise RecipeError(f"{name}: not a Python file; {_WAYS_TO_NAME}")
-    choices = [node.name for node in _recipe_functions(_parse(file))]
+    choices = [node.name for node in _recipe_functions(parse(file))]
     if not function:
         example = choices[0] if choices else "function"
         raise RecipeError(f"{name}: says no function; write {file}:{example}{_also(choices[1:])}")
-    with _blaming(file):
-        module = _import_file(file)
+    with blaming(file):
+        module = import_file(file)
     if function not in vars(module):
         near = ", ".join(get_close_matches(function, choices, n=3) or choices)
         has = f"it has {near}" if near else "it has no function that is annotated `-> Recipe` and needs no arguments"
@@ -164,18 +150,6 @@ def _from_file(name: str) -> Callable[[], Recipe]:
 
 def _also(choices: list[str]) -> str:
     return f" (or {', '.join(choices)})" if choices else ""
-
-
-def _import_file(file: Path) -> ModuleType:
-    name = f"recipe_file_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pydantic look their own module up by name.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _builder(module: ModuleType, name: str, file: Path) -> Callable[[], Recipe]:
@@ -188,7 +162,7 @@ def _builder(module: ModuleType, name: str, file: Path) -> Callable[[], Recipe]:
         raise RecipeError(f"{place}: {name} needs {', '.join(required)}; a recipe needs no arguments, give defaults")
 
     def build() -> Recipe:
-        with _blaming(file):
+        with blaming(file):
             recipe = function()
         if not isinstance(recipe, Recipe):
             raise RecipeError(f"{place}: {name} returned {type(recipe).__name__}, not a Recipe")
@@ -201,28 +175,3 @@ def _required(function: Callable[..., object]) -> list[inspect.Parameter]:
     many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(function).parameters.values()
     return [each for each in parameters if each.default is inspect.Parameter.empty and each.kind not in many]
-
-
-@contextmanager
-def _blaming(file: Path) -> Iterator[None]:
-    """Turn whatever the code of a recipe's file raises into a RecipeError that names its line and the reason."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is_same(frame.filename, file)]
-        place = f"{file}:{lines[-1]}" if lines else str(file)
-        raise RecipeError(*(f"{place}: {reason}" for reason in _reasons(error))) from error
-
-
-def _is_same(filename: str, file: Path) -> bool:
-    return Path(filename).resolve() == file.resolve()
-
-
-def _reasons(error: BaseException) -> list[str]:
-    if isinstance(error, ValidationError) and is_about_a_recipe(error):
-        return [breach.message for breach in explain(error, {})]
-    if isinstance(error, RecipeError):
-        return list(error.violations)
-    if isinstance(error, MaiError):
-        return [str(error)]
-    return [f"{type(error).__name__}: {error}"]

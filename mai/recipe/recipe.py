@@ -11,6 +11,7 @@ from mai.recipe.checkpoint import CheckpointConfig
 from mai.recipe.data import DataConfig
 from mai.recipe.evaluate import EvaluateConfig
 from mai.recipe.model import ModelConfig
+from mai.recipe.objective import ObjectiveConfig
 from mai.recipe.observe import ObserveConfig
 from mai.recipe.optimizer import OptimizerConfig
 from mai.recipe.parallel import ParallelConfig
@@ -32,6 +33,7 @@ class Recipe:
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     precision: PrecisionConfig = Field(default_factory=PrecisionConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     observe: ObserveConfig = Field(default_factory=ObserveConfig)
 

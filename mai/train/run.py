@@ -72,7 +72,7 @@ class Run:
         self.guard = Guard()
         self.state = TrainState()
         self.stop_request = StopRequest.NONE
-        self.loss = pretrain.loss
+        self.loss = pretrain.loss_of(recipe.objective)
         self.committed_step: int | None = None
         self.save_seconds: float | None = None
         self._status_written = 0.0
@@ -138,7 +138,7 @@ class Run:
             return bits_per_byte.evaluate(
                 self.engine,
                 pretrain.batch_at(self._held_out, positions),
-                self.loss,
+                pretrain.cross_entropy,
                 num_bytes=self._held_out_bytes,
             )
         return None
@@ -348,16 +348,11 @@ class Run:
             attempt=self.attempt,
             rank=self.place.rank,
             keep=self.recipe.checkpoint.keep,
-            layout=self.degrees,
+            layout=self.layout.degrees,
             recipe_fingerprint=fingerprint(self.recipe),
             data_fingerprint=self.dataset.manifest.fingerprint,
             timeout_seconds=_PEER_TIMEOUT_SECONDS,
         )
-
-    @property
-    def degrees(self) -> dict[str, int]:
-        """The layout's degree on each axis."""
-        return {"tensor": self.layout.tensor, "pipeline": self.layout.pipeline, "data": self.layout.data}
 
     def _describe(self) -> None:
         self.folder.write_json("run.json", story.description(self, self.folder.read_json("run.json") or {}))

@@ -16,7 +16,7 @@ from mai.errors import CheckpointError, ExitCode
 from mai.log import log
 from mai.parallel.layout import Layout
 from mai.parallel.place import Place
-from mai.recipe import Recipe
+from mai.recipe import ParallelConfig, Recipe
 from mai.run_folder import RunFolder, plain_json
 
 _PEER_TIMEOUT_SECONDS = 300.0
@@ -96,9 +96,13 @@ def speak(
 
 def one_rank(recipe: Recipe) -> Recipe:
     """The same model on one rank."""
-    return replace(recipe, parallel=replace(recipe.parallel, tensor=1, sequence=False, pipeline=1, data=1))
+    return replace(recipe, parallel=ParallelConfig(data=1))
 
 
 def one_copy(recipe: Recipe) -> Recipe:
-    """The same layout with one copy of the model: more copies would all say the same."""
-    return replace(recipe, parallel=replace(recipe.parallel, data=1))
+    """The tensor and pipeline ranks of the layout, once: more copies would all say the same, and one new token cannot
+    be cut along the sequence."""
+    trained = recipe.parallel
+    return replace(
+        recipe, parallel=ParallelConfig(tensor=trained.tensor, pipeline=trained.pipeline, stages="balanced", data=1)
+    )

@@ -36,7 +36,7 @@ def description(run: Run, old: dict[str, Any]) -> dict[str, Any]:
         "data_fingerprint": run.dataset.manifest.fingerprint,
         "versions": versions(),
         "commit": commit(),
-        "layout": run.degrees,
+        "layout": run.layout.degrees,
         "device": run.device.kind,
         "num_parameters": num_parameters(run.recipe.model),
         "end_token": run.dataset.manifest.end_token,
@@ -54,7 +54,7 @@ def started(run: Run) -> RunStarted:
         step=run.state.step,
         steps=run.recipe.train.steps,
         num_parameters=num_parameters(run.recipe.model),
-        layout=plain_layout(run.degrees),
+        layout=plain_layout(run.layout.degrees),
         device=f"{ranks} {kind} rank{'s' if ranks > 1 else ''}",
         flop_convention=FLOP_CONVENTION,
         recipe=to_dict(run.recipe),
@@ -136,7 +136,7 @@ def changed_training(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 # The other sections decide who computes, what is watched and what is kept, not what is trained.
-_TRAINED = {"model", "data", "optimizer", "train", "precision"}
+_TRAINED = {"model", "data", "optimizer", "train", "precision", "objective"}
 # What the data is, is in its fingerprint, which the checkpoint holds.
 _MAY_MOVE = {"data.folder"}
 

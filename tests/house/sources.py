@@ -20,7 +20,7 @@ def name(path: Path) -> str:
 
 
 def room(path: Path) -> str:
-    """`recipe` for mai/recipe/rules.py, `cli` for mai/cli.py, `launch` for launch/local.py."""
+    """`recipe` for mai/recipe/knobs.py, `cli` for mai/cli.py, `launch` for launch/local.py."""
     top, *rest = path.relative_to(ROOT).parts
     return rest[0].removesuffix(".py") if top == "mai" else top
 

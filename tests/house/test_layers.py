@@ -31,10 +31,11 @@ MAY_IMPORT = {
     "data": ("errors log recipe parallel batch run_folder", "torch numpy tokenizers rich"),
     # services over the engine
     "checkpoint": (f"{GROUND} run_folder recipe parallel model engine", "torch safetensors pydantic"),
-    "objective": (f"{GROUND} recipe data engine", "torch"),
+    "objective": (f"{GROUND} recipe engine", "torch numpy"),
     "evaluate": (f"{GROUND} recipe data engine", "torch numpy"),
     # the story
     "train": (f"{GROUND} run_folder recipe parallel model optimizer {SERVICES} observe engine data", "torch"),
+    "certify": (f"{GROUND} run_folder recipe parallel model optimizer objective engine data train", "torch numpy"),
     # beside the library
     "recipes": ("recipe model", ""),
     "launch": ("errors log run_folder recipe parallel", ""),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.sources import ROOT
+from tests.unit.recipe.samples import experts
 
 FILE = """
 import time
@@ -83,7 +84,35 @@ def test_check_shows_every_field_and_marks_what_differs(file: Path) -> None:
     assert "  train.steps=20" in lines
     assert "* parallel.tensor=2  (default 1)" in lines
     assert "layout       8 ranks = tensor 2 x pipeline 2 x data 2" in lines
+    assert "stages       Ett|ttL" in lines
+    assert not [line for line in lines if line.startswith("experts")]
     assert "one step     8 sequences of 64 tokens, 4 micro-batches on each rank" in lines
+
+
+def test_check_shows_context_virtual_stages_and_experts(file: Path) -> None:
+    axes = "parallel.tensor=2 parallel.sequence=true parallel.context=2 parallel.pipeline=2 parallel.virtual_stages=2"
+    words = f"{axes} parallel.expert=2 {experts(num_dense_layers=1)}".split()
+    lines = mai("check", f"{file}:good", "--ranks", "16", *words).stdout.splitlines()
+    assert "layout       16 ranks = tensor 2 x context 2 x pipeline 2 x data 2" in lines
+    assert "stages       Et|t|t|tL, dealt out to 2 stages in turn, 2 to each" in lines
+    assert "experts      8 a layer, 2 for each token; expert 2 x expert tensor 1 x expert data 4" in lines
+    # Embedding and output; three layers of experts and a router, and one dense; attention and norms.
+    expected = 2 * 512 * 64 + 3 * 8 * (3 * 64 * 64 + 64) + 3 * 64 * 128 + 4 * (3 * 64 * 64 + 2 * 64) + 64
+    assert f"parameters   {expected:,}" in lines
+
+
+def test_check_without_ranks_says_which_would_do(file: Path) -> None:
+    words = f"parallel.expert=4 parallel.tensor=2 parallel.sequence=true {experts()}".split()
+    lines = mai("check", f"{file}:good", *words).stdout.splitlines()
+    assert "layout       any multiple of 4 (tensor 2 x pipeline 1); --ranks checks one" in lines
+    assert "experts      8 a layer, 2 for each token; expert 4 x expert tensor 1" in lines
+
+
+def test_uneven_stages_are_shown_as_they_are_written(file: Path) -> None:
+    words = ["model.num_layers=30", "parallel.pipeline=4", "parallel.stages=balanced"]
+    assert "stages       Et*7|t*8|t*8|t*7L" in mai("check", f"{file}:good", *words).stdout.splitlines()
+    report = json.loads(mai("check", f"{file}:good", *words, "--json").stdout)
+    assert report["layout"]["stages"] == "Et*7|t*8|t*8|t*7L"
 
 
 def test_flags_and_overrides_mix_in_any_order(file: Path) -> None:
@@ -96,7 +125,20 @@ def test_flags_and_overrides_mix_in_any_order(file: Path) -> None:
     assert first == second
     report = json.loads(first)
     assert report["recipe"]["train"]["steps"] == 7
-    assert report["layout"] == {"ranks": 4, "tensor": 2, "pipeline": 1, "data": 2, "micro_batches": 4}
+    assert report["layout"] == {
+        "ranks": 4,
+        "multiple_of": 2,
+        "tensor": 2,
+        "context": 1,
+        "pipeline": 1,
+        "virtual_stages": 1,
+        "stages": "Et*4L",
+        "data": 2,
+        "expert": 1,
+        "expert_tensor": 1,
+        "expert_data": 4,
+        "micro_batches": 4,
+    }
 
 
 def test_with_json_errors_are_json_too(file: Path) -> None:
@@ -104,7 +146,9 @@ def test_with_json_errors_are_json_too(file: Path) -> None:
     assert result.returncode == 80
     error = json.loads(result.stdout)["error"]
     assert (error["code"], error["name"]) == (80, "CONFIG")
-    assert [told.partition(":")[0] for told in error["violations"]] == ["model.num_layers=4, parallel.pipeline=3"]
+    assert [told.partition(":")[0] for told in error["violations"]] == [
+        "model.num_layers=4, parallel.pipeline=3, parallel.stages=even"
+    ]
     assert "model.num_layers=4" in result.stderr
 
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from mai.engine import cpu_adapter, cpu_namespace
+from mai.parallel.place import Place
+from tests.ranks import on_ranks
 
 ROOT = Path(__file__).parents[3]
 
@@ -179,3 +181,30 @@ def test_the_bytecode_of_the_rewritten_source_is_kept_apart(load: Callable[[str]
     load("import torch\nvalue = torch.cuda.is_available()\n")
     cached = [path.name for path in (tmp_path / "__pycache__").glob("*")]
     assert all(name.endswith(cpu_adapter._CACHE_TAG) for name in cached)
+
+
+def uneven_collectives(place: Place) -> tuple[list[list[float]], list[float]]:
+    """Runs on three ranks: parts of 1, 0 and 3 elements, gathered and summed."""
+    import torch.distributed as dist
+
+    from mai.engine.groups import join_world
+
+    join_world(backend="gloo", place=place, timeout_seconds=60)
+    sizes = [1, 0, 3]
+    gathered = [torch.empty(size) for size in sizes]
+    cpu_namespace.all_gather(gathered, torch.full((sizes[place.rank],), float(place.rank)), group=dist.group.WORLD)
+    summed = torch.empty(sizes[place.rank])
+    parts = [torch.full((size,), 10.0**place.rank) for size in sizes]
+    cpu_namespace.reduce_scatter(summed, parts, group=dist.group.WORLD)
+    return [part.tolist() for part in gathered], summed.tolist()
+
+
+def test_collectives_take_parts_of_different_lengths() -> None:
+    answers = on_ranks(3, uneven_collectives)
+    assert [gathered for gathered, _ in answers] == [[[0.0], [], [2.0, 2.0, 2.0]]] * 3
+    assert [summed for _, summed in answers] == [[111.0], [], [111.0, 111.0, 111.0]]
+
+
+def test_the_collectives_of_megatron_core_are_those(load: Callable[[str], ModuleType]) -> None:
+    source = "import torch  # cuda\n\ndef gather(): return torch.distributed.all_gather, torch.distributed.all_reduce\n"
+    assert load(source).gather() == (cpu_namespace.all_gather, torch.distributed.all_reduce)

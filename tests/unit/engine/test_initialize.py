@@ -50,3 +50,20 @@ def test_residual_projections_are_narrower_by_the_depth() -> None:
     from recipes.debug.tiny import tiny
 
     assert output_init_std(tiny().model) == pytest.approx(0.02 / 8**0.5)
+
+
+def drawn_expert(expert: int, *, row: int = 0, num_rows: int = SHAPE[0]) -> torch.Tensor:
+    from mai.engine.initialize import normal_block
+    from mai.engine.sharded_state import Block
+
+    block = Block(
+        name="w", global_shape=(4, *SHAPE), offset=(expert, row, 0), shape=(1, num_rows, SHAPE[1]), is_replica=False
+    )
+    return normal_block(block, std=STD, seed=0)
+
+
+def test_every_expert_draws_its_own_numbers_whoever_holds_a_part() -> None:
+    experts = [drawn_expert(expert) for expert in range(4)]
+    assert experts[0].shape == (1, *SHAPE)
+    assert len({float(expert[0, 0, 0]) for expert in [*experts, drawn(WHOLE_OFFSET, SHAPE)[None]]}) == 5
+    assert torch.equal(drawn_expert(3, row=70, num_rows=60), experts[3][:, 70:130])

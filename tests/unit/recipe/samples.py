@@ -1,4 +1,4 @@
-"""A recipe that the tests of this folder know by heart; those that ship may change."""
+"""A recipe that the tests of this folder know by heart, and words that change its kind; those that ship may change."""
 
 from mai.recipe import DataConfig, ModelConfig, OptimizerConfig, PrecisionConfig, Recipe, TrainConfig
 
@@ -20,3 +20,16 @@ def small() -> Recipe:
         precision=PrecisionConfig(compute="fp32"),
         train=TrainConfig(steps=20, batch_tokens=8 * 64),
     )
+
+
+def experts(**fields: object) -> str:
+    """The words that give it eight experts, two for each token; `fields` say what differs."""
+    chosen = {"num_experts": 8, "experts_per_token": 2, "ffn_hidden_size": 64} | fields
+    return " ".join([f"model.feed_forward.{name}={value}" for name, value in {"kind": "experts", **chosen}.items()])
+
+
+def latent(**fields: object) -> str:
+    """The words that give it latent attention; `fields` say what differs."""
+    chosen = {"key_value_rank": 32, "rotary_head_size": 8, "value_head_size": 16} | fields
+    words = [f"model.attention.{name}={value}" for name, value in {"kind": "latent", **chosen}.items()]
+    return " ".join([*words, "model.num_kv_heads=4"])

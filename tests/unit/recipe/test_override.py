@@ -6,7 +6,7 @@ import pytest
 from mai.errors import RecipeError
 from mai.recipe import Cosine, OptimizerConfig, WarmupStableDecay, override, to_dict
 from mai.recipe.knobs import KNOBS, flat, value_at
-from tests.unit.recipe.samples import small
+from tests.unit.recipe.samples import experts, latent, small
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,9 @@ from tests.unit.recipe.samples import small
         ("data.documents=corpus, more.jsonl", ["corpus", "more.jsonl"]),
         ("observe.sinks=wandb", ["wandb"]),
         ("observe.sinks=", []),
+        ("parallel.recompute=attention_core, norms", ["attention_core", "norms"]),
+        ("parallel.recompute=", []),
+        ("model.layer=none", None),
         ("precision.compute=bf16", "bf16"),
     ],
 )
@@ -73,6 +76,27 @@ def test_another_kind_brings_its_own_defaults_and_keeps_what_was_set() -> None:
     assert changed.optimizer.schedule == WarmupStableDecay(warmup_steps=3, final_fraction=0.3)
 
 
+def test_a_kind_goes_and_comes_back() -> None:
+    for words in (latent(query_rank=16), experts(num_dense_layers=1)):
+        there = override.apply(small(), words.split())
+        kind = words.partition("=")[0]
+        default = KNOBS[kind, None].default
+        back = override.apply(there, [f"{kind}={default}", "model.num_kv_heads=2"])
+        assert back == small()
+        assert override.apply(back, words.split()) == there
+        assert override.apply(there, [words.split()[0]]) == there
+
+
+def test_a_field_of_a_newly_chosen_kind_can_be_set_with_it_in_any_order() -> None:
+    words = experts(scores="sigmoid", bias_update_rate=1e-3).split()
+    assert len({override.apply(small(), [*words[turn:], *words[:turn]]) for turn in range(len(words))}) == 1
+
+
+def test_stages_may_be_written_out_with_commas() -> None:
+    words = ["model.num_layers=9", "parallel.pipeline=4", "parallel.stages=Et*3|(tt|)*2,ttL"]
+    assert override.apply(small(), words).parallel.stages == "Et*3|(tt|)*2,ttL"
+
+
 def test_a_rule_that_hangs_on_a_doubtful_field_keeps_silent() -> None:
     with pytest.raises(RecipeError) as caught:
         override.apply(small(), ["parallel.tensr=2", "parallel.sequence=true", "model.head_size=15"])
@@ -83,15 +107,18 @@ def test_a_rule_that_hangs_on_a_doubtful_field_keeps_silent() -> None:
 
 
 def test_every_field_of_a_recipe_can_be_overridden_with_the_value_it_has() -> None:
-    for path, value in flat(to_dict(small())):
-        text = "none" if value is None else ",".join(value) if isinstance(value, list) else str(value)
-        text = text.lower() if isinstance(value, bool) else text
-        assert override.apply(small(), [f"{path}={text}"]) == small(), path
+    for recipe in (small(), override.apply(small(), [*latent().split(), *experts().split()])):
+        for path, value in flat(to_dict(recipe)):
+            text = "none" if value is None else ",".join(value) if isinstance(value, list) else str(value)
+            text = text.lower() if isinstance(value, bool) else text
+            assert override.apply(recipe, [f"{path}={text}"]) == recipe, path
 
 
 def test_the_default_kind_of_a_section_is_the_one_that_the_recipe_has_when_it_says_nothing() -> None:
-    default = OptimizerConfig(learning_rate=1.0).schedule
-    assert KNOBS["optimizer.schedule.kind", None].default == default.kind
+    said_nothing = to_dict(small())
+    kinds = {path: knob.default for (path, _), knob in KNOBS.items() if path.endswith(".kind")}
+    assert kinds == {path: value_at(path, said_nothing) for path in kinds}
+    assert len(kinds) == 3
 
 
 @pytest.mark.parametrize("text", ["name=\x1b[31mred", "name=\udcff", "train.steps=1\x00", "train\x07.steps=1"])

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from mai.errors import RecipeError
 from mai.recipe import ModelConfig, OptimizerConfig, TrainConfig, describe, fingerprint, load, override, to_dict
-from tests.unit.recipe.samples import small
+from tests.unit.recipe.samples import experts, latent, small
 
 
 def test_a_recipe_is_frozen() -> None:
@@ -39,7 +39,8 @@ def test_unknown_fields_are_refused() -> None:
 
 
 def test_json_reads_back_to_an_equal_recipe() -> None:
-    recipe = override.apply(small(), ["optimizer.schedule.kind=warmup_stable_decay", "observe.sinks=wandb"])
+    words = "optimizer.schedule.kind=warmup_stable_decay observe.sinks=wandb parallel.recompute=norms"
+    recipe = override.apply(small(), f"{words} {latent()} {experts()}".split())
     back = load.from_json(json.dumps(to_dict(recipe)))
     assert back == recipe
     assert fingerprint(back) == fingerprint(recipe)
@@ -91,6 +92,7 @@ def test_what_differs_from_the_defaults_is_marked() -> None:
 
 
 def test_every_line_of_the_description_can_be_typed_as_an_override() -> None:
-    recipe = override.apply(small(), ["parallel.tensor=2", "parallel.sequence=true", "observe.sinks=wandb"])
+    changes = "parallel.tensor=2 parallel.sequence=true parallel.recompute=norms observe.sinks=wandb"
+    recipe = override.apply(small(), f"{changes} {latent()} {experts()}".split())
     words = [line[2:].partition("  (default")[0] for line in describe.lines(recipe)]
     assert override.apply(small(), words) == recipe

@@ -1,0 +1,145 @@
+"""A feed-forward layer of experts: Megatron's MoELayer with our router, activation and balancing.
+
+router -> all-to-all to the ranks that hold the experts -> one network after the other -> all-to-all back
+shared expert on every token, added
+"""
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+
+from mai.engine.router import ExpertRouter
+from mai.engine.routing_replay import Follower, OwnTokens, Picks, Recorder, own_micro_batches
+from mai.parallel.layout import Layout
+from mai.recipe import MixtureOfExperts, ModelConfig
+
+
+class Experts(SequentialMLP):
+    """The experts of this rank, one after the other: computing them at once needs a CUDA extension."""
+
+    def __init__(
+        self,
+        num_local_experts: int,
+        config: TransformerConfig,
+        submodules: MLPSubmodules,
+        pg_collection: ProcessGroupCollection,
+    ) -> None:
+        # Their tokens come by all-to-all and not as a part of the sequence; with one expert-tensor rank Megatron-Core
+        # warns of every matrix that it does not gather.
+        config = copy(config)
+        config.sequence_parallel = False
+        super().__init__(num_local_experts, config, submodules, pg_collection=pg_collection)
+        # `allreduce` means: a dense weight, held alike by all data-parallel ranks. Megatron-Core (tensor_parallel/
+        # layers.py, core 0.16.1) clears it only where several ranks share out the experts. With one, but with another
+        # number of tensor ranks for experts than for the rest, their gradients then lack the tensor ranks' sum, and
+        # the gradient norm counts them once for each.
+        for parameter in self.parameters():
+            parameter.allreduce = False
+
+
+def expert_layer(experts: MixtureOfExperts, submodules: MLPSubmodules) -> ModuleSpec:
+    """The feed-forward spec of a layer with experts; `submodules` are the matrices and activation of each network."""
+    shared = ModuleSpec(module=SharedExpertMLP, submodules=submodules) if experts.shared_ffn_hidden_size else None
+    return ModuleSpec(
+        module=MoELayer,
+        submodules=MoESubmodules(
+            router=partial(ExpertRouter, experts=experts),
+            experts=ModuleSpec(module=Experts, submodules=submodules),
+            shared_experts=shared,
+        ),
+    )
+
+
+def expert_fields(model: ModelConfig, layout: Layout) -> dict[str, Any]:
+    """The part of TransformerConfig that speaks of experts.
+
+    Balancing loss and selection bias are not in it: our router takes them from the recipe."""
+    experts = model.experts
+    ranks = {
+        "expert_model_parallel_size": layout.expert,
+        "expert_tensor_parallel_size": layout.expert_tensor,
+    }
+    if experts is None:
+        return ranks
+    return {
+        **ranks,
+        "num_moe_experts": experts.num_experts,
+        "moe_router_topk": experts.experts_per_token,
+        "moe_router_score_function": experts.scores,
+        "moe_ffn_hidden_size": experts.ffn_hidden_size,
+        "moe_shared_expert_intermediate_size": experts.shared_ffn_hidden_size or None,
+        "moe_layer_freq": [int(model.has_experts(layer)) for layer in range(model.num_layers)],
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        # Megatron's own bias would move in the backward pass, and in skipped steps.
+        "moe_router_enable_expert_bias": False,
+    }
+
+
+def routers(model: Sequence[MegatronModule]) -> Iterator[ExpertRouter]:
+    """The routers of this rank's layers."""
+    for chunk in model:
+        yield from (module for module in chunk.modules() if isinstance(module, ExpertRouter))
+
+
+def forget_counts(model: Sequence[MegatronModule]) -> None:
+    """Before a step: what a step counted that was not applied must not move the bias later."""
+    for router in routers(model):
+        if router.tokens_per_expert is not None:
+            router.tokens_per_expert.zero_()
+
+
+@torch.no_grad()
+def update_selection_bias(model: Sequence[MegatronModule]) -> None:
+    """With the weights' update: move each expert's bias towards balance (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+
+    All ranks must call."""
+    biased = [router for router in routers(model) if router.expert_bias is not None]
+    if not biased:
+        return
+    counts_RE = torch.stack([router.tokens_per_expert for router in biased])  # type: ignore[misc]
+    dist.all_reduce(counts_RE, group=biased[0].tp_dp_cp_group)
+    # Against the mean, in whole numbers.
+    direction_RE = torch.sign(counts_RE.sum(dim=1, keepdim=True) - counts_RE * counts_RE.size(1))
+    for router, direction_E in zip(biased, direction_RE, strict=True):
+        router.expert_bias += router.experts.bias_update_rate * direction_E
+
+
+def record_routing(model: Sequence[MegatronModule]) -> None:
+    """Write down the routing of the next step; for a rank that holds whole sequences."""
+    for router in routers(model):
+        router.replay = {choice: Recorder() for choice in router.choices}
+
+
+def recorded_routing(model: Sequence[MegatronModule], *, micro_batch_sequences: int) -> Picks:
+    """What was written down since `record_routing`."""
+    return {
+        choice: replay.written(micro_batch_sequences=micro_batch_sequences)
+        for router in routers(model)
+        for choice, replay in router.replay.items()
+        if isinstance(replay, Recorder) and replay.has_any
+    }
+
+
+def replay_routing(
+    model: Sequence[MegatronModule], picks: Picks, own: OwnTokens, *, micro_batch_sequences: int
+) -> None:
+    """Send the tokens of the next step where `picks` says."""
+    for router in routers(model):
+        router.replay = {
+            choice: Follower(own_micro_batches(picks[choice], own, micro_batch_sequences=micro_batch_sequences))
+            for choice in router.choices
+            if choice in picks
+        }

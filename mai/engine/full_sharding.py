@@ -1,0 +1,222 @@
+"""Fully sharded data parallelism (ZeRO-3, arXiv 1910.02054) by torch's FSDP2, in steps that a guard can stand between.
+
+    between steps   a rank holds its rows of every parameter: weight, gradient and both moments, fp32
+    forward         a unit (a layer, an end of the model) is gathered in the compute format, used, and freed
+    backward        gathered again; its gradients are summed over the ranks in fp32, and every rank keeps its rows
+
+Tensor and pipeline ranks have cut the parameters before. `optimizer_sharding.py` is the other way.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.experts import SequentialMLP
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mai.engine.sharded_state import Block, Shard, blocks, buffer_shards
+from mai.engine.sharding import allocate_states, global_norm
+from mai.engine.translate import compute_dtype
+from mai.optimizer.groups import decays
+from mai.recipe import OptimizerConfig, Recipe
+
+
+class FullSharding:
+    """A `sharding.Sharding`; what each verb does stands there."""
+
+    def __init__(
+        self, modules: Sequence[GPTModel], recipe: Recipe, *, mesh: DeviceMesh, expert_mesh: DeviceMesh
+    ) -> None:
+        """Shards the modules in place; all ranks must call.
+
+        The meshes are those of dense weights and of experts: [shard], or [copy, shard] where copies are kept equal."""
+        self._rows: list[_Rows] = []
+        self._pieces: list[_Piece] = []
+        self.chunks: list[Any] = []
+        self._buffers = buffer_shards(modules)
+        for module in modules:
+            named_blocks = list(_named_blocks(module))
+            units = [(unit, expert_mesh if isinstance(unit, SequentialMLP) else mesh) for unit in _units(module)]
+            sharded = _share_out(module, units, compute_dtype(recipe.precision))
+            rows = {name: _rows(parameter) for name, parameter in sharded.items()}
+            self._rows += rows.values()
+            self._pieces += [
+                piece for name, start, block in named_blocks for piece in _meeting(rows[name], start, block)
+            ]
+            self.chunks.append(_Chunk(module, [own.gradient for own in rows.values()]))
+        self._adamw = _adamw([own.weight for own in self._rows], recipe.optimizer)
+
+    def zero_gradients(self) -> None:
+        torch._foreach_zero_(self._gradients)
+
+    def gradient_norm(self) -> float:
+        owned = [piece.of(piece.rows.gradient) for piece in self._pieces if not piece.block.is_replica]
+        return global_norm(owned, device=self._rows[0].gradient.device, group=None)
+
+    def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
+        # The small number is Megatron's (megatron/core/optimizer/clip_grads.py), so that both shardings clip alike.
+        scale = clip_norm / (norm + 1.0e-6)
+        if scale < 1.0:
+            torch._foreach_mul_(self._gradients, scale)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+
+    def updates_done(self) -> int:
+        return int(self._adamw.state[self._rows[0].weight]["step"].item())
+
+    def set_updates_done(self, updates: int) -> None:
+        for state in self._adamw.state.values():
+            state["step"].fill_(updates)
+
+    def publish_main_weights(self) -> None:
+        """Nothing to do: the next forward pass gathers what was written."""
+
+    def shards(self) -> list[Shard]:
+        return [piece.shard(self._states(piece.rows.weight)) for piece in self._pieces] + self._buffers
+
+    def gradients(self) -> list[Shard]:
+        return [piece.shard({"gradient": piece.rows.gradient}) for piece in self._pieces]
+
+    @property
+    def _gradients(self) -> list[Tensor]:
+        return [own.gradient for own in self._rows]
+
+    def _states(self, weight: torch.nn.Parameter) -> dict[str, Tensor]:
+        state = self._adamw.state[weight]
+        return {"weight": weight.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+
+
+class _Chunk(MegatronModule):
+    """A part of the model as Megatron's schedules and its finalize_model_grads know it."""
+
+    def __init__(self, module: GPTModel, gradients: list[Tensor]) -> None:
+        super().__init__(config=module.config)
+        self.module = module
+        self._gradients = gradients
+        # finalize_model_grads sums the gradients of norms over the tensor ranks. Told this, it sums the rows in place,
+        # as they are; told nothing, it gathers all rows and leaves their sums in new gradients, which nobody reads.
+        self.ddp_config = DistributedDataParallelConfig(use_megatron_fsdp=True)
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.module(*arguments, **keywords)
+
+    def no_sync(self) -> contextlib.nullcontext[None]:
+        """Nothing to hold back: a rank has room for its own rows of the sums only."""
+        return contextlib.nullcontext()
+
+    def finish_grad_sync(self, *, force_all_reduce: bool) -> None:
+        """Nothing to do: every backward pass sums its gradients over the ranks."""
+
+    def scale_gradients(self, factor: Tensor) -> None:
+        torch._foreach_mul_(self._gradients, factor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """This rank's rows of one parameter; weight and gradient are FSDP2's own memory."""
+
+    weight: torch.nn.Parameter
+    gradient: Tensor
+    start: int
+    """Where they begin in the flattened parameter."""
+    copy: int
+    """Which of the copies that are kept equal they belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The part of some rows that lies in one block of a global tensor."""
+
+    rows: _Rows
+    first: int
+    """Where it begins in the flattened rows."""
+    block: Block
+    start: int
+    """Where it begins in the flattened block."""
+    stop: int
+
+    def of(self, state: Tensor) -> Tensor:
+        """This piece of a state of the rows, flattened."""
+        return state.view(-1)[self.first : self.first + self.stop - self.start]
+
+    def shard(self, states: dict[str, Tensor]) -> Shard:
+        return Shard(self.block, self.start, self.stop, {name: self.of(state) for name, state in states.items()})
+
+
+def _named_blocks(module: GPTModel) -> Iterator[tuple[str, int, Block]]:
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    for parameter, start, block in blocks([module]):
+        yield names[parameter], start, block
+
+
+def _share_out(module: GPTModel, units: Iterable[tuple[Any, DeviceMesh]], dtype: torch.dtype) -> dict[str, DTensor]:
+    """Shard the module in place, unit by unit; returns its parameters by name, of which each rank now holds rows."""
+    marks = {name: dict(vars(parameter)) for name, parameter in module.named_parameters()}
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for unit, mesh in units:
+        for parameter in unit.parameters():
+            parameter.data = parameter.data.float()
+        # Freed after forward, always. FSDP2 would keep what the outermost unit holds for a backward pass; after an
+        # evaluation there is none, and a checkpoint that is loaded then would not reach the next forward pass.
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+        # Plain sums: finalize_model_grads divides by the number of tokens, and gloo knows no other reduction.
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(enable=True)
+    sharded = dict(module.named_parameters())
+    for name, parameter in sharded.items():
+        # These parameters are new, without the marks that Megatron's layers had made (pytorch issue 136929).
+        vars(parameter).update(marks[name])
+    return sharded
+
+
+def _units(module: GPTModel) -> list[Any]:
+    """What is gathered at once, inner before outer; the model itself holds what no other unit does."""
+    experts = [part for part in module.modules() if isinstance(part, SequentialMLP)]
+    ends = ([module.embedding] if module.pre_process else []) + ([module.output_layer] if module.post_process else [])
+    return [*experts, *module.decoder.layers, *ends, module]
+
+
+@torch.no_grad()
+def _rows(parameter: DTensor) -> _Rows:
+    # The gradients are there from the start: one that no token reached counts as zero, as in the distributed optimizer.
+    gradients: DTensor = torch.zeros_like(parameter)  # type: ignore[assignment]
+    parameter.grad = gradients
+    weight, gradient = torch.nn.Parameter(parameter.to_local()), gradients.to_local()
+    weight.grad = gradient
+    mesh, coordinate = parameter.device_mesh, parameter.device_mesh.get_coordinate()
+    assert coordinate is not None
+    # FSDP2 cuts as torch.chunk does: the same number of rows each, and what is left, maybe none, for the last ranks.
+    rows_each = math.ceil(parameter.size(0) / mesh.size(-1))
+    start = coordinate[-1] * rows_each * math.prod(parameter.shape[1:])
+    return _Rows(weight, gradient, start, copy=coordinate[0] if mesh.ndim == 2 else 0)
+
+
+def _meeting(rows: _Rows, block_start: int, block: Block) -> Iterator[_Piece]:
+    """The piece, if there is one; the first copy answers for all."""
+    first = max(rows.start, block_start)
+    last = min(rows.start + rows.weight.numel(), block_start + math.prod(block.shape))
+    if first < last:
+        block = replace(block, is_replica=block.is_replica or rows.copy > 0)
+        yield _Piece(rows, first - rows.start, block, first - block_start, last - block_start)
+
+
+def _adamw(weights: Sequence[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    groups = [
+        {"params": [weight for weight in weights if decays(weight.shape)], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if not decays(weight.shape)], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
+    )
+    allocate_states(adamw)
+    return adamw

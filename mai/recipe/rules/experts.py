@@ -1,0 +1,85 @@
+"""Rules of a mixture of experts."""
+
+from collections.abc import Iterator
+
+from mai.recipe.breach import Breach, listed
+from mai.recipe.recipe import Recipe
+from mai.recipe.rules.wording import breach, divisors, multiples_near, one_of
+
+
+def a_token_takes_no_more_experts_than_there_are(recipe: Recipe) -> Iterator[Breach]:
+    experts = recipe.model.experts
+    if experts and experts.experts_per_token > experts.num_experts:
+        rule = f"a token can take each expert once; use {experts.num_experts} or less"
+        yield breach(recipe, rule, "model.feed_forward.experts_per_token", "model.feed_forward.num_experts")
+
+
+def some_layer_has_experts(recipe: Recipe) -> Iterator[Breach]:
+    experts, layers = recipe.model.experts, recipe.model.num_layers
+    if experts and experts.num_dense_layers >= layers:
+        fewer = f"{layers - 1} or less, or " if layers > 1 else "0, or "
+        rule = f"no layer is left for the experts; use {fewer}model.feed_forward.kind=dense"
+        yield breach(recipe, rule, "model.feed_forward.num_dense_layers", "model.num_layers")
+
+
+def one_expert_needs_sigmoid_scores(recipe: Recipe) -> Iterator[Breach]:
+    """Megatron-Core refuses it as well (transformer/transformer_config.py, moe_router_topk == 1)."""
+    experts = recipe.model.experts
+    if experts and experts.experts_per_token == 1 and experts.scores == "softmax":
+        rule = (
+            "softmax over one picked expert is always 1, so the router would learn nothing; "
+            "use model.feed_forward.experts_per_token=2 or more, or model.feed_forward.scores=sigmoid"
+        )
+        yield breach(recipe, rule, "model.feed_forward.experts_per_token", "model.feed_forward.scores")
+
+
+def a_bias_needs_sigmoid_scores(recipe: Recipe) -> Iterator[Breach]:
+    """Megatron-Core refuses it as well (transformer/transformer_config.py, moe_router_enable_expert_bias)."""
+    experts = recipe.model.experts
+    if experts and experts.bias_update_rate > 0 and experts.scores != "sigmoid":
+        rule = (
+            "a selection bias goes with sigmoid scores only; "
+            "use model.feed_forward.scores=sigmoid, or model.feed_forward.bias_update_rate=0"
+        )
+        yield breach(recipe, rule, "model.feed_forward.bias_update_rate", "model.feed_forward.scores")
+
+
+def expert_ranks_need_experts(recipe: Recipe) -> Iterator[Breach]:
+    axes = {"parallel.expert": recipe.parallel.expert, "parallel.expert_tensor": recipe.parallel.expert_tensor}
+    for path, ranks in axes.items():
+        if ranks > 1 and not recipe.model.experts:
+            rule = f"there are no experts to share out; use {path}=1, or model.feed_forward.kind=experts"
+            yield breach(recipe, rule, path, "model.feed_forward.kind")
+
+
+def ranks_share_the_experts_evenly(recipe: Recipe) -> Iterator[Breach]:
+    experts, ranks = recipe.model.experts, recipe.parallel.expert
+    if experts and experts.num_experts % ranks:
+        near = listed(multiples_near(experts.num_experts, ranks))
+        rule = (
+            "every expert rank must hold the same number of experts; use parallel.expert "
+            f"{one_of(divisors(experts.num_experts), near=ranks)}, or model.feed_forward.num_experts={near}"
+        )
+        yield breach(recipe, rule, "model.feed_forward.num_experts", "parallel.expert")
+
+
+def ranks_share_each_expert_evenly(recipe: Recipe) -> Iterator[Breach]:
+    experts, ranks = recipe.model.experts, recipe.parallel.expert_tensor
+    if experts and experts.ffn_hidden_size % ranks:
+        near = listed(multiples_near(experts.ffn_hidden_size, ranks))
+        rule = (
+            "parallel.expert_tensor must divide it; use parallel.expert_tensor "
+            f"{one_of(divisors(experts.ffn_hidden_size), near=ranks)}, or model.feed_forward.ffn_hidden_size={near}"
+        )
+        yield breach(recipe, rule, "model.feed_forward.ffn_hidden_size", "parallel.expert_tensor")
+
+
+def tensor_ranks_need_a_cut_sequence(recipe: Recipe) -> Iterator[Breach]:
+    """Megatron-Core stops in the first step otherwise (transformer/moe/moe_layer.py, MoELayer.forward): each tensor
+    rank would route every token."""
+    parallel = recipe.parallel
+    if recipe.model.experts and parallel.tensor > 1 and not parallel.sequence:
+        rule = (
+            "with experts the tensor ranks must share out the tokens; use parallel.sequence=true, or parallel.tensor=1"
+        )
+        yield breach(recipe, rule, "parallel.tensor", "parallel.sequence", "model.feed_forward.kind")

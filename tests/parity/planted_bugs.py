@@ -1,0 +1,255 @@
+"""Bugs of composed parallelism as they come, each planted by patching the process that then forks the ranks.
+
+    certificate = certify(bugs.transposed_shard, "parallel.tensor=2", folder=...)
+
+Every function here is called in a process of its own, before the ranks are forked from it.
+"""
+
+import importlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.jobs import run_mai
+from tests.ranks import CONTEXT
+
+Plant = Callable[[], None]
+
+BAD_RANK = 1
+SCALE = 1.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one `mai certify` ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    certificate: dict[str, Any] | None
+
+    @property
+    def wrong(self) -> list[dict[str, Any]]:
+        """What differs in the first step in which anything does."""
+        assert self.certificate is not None, self.stderr
+        assert self.certificate["wrong"] is not None, self.stdout
+        return list(self.certificate["wrong"]["findings"])
+
+    @property
+    def first_parameter(self) -> dict[str, Any]:
+        return next(finding for finding in self.wrong if finding["name"])
+
+
+def certify(plant: Plant, *words: str, folder: Path, recipe: str = "tiny") -> Outcome:
+    """`mai certify` of the recipe with these overrides, in a process whose code has the bug."""
+    log = folder / "said"
+    arguments = ["certify", recipe, *words]
+    process = CONTEXT.Process(target=_with_bug, args=(plant, arguments, str(log), folder), daemon=True)
+    process.start()
+    process.join(240)
+    assert process.exitcode is not None, "mai certify still runs after 240 s"
+    said, errors = (log.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
+    written = [json.loads(path.read_text()) for path in folder.glob("certificates/*/*/certificate.json")]
+    assert len(written) <= 1
+    return Outcome(process.exitcode, said, errors, written[0] if written else None)
+
+
+def _with_bug(plant: Plant, arguments: list[str], log: str, folder: Path) -> None:
+    plant()
+    run_mai(arguments, log, {}, folder)
+
+
+def none() -> None:
+    """The code as it is."""
+
+
+def skipped_all_reduce() -> None:
+    """The gradients of norms, which each tensor rank has of its part of the sequence, are not summed over the ranks."""
+    module = importlib.import_module("megatron.core.distributed.finalize_model_grads")
+    assert callable(module._allreduce_non_tensor_model_parallel_grads)
+    module._allreduce_non_tensor_model_parallel_grads = lambda *_, **__: None
+
+
+def scaled_gradient() -> None:
+    """One data-parallel rank's gradients count 1 % more than the others'."""
+
+    def scale(model: torch.nn.Module) -> None:
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: gradient * SCALE)
+
+    _change_model_of_bad_rank(scale)
+
+
+def transposed_shard() -> None:
+    """One tensor rank's part of a matrix, which is square, lies on its side."""
+
+    def transpose(model: torch.nn.Module) -> None:
+        shard = dict(model.named_parameters())["decoder.layers.1.mlp.linear_fc2.weight"]
+        assert shard.shape[0] == shard.shape[1]
+        shard.data = shard.data.t().contiguous()
+
+    _change_model_of_bad_rank(transpose)
+
+
+def transposed_shard_of_the_first_draw() -> None:
+    """One rank's output layer is upside down, in the first of all trials only: something that comes and goes."""
+
+    def flip(model: torch.nn.Module) -> None:
+        if not (marker := Path("flipped")).exists():
+            marker.touch()
+            weight = dict(model.named_parameters())["output_layer.weight"]
+            weight.data = weight.data.flip(0).contiguous()
+
+    _change_model_of_bad_rank(flip)
+
+
+def stale_pipeline_input() -> None:
+    """A stage computes with the input of the micro-batch before."""
+    gpt_model = importlib.import_module("megatron.core.models.gpt.gpt_model").GPTModel
+    set_input_tensor = gpt_model.set_input_tensor
+
+    def set_last_one(self: Any, input_tensor: Any) -> None:
+        tensor = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
+        if tensor is not None:
+            # The value of the last one, with the gradient going where this one came from.
+            last = self.__dict__.get("_last_input", tensor.detach())
+            self.__dict__["_last_input"] = tensor.detach()
+            tensor = tensor + (last - tensor).detach()
+        set_input_tensor(self, [tensor] if isinstance(input_tensor, list) else tensor)
+
+    gpt_model.set_input_tensor = set_last_one
+
+
+def wrong_expert_rank() -> None:
+    """Tokens are sent to the expert of the same number on the next expert rank."""
+    router = importlib.import_module("mai.engine.router").ExpertRouter
+    forward = router.forward
+
+    def forward_to_next(self: Any, *arguments: Any) -> Any:
+        weights_TE, is_picked_TE = forward(self, *arguments)
+        ranks = self.config.expert_model_parallel_size
+        shift = self.config.num_moe_experts // ranks if ranks > 1 else 0
+        return weights_TE.roll(shift, dims=-1), is_picked_TE.roll(shift, dims=-1)
+
+    router.forward = forward_to_next
+
+
+def lost_gradient_of_the_rotary_key() -> None:
+    """What Megatron-Core 0.16.1 does without Transformer Engine (transformer/multi_latent_attention.py): the rotary
+    key's gradient is not summed over the tensor ranks, each of which has its own heads' part of it."""
+    attention = importlib.import_module("mai.engine.latent_attention")
+    assert callable(attention.copy_to_tensor_model_parallel_region)
+    attention.copy_to_tensor_model_parallel_region = lambda x, **_: x
+
+
+def other_first_tokens() -> None:
+    """What a rounding does that sends a token to another expert: all differs, on these tokens and not on others."""
+    trial = importlib.import_module("mai.certify.trial")
+    synthetic_sequences = trial.synthetic_sequences
+
+    def other(vocab_size: int, sequence_length: int, seed: int) -> Any:
+        is_other = seed == 0 and dist.get_world_size() > 1
+        return synthetic_sequences(vocab_size, sequence_length, 99 if is_other else seed)
+
+    trial.synthetic_sequences = other
+
+
+def another_ranks_data() -> None:
+    """All data-parallel ranks read the first one's sequences."""
+    trial = importlib.import_module("mai.certify.trial")
+    batch_positions = trial.batch_positions
+    trial.batch_positions = lambda position, **named: batch_positions(position, **{**named, "data_rank": 0})
+
+
+def micro_batches_in_another_order() -> None:
+    """The last stage takes the micro-batches from the other end."""
+    trial, batch = importlib.import_module("mai.certify.trial"), importlib.import_module("mai.batch").Batch
+    batch_at = trial.pretrain.batch_at
+
+    def flipped(*arguments: Any) -> Any:
+        right = batch_at(*arguments)
+        is_last = dist.get_world_size() > 1 and dist.get_rank() == dist.get_world_size() - 1
+        return batch(right.tokens_BS.flip(0), right.targets_BS.flip(0)) if is_last else right
+
+    trial.pretrain.batch_at = flipped
+
+
+def another_learning_rate() -> None:
+    """One tensor rank updates its weights at a rate that is 1 % higher."""
+    engine = importlib.import_module("mai.engine.engine").Engine
+    apply = engine.apply
+
+    def apply_faster(self: Any, gradients: Any, *, learning_rate: float) -> None:
+        apply(self, gradients, learning_rate=learning_rate * (SCALE if dist.get_rank() == BAD_RANK else 1.0))
+
+    engine.apply = apply_faster
+
+
+def bf16_on_one_rank_only() -> None:
+    """One tensor rank's gradients lose all but three bits of mantissa, where bf16 has eight."""
+
+    def round_coarsely(gradient: torch.Tensor) -> torch.Tensor:
+        mantissa, exponent = torch.frexp(gradient.float())
+        return torch.ldexp((mantissa * 8).round() / 8, exponent).to(gradient.dtype)
+
+    def coarsen(model: torch.nn.Module) -> None:
+        for parameter in model.parameters():
+            if parameter.dtype == torch.bfloat16:
+                parameter.register_hook(round_coarsely)
+
+    _change_model_of_bad_rank(coarsen)
+
+
+def bad_data() -> None:
+    """One rank finds its data damaged."""
+    from mai.errors import DataError
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise DataError("shard 7 is damaged")
+
+    _instead_of_steps(refuse)
+
+
+def killed_rank() -> None:
+    """One rank is ended from outside."""
+    _instead_of_steps(lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def silent_rank() -> None:
+    """One rank never calls the collective that the others wait in, who lose patience early."""
+    importlib.import_module("mai.certify.trial")._PEER_TIMEOUT_SECONDS = 3.0
+    _instead_of_steps(lambda *_, **__: time.sleep(600))
+
+
+def _change_model_of_bad_rank(change: Callable[[torch.nn.Module], None]) -> None:
+    """Where there are others: one rank alone is what all are compared with."""
+    module = importlib.import_module("mai.engine.engine")
+    build_model = module.build_model
+
+    def build(*arguments: Any, **named: Any) -> Any:
+        built = build_model(*arguments, **named)
+        if dist.get_world_size() > 1 and dist.get_rank() == BAD_RANK:
+            for chunk in built if isinstance(built, list) else [built]:
+                change(chunk)
+        return built
+
+    module.build_model = build
+
+
+def _instead_of_steps(action: Callable[..., None]) -> None:
+    trial = importlib.import_module("mai.certify.trial")
+    steps = trial._steps
+
+    def act(*arguments: Any, **named: Any) -> None:
+        is_bad = dist.get_world_size() > 1 and dist.get_rank() == BAD_RANK
+        (action if is_bad else steps)(*arguments, **named)
+
+    trial._steps = act

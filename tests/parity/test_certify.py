@@ -1,0 +1,178 @@
+"""`mai certify` finds planted bugs, names them, and lets sound layouts pass."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.parity import planted_bugs as bugs
+from tests.parity.planted_bugs import BAD_RANK, Plant, certify
+
+TENSOR = ("parallel.tensor=2", "parallel.sequence=true", "parallel.data=1")
+PIPELINE = ("parallel.pipeline=2", "parallel.data=1")
+DATA = ("parallel.data=2",)
+EXPERTS = (
+    "model.feed_forward.kind=experts",
+    "model.feed_forward.num_experts=8",
+    "model.feed_forward.experts_per_token=2",
+    "model.feed_forward.ffn_hidden_size=32",
+    "parallel.expert=2",
+    "parallel.data=2",
+)
+LATENT = (
+    "model.num_kv_heads=4",
+    "model.attention.kind=latent",
+    "model.attention.key_value_rank=32",
+    "model.attention.query_rank=48",
+    "model.attention.rotary_head_size=8",
+    "model.attention.value_head_size=16",
+)
+EVERY_AXIS = {
+    "dense_every_axis": ("precision.compute=bf16",),
+    "experts_every_axis": ("parallel.sharding=full", "parallel.recompute=layer"),
+    "latent_every_axis": ("precision.compute=bf16",),
+}
+
+
+def test_a_sound_layout_passes_and_says_what_was_compared_and_what_is_unproven(tmp_path: Path) -> None:
+    outcome = certify(bugs.none, "parallel.tensor=2", "parallel.sequence=true", "parallel.data=2", folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.certificate is not None
+    assert outcome.certificate["passed"] is True
+    assert outcome.certificate["wrong"] is None
+    kinds = outcome.certificate["compared"]["fp32"]
+    assert all(kind["numbers"] > 0 and kind["worst"]["used"] < 1 for kind in kinds.values())
+    assert any("NCCL" in sentence for sentence in outcome.certificate["unproven"])
+    assert "certificate:" in outcome.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", EVERY_AXIS)
+def test_a_sound_layout_of_every_axis_passes(recipe: str, tmp_path: Path) -> None:
+    words = EVERY_AXIS[recipe]
+    outcome = certify(bugs.none, *words, folder=tmp_path, recipe=recipe)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.certificate is not None
+    assert ("bf16" in outcome.certificate["compared"]) == ("precision.compute=bf16" in words)
+    # The layout has few enough ranks to be tried as it is.
+    assert all(degree["original"] == degree["shrunk"] for degree in outcome.certificate["degrees"].values())
+
+
+def test_a_skipped_all_reduce_is_found_in_the_norms_that_it_leaves_apart(tmp_path: Path) -> None:
+    outcome = certify(bugs.skipped_all_reduce, *TENSOR, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    gradients = [finding for finding in outcome.wrong if finding["kind"] == "gradient"]
+    assert all("layernorm" in finding["name"] for finding in gradients)
+    first = outcome.first_parameter
+    assert first["name"] == "decoder.layers.0.input_layernorm.weight"
+    assert (first["step"], first["kind"], first["wrong_ranks"]) == (1, "gradient", [0, 1])
+
+
+def test_a_gradient_scaled_on_one_rank_is_found(tmp_path: Path) -> None:
+    outcome = certify(bugs.scaled_gradient, *DATA, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    first = outcome.first_parameter
+    assert (first["step"], first["kind"]) == (1, "gradient")
+    assert first["name"] == "embedding.word_embeddings.weight"
+    # Each of the two ranks gave half of the sum, so that it is about half a percent too large.
+    norm = next(finding for finding in outcome.wrong if finding["kind"] == "gradient norm")
+    assert norm["difference"] == pytest.approx(0.005 * norm["one_rank"], rel=0.2)
+
+
+def test_a_transposed_shard_is_found_before_the_first_step_on_the_rank_that_holds_it(tmp_path: Path) -> None:
+    outcome = certify(bugs.transposed_shard, *TENSOR, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    (only,) = outcome.wrong
+    assert (only["step"], only["kind"]) == (0, "weight")
+    assert only["name"] == "decoder.layers.1.mlp.linear_fc2.weight"
+    assert only["wrong_ranks"] == [BAD_RANK]
+
+
+def test_a_stale_pipeline_input_is_found_in_the_first_loss(tmp_path: Path) -> None:
+    outcome = certify(bugs.stale_pipeline_input, *PIPELINE, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert (outcome.wrong[0]["step"], outcome.wrong[0]["kind"]) == (1, "loss")
+    assert outcome.first_parameter["name"] == "embedding.word_embeddings.weight"
+    assert "first parameter on the way forward" in outcome.stderr
+
+
+def test_the_lost_gradient_of_a_rotary_key_is_found(tmp_path: Path) -> None:
+    outcome = certify(bugs.lost_gradient_of_the_rotary_key, *LATENT, *TENSOR[::2], folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    gradients = [finding for finding in outcome.wrong if finding["kind"] == "gradient"]
+    assert max(gradients, key=lambda finding: finding["used"])["name"].endswith("linear_kv_down_proj.weight")
+
+
+def test_an_expert_on_the_wrong_rank_is_found_and_experts_are_named_as_furthest_off(tmp_path: Path) -> None:
+    """Fresh experts say next to nothing, so that the loss need not show it; their gradients do."""
+    outcome = certify(bugs.wrong_expert_rank, *EXPERTS, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert outcome.first_parameter["step"] == 1
+    furthest = max((finding for finding in outcome.wrong if finding["name"]), key=lambda finding: finding["used"])
+    assert "experts" in furthest["name"]
+    assert "once more with other tokens" in outcome.stdout, "experts get a second chance"
+
+
+def test_experts_pass_when_only_the_first_tokens_differ(tmp_path: Path) -> None:
+    outcome = certify(bugs.other_first_tokens, *EXPERTS, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.certificate is not None
+    assert outcome.certificate["draw"] == 1
+    assert outcome.certificate["wrong_in_first_draw"][0]["kind"] == "loss"
+    assert "with other tokens" in outcome.stdout
+
+
+def test_wrong_initial_weights_get_no_second_chance(tmp_path: Path) -> None:
+    outcome = certify(bugs.transposed_shard_of_the_first_draw, *EXPERTS, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert {finding["step"] for finding in outcome.wrong} == {0}
+
+
+def test_a_dense_model_gets_no_second_chance(tmp_path: Path) -> None:
+    assert certify(bugs.other_first_tokens, *DATA, folder=tmp_path).code == 88
+
+
+def test_a_rank_that_reads_another_ranks_data_is_found(tmp_path: Path) -> None:
+    outcome = certify(bugs.another_ranks_data, *DATA, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert (outcome.wrong[0]["step"], outcome.wrong[0]["kind"]) == (1, "loss")
+
+
+def test_stages_that_take_micro_batches_in_different_orders_are_found(tmp_path: Path) -> None:
+    outcome = certify(bugs.micro_batches_in_another_order, *PIPELINE, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert (outcome.wrong[0]["step"], outcome.wrong[0]["kind"]) == (1, "loss")
+
+
+def test_a_rank_that_updates_faster_is_found_and_its_peers_replica_said_to_be_right(tmp_path: Path) -> None:
+    outcome = certify(bugs.another_learning_rate, *TENSOR, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert {(finding["step"], finding["kind"]) for finding in outcome.wrong} == {(1, "weight")}
+    norm = next(finding for finding in outcome.wrong if "layernorm" in finding["name"])
+    assert (norm["wrong_ranks"], norm["right_ranks"]) == ([BAD_RANK], [1 - BAD_RANK])
+    embedding = outcome.first_parameter
+    assert (embedding["wrong_ranks"], embedding["right_ranks"]) == ([BAD_RANK], [])
+
+
+def test_a_bf16_layout_that_rounds_worse_than_bf16_is_found(tmp_path: Path) -> None:
+    outcome = certify(bugs.bf16_on_one_rank_only, *TENSOR, "precision.compute=bf16", folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert outcome.certificate is not None
+    assert outcome.certificate["wrong"]["format"] == "bf16"
+    assert (outcome.wrong[0]["step"], outcome.wrong[0]["kind"]) == (1, "gradient")
+
+
+@pytest.mark.parametrize(("plant", "code"), [(bugs.bad_data, 81), (bugs.killed_rank, 213)])
+def test_a_rank_that_fails_keeps_its_own_code_and_leaves_no_certificate(
+    plant: Plant, code: int, tmp_path: Path
+) -> None:
+    assert certify(bugs.none, *DATA, folder=tmp_path).certificate is not None
+    outcome = certify(plant, *DATA, folder=tmp_path)
+    assert outcome.code == code, outcome.stderr
+    assert outcome.certificate is None, "the one from before is of no worth any more"
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_lost_and_not_wrong(tmp_path: Path) -> None:
+    outcome = certify(bugs.silent_rank, *DATA, folder=tmp_path)
+    assert outcome.code == 213, outcome.stderr
+    assert outcome.certificate is None

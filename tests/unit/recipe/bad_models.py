@@ -1,0 +1,123 @@
+"""Mixtures of experts and latent attention that do not fit themselves or their layout, and what people are told."""
+
+from tests.unit.recipe.bad import Bad
+from tests.unit.recipe.samples import experts, latent
+
+BAD_MODELS = {
+    # Kinds
+    "kind without its fields": Bad(
+        overrides="model.feed_forward.kind=experts",
+        messages=(
+            "model.feed_forward.num_experts: missing, and it has no default",
+            "model.feed_forward.experts_per_token: missing, and it has no default",
+            "model.feed_forward.ffn_hidden_size: missing, and it has no default",
+        ),
+    ),
+    "field of latent attention in another kind": Bad(
+        overrides="model.attention.key_value_rank=4",
+        messages=(
+            "model.attention.key_value_rank=4: model.attention.kind=grouped_query has no such field; ",
+            "it belongs to model.attention.kind=latent",
+        ),
+    ),
+    "field of experts in a dense model": Bad(
+        overrides="model.feed_forward.num_experts=4",
+        messages=(
+            "model.feed_forward.num_experts=4: model.feed_forward.kind=dense has no such field; ",
+            "it belongs to model.feed_forward.kind=experts",
+        ),
+    ),
+    "field of a kind without its section": Bad(
+        overrides="num_experts=4",
+        messages=("num_experts=4: no such field; did you mean model.feed_forward.num_experts?",),
+    ),
+    "Python: out of range in a kind": Bad(
+        edit="replace(base, model=replace(base.model, feed_forward="
+        "MixtureOfExperts(num_experts=1, experts_per_token=1, ffn_hidden_size=0)))",
+        messages=(
+            "model.feed_forward.num_experts=1: must be at least 2; the nearest valid value is 2",
+            "model.feed_forward.ffn_hidden_size=0: must be at least 1; the nearest valid value is 1",
+        ),
+    ),
+    "Python: the kind of another section": Bad(
+        edit="replace(base, model=replace(base.model, attention=DenseFeedForward()))",
+        messages=("model.attention.kind=DenseFeedForward: must be one of grouped_query, latent",),
+    ),
+    # Latent attention
+    "latent heads that share keys": Bad(
+        overrides=latent().replace("num_kv_heads=4", "num_kv_heads=2"),
+        messages=(
+            "model.num_heads=4, model.num_kv_heads=2, model.attention.kind=latent: in latent attention every head has ",
+            "its own key and value; use model.num_kv_heads=4, or model.attention.kind=grouped_query",
+        ),
+    ),
+    "odd rotary part": Bad(
+        overrides=latent(rotary_head_size=7),
+        messages=("model.attention.rotary_head_size=7: must be even, because rotary positions turn pairs; use 6 or 8",),
+    ),
+    # Experts
+    "more experts for a token than there are": Bad(
+        overrides=experts(experts_per_token=9),
+        messages=(
+            "model.feed_forward.experts_per_token=9, model.feed_forward.num_experts=8: ",
+            "a token can take each expert once; use 8 or less",
+        ),
+    ),
+    "no layer with experts": Bad(
+        overrides=experts(num_dense_layers=4),
+        messages=(
+            "model.feed_forward.num_dense_layers=4, model.num_layers=4: no layer is left for the experts; ",
+            "use 3 or less, or model.feed_forward.kind=dense",
+        ),
+    ),
+    "softmax over one expert": Bad(
+        overrides=experts(experts_per_token=1),
+        messages=(
+            "model.feed_forward.experts_per_token=1, model.feed_forward.scores=softmax: softmax over one picked ",
+            "use model.feed_forward.experts_per_token=2 or more, or model.feed_forward.scores=sigmoid",
+        ),
+    ),
+    "bias without sigmoid": Bad(
+        overrides=experts(bias_update_rate=1e-3),
+        messages=(
+            "model.feed_forward.bias_update_rate=0.001, model.feed_forward.scores=softmax: ",
+            "use model.feed_forward.scores=sigmoid, or model.feed_forward.bias_update_rate=0",
+        ),
+    ),
+    "expert ranks without experts": Bad(
+        overrides="parallel.expert=2 parallel.expert_tensor=2",
+        messages=(
+            "parallel.expert=2, model.feed_forward.kind=dense: there are no experts to share out; ",
+            "use parallel.expert=1, or model.feed_forward.kind=experts",
+            "parallel.expert_tensor=2, model.feed_forward.kind=dense: there are no experts to share out; ",
+        ),
+    ),
+    "ten experts on four ranks": Bad(
+        overrides=experts(num_experts=10) + " parallel.expert=4",
+        messages=(
+            "model.feed_forward.num_experts=10, parallel.expert=4: every expert rank must hold the same number of ",
+            "experts; use parallel.expert one of 1, 2, 5, 10, or model.feed_forward.num_experts=8 or 12",
+        ),
+    ),
+    "experts that their tensor ranks do not cut": Bad(
+        overrides=experts() + " parallel.expert_tensor=3",
+        messages=(
+            "model.feed_forward.ffn_hidden_size=64, parallel.expert_tensor=3: parallel.expert_tensor must divide it; ",
+            "use parallel.expert_tensor one of 1, 2, 4, 8, 16, 32, or model.feed_forward.ffn_hidden_size=63 or 66",
+        ),
+    ),
+    "shared expert that the tensor ranks do not cut": Bad(
+        overrides=experts(shared_ffn_hidden_size=33) + " parallel.tensor=2 parallel.sequence=true",
+        messages=(
+            "model.feed_forward.shared_ffn_hidden_size=33, parallel.tensor=2: parallel.tensor must divide it; ",
+            "use parallel.tensor 1, or model.feed_forward.shared_ffn_hidden_size=32 or 34",
+        ),
+    ),
+    "experts on tensor ranks with whole sequences": Bad(
+        overrides=experts() + " parallel.tensor=2",
+        messages=(
+            "parallel.tensor=2, parallel.sequence=false, model.feed_forward.kind=experts: ",
+            "with experts the tensor ranks must share out the tokens; use parallel.sequence=true, or parallel.tensor=1",
+        ),
+    ),
+}
