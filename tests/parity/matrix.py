@@ -237,7 +237,10 @@ def document(found: list[Cell], *, seconds: float) -> str:
         dense, experts = (layout.parallel(SHAPES[shape]) for shape in ("dense", "experts"))
         row = [_shown(by_place[shape, layout]) for shape in SHAPES]
         also = name_of(experts, beside=dense)
-        lines.append(f"| {num_ranks(dense)} | {name_of(dense)} | {also} | {' | '.join(row)} |")
+        lines.append(f"| {num_ranks(dense)} | {_cell_text(name_of(dense))} | {also} | {' | '.join(row)} |")
+    replayed = [cell for cell in found if cell.before_replay is not None]
+    if not replayed:
+        return "\n".join([*lines, "", "No cell needed the replay."]) + "\n"
     lines += [
         "",
         "Before the replay:",
@@ -245,12 +248,17 @@ def document(found: list[Cell], *, seconds: float) -> str:
         "| layout | shape | steps that agreed | loss at most | norm at most |",
         "|---|---|---|---|---|",
     ]
-    for cell in found:
-        if cell.before_replay is not None:
-            loss, norm = cell.before_replay
-            name = name_of(cell.layout.parallel(SHAPES[cell.shape]))
-            lines.append(f"| {name} | {cell.shape} | {cell.agreed_steps} of {STEPS} | {loss:.1e} | {norm:.1e} |")
+    for cell in replayed:
+        assert cell.before_replay is not None
+        loss, norm = cell.before_replay
+        name = _cell_text(name_of(cell.layout.parallel(SHAPES[cell.shape])))
+        lines.append(f"| {name} | {cell.shape} | {cell.agreed_steps} of {STEPS} | {loss:.1e} | {norm:.1e} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell_text(text: str) -> str:
+    """In which a | is no border."""
+    return text.replace("|", "\\|")
 
 
 def _shown(cell: Cell) -> str:
