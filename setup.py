@@ -30,6 +30,15 @@ setup(
     ],
     extras_require={
         "gpu": ["nvidia-ml-py>=12.570"],
-        "dev": ["mypy>=1.15", "pytest>=8.3", "pytest-timeout>=2.3", "ruff>=0.11"],
+        # transformers, gguf and accelerate: the weights and logits that the tests of families compare with.
+        "dev": [
+            "accelerate>=1.10",
+            "gguf>=0.17",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "ruff>=0.11",
+            "transformers>=5",
+        ],
     },
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from mai.errors import ExitCode, MaiError, RecipeError
+from mai.errors import ExitCode, MaiError, RecipeError, UsageError
 
 if TYPE_CHECKING:
     from mai.recipe import Recipe
@@ -44,6 +44,7 @@ class Commands(click.Group):
     """The group that gives its commands the class above, listed in the order they are written here."""
 
     command_class = Command
+    group_class = type
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(self.commands)
@@ -94,8 +95,20 @@ def cli(**_: bool) -> None:
 @cli.command()
 @recipe_arguments
 @click.option("--ranks", type=click.IntRange(min=1), help="Also check the layout against this many ranks.")
+@click.option("--gpus", type=click.IntRange(min=1), help="A budget: check the most ranks that fit, name the spares.")
+@click.option("--build", "builds", is_flag=True, help="Build a rank of every stage and expert rank, without memory.")
+@click.option("--rank", type=click.IntRange(min=0), help="With --build: this rank only.")
 @as_json
-def check(recipe: str, overrides: tuple[str, ...], ranks: int | None, *, as_json: bool) -> None:
+def check(
+    recipe: str,
+    overrides: tuple[str, ...],
+    *,
+    ranks: int | None,
+    gpus: int | None,
+    builds: bool,
+    rank: int | None,
+    as_json: bool,
+) -> None:
     """Check a recipe against all rules and show it, without starting anything.
 
     Every mistake is named at once, with the nearest thing that works. What differs from the defaults is marked with *.
@@ -103,14 +116,31 @@ def check(recipe: str, overrides: tuple[str, ...], ranks: int | None, *, as_json
     \b
     Example:
       mai check quickstart train.steps=50 parallel.tensor=2 --ranks 8
+      mai check mai1_500b --gpus 15000 --build
     """
-    from mai.recipe import override
+    from mai.check import report
+    from mai.recipe import override, rules
 
+    if rank is not None and not builds:
+        raise UsageError("--rank says which rank --build builds; add --build")
     checked = override.apply(build(recipe), overrides, world_size=ranks)
-    report = check_report(checked, ranks)
+    if gpus is not None:
+        ranks = rules.ranks_within(checked.parallel, gpus)
+        rules.check(checked, world_size=ranks)
+    found = report.report(checked, ranks, gpus=gpus)
+    if not as_json:
+        for line in report.lines(checked, found):
+            click.echo(click.style(line, bold=True) if line.startswith("*") else line)
+        click.echo(click.style("no rule is broken", fg="green"))
+    if builds:
+        from mai import start
+
+        found["built"] = start.build_ranks(checked, found["layout"]["ranks"], rank=rank, progress=not as_json)
     if as_json:
-        return echo_json(report)
-    return show_check(checked, report)
+        return echo_json(found)
+    for line in report.built_lines(found.get("built", [])):
+        click.echo(line)
+    return None
 
 
 @cli.command()
@@ -288,77 +318,70 @@ def show(run: Path, *, as_json: bool) -> None:
     return Console().print(render(found))
 
 
+@cli.group(name="import")
+def import_() -> None:
+    """Take a model from elsewhere into a run folder."""
+
+
+@import_.command(name="hf")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
+@as_json
+def import_hf(folder: Path, run: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Import a Hugging Face FOLDER (config.json, safetensors, tokenizer.json) into the run folder RUN.
+
+    Reads safetensors and JSON only, tensor by tensor. RUN then speaks (mai generate) and can be trained on: its
+    recipe.json is a recipe that starts from these weights.
+
+    \b
+    Example:
+      mai import hf models/SmolLM2-135M runs/smollm2
+      mai train runs/smollm2/recipe.json data.documents=books/ data.folder=data/books --run runs/more
+    """
+    from mai import start
+
+    done = start.import_hf(folder, run, overrides, progress=not as_json)
+    if as_json:
+        return echo_json(done)
+    click.echo(f"{run}: {done['parameters']:,} parameters from {done['tensors']:,} tensors, in {done['files']} files")
+    if done["dequantised"]:
+        click.echo(f"  {done['dequantised']:,} of them were quantised, and stand here as the numbers that they meant")
+    click.echo(f"Next:\n    mai generate {run}\n    mai train {done['recipe']} --run ANOTHER_FOLDER")
+    return None
+
+
+@cli.group()
+def export() -> None:
+    """Give a trained model to others."""
+
+
+@export.command(name="hf")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--step", type=click.IntRange(min=0), help="Of which checkpoint; the newest if not given.")
+@as_json
+def export_hf(run: Path, folder: Path, *, step: int | None, as_json: bool) -> None:
+    """Write the run's newest checkpoint as a Hugging Face FOLDER: config.json, safetensors, tokenizer.
+
+    \b
+    Example:
+      mai export hf runs/smollm2 exports/smollm2
+    """
+    from mai import start
+
+    done = start.export_hf(run, folder, step=step, progress=not as_json)
+    if as_json:
+        return echo_json(done)
+    click.echo(f"{folder}: {done['num_tensors']:,} tensors of step {done['step']}, in {', '.join(done['files'])}")
+    return None
+
+
 def build(name: str) -> "Recipe":
     """The recipe that a person named, before overrides."""
     from mai.recipe import load
 
     return load.find(name)()
-
-
-def check_report(recipe: "Recipe", ranks: int | None) -> dict[str, Any]:
-    """What `mai check` knows; numbers that depend on the ranks are None where nobody has said how many."""
-    from mai.model.flops import flops_per_token
-    from mai.model.shapes import num_parameters
-    from mai.parallel.layout import Layout, num_micro_batches
-    from mai.parallel.stages import parts
-    from mai.recipe import fingerprint, rules, to_dict
-    from mai.recipe.describe import changed
-    from mai.recipe.stage_text import as_text
-
-    parallel = recipe.parallel
-    world_size = ranks or (parallel.data and parallel.model_ranks * parallel.data)
-    layout = Layout.of(parallel, world_size) if world_size else None
-    return {
-        "recipe": to_dict(recipe),
-        "fingerprint": fingerprint(recipe),
-        "changed": sorted(changed(recipe)),
-        "parameters": num_parameters(recipe.model),
-        "flops_per_token": flops_per_token(recipe.model, recipe.data.sequence_length),
-        "batch_sequences": recipe.batch_sequences,
-        "layout": {
-            "ranks": layout and layout.world_size,
-            "multiple_of": rules.smallest_world(parallel),
-            "tensor": parallel.tensor,
-            "context": parallel.context,
-            "pipeline": parallel.pipeline,
-            "virtual_stages": parallel.virtual_stages,
-            "stages": as_text([len(part.layers) for part in parts(recipe.model.num_layers, parallel)]),
-            "data": layout and layout.data,
-            "expert": parallel.expert,
-            "expert_tensor": parallel.expert_tensor,
-            "expert_data": layout and layout.expert_data,
-            "micro_batches": layout and num_micro_batches(recipe, layout),
-        },
-    }
-
-
-def show_check(recipe: "Recipe", report: dict[str, Any]) -> None:
-    from mai.recipe import describe
-
-    for line in describe.lines(recipe):
-        click.echo(click.style(line, bold=True) if line.startswith("*") else line)
-    layout = report["layout"]
-    context = f" x context {layout['context']}" if layout["context"] > 1 else ""
-    shape = f"tensor {layout['tensor']}{context} x pipeline {layout['pipeline']}"
-    if layout["ranks"]:
-        where = f"{layout['ranks']} ranks = {shape} x data {layout['data']}"
-        each = f", {layout['micro_batches']} micro-batches on each rank"
-    else:
-        where, each = f"any multiple of {layout['multiple_of']} ({shape}); --ranks checks one", ""
-    click.echo(f"\nparameters   {report['parameters']:,}")
-    click.echo(f"layout       {where}")
-    if layout["pipeline"] > 1:
-        dealt = f", dealt out to {layout['pipeline']} stages in turn, {layout['virtual_stages']} to each"
-        click.echo(f"stages       {layout['stages']}{dealt if layout['virtual_stages'] > 1 else ''}")
-    if experts := recipe.model.experts:
-        copies = f" x expert data {layout['expert_data']}" if layout["ranks"] else ""
-        ranks = f"expert {layout['expert']} x expert tensor {layout['expert_tensor']}{copies}"
-        click.echo(f"experts      {experts.num_experts} a layer, {experts.experts_per_token} for each token; {ranks}")
-    click.echo(f"one step     {report['batch_sequences']} sequences of {recipe.data.sequence_length} tokens{each}")
-    click.echo(
-        f"one token    {report['flops_per_token']:.3g} FLOP, forward and backward (causal attention counted half)"
-    )
-    click.echo(click.style("no rule is broken", fg="green"))
 
 
 def main() -> NoReturn:

@@ -147,6 +147,53 @@ def certify(name: str, overrides: tuple[str, ...], *, say: Callable[[str], None]
     return value
 
 
+def build_ranks(recipe: Recipe, world_size: int | None, *, rank: int | None, progress: bool) -> list[dict[str, Any]]:
+    """Build ranks of the real model without memory; what each holds. Raises ParityError where shapes.py differs."""
+    if world_size is None:
+        raise UsageError("--build needs to know how many ranks there are: add --gpus, --ranks or parallel.data")
+    if rank is not None and rank >= world_size:
+        raise UsageError(f"--rank {rank}: there are ranks 0 to {world_size - 1}")
+    from dataclasses import asdict
+
+    from rich.progress import track
+
+    from mai.engine import device as devices
+
+    devices.prepare("cpu")
+    from mai.check import build
+    from mai.parallel.layout import Layout
+
+    layout = Layout.of(recipe.parallel, world_size)
+    ranks = build.telling_ranks(layout) if rank is None else [rank]
+    built = build.build_ranks(recipe, layout, ranks)
+    shown = track(built, "build", total=len(ranks), transient=True, disable=not (progress and sys.stderr.isatty()))
+    return [asdict(one) for one in shown]
+
+
+def import_hf(source: Path, run: Path, overrides: tuple[str, ...], *, progress: bool) -> dict[str, Any]:
+    """Make a run folder of a Hugging Face folder; says what was imported."""
+    from dataclasses import asdict
+
+    from mai.engine import device as devices
+
+    devices.prepare("cpu")
+    from mai.train.hugging_face import import_run
+
+    return asdict(import_run(source, RunFolder(run), overrides, progress=progress))
+
+
+def export_hf(run: Path, out: Path, *, step: int | None, progress: bool) -> dict[str, Any]:
+    """Make a Hugging Face folder of a run; says what was exported."""
+    from mai.engine import device as devices
+
+    folder = RunFolder(run)
+    recipe = recipe_of(folder)
+    devices.prepare("cpu")
+    from mai.train.hugging_face import export_run
+
+    return export_run(recipe, folder, out, step=step, progress=progress)
+
+
 def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "Run":
     """A run to stand in, from a script or a notebook; under torchrun or Slurm every rank opens it.
 

@@ -26,7 +26,9 @@ def fill(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
     for shard in shards:
         pieces = list(_needed(manifest, shard))
         for state, target in shard.tensors.items():
-            _fill_one(folder, pieces, shard, state, target)
+            # An imported checkpoint has weights only, and the moments begin at zero.
+            if state in manifest.states:
+                _fill_one(folder, pieces, shard, state, target)
 
 
 def _needed(manifest: Manifest, shard: Shard) -> Iterable[Piece]:

@@ -18,18 +18,20 @@ def resume(
     leave_out: Callable[[int, str], None],
     timeout_seconds: float,
     only: int | None = None,
+    key: str = "resume",
 ) -> Manifest | None:
     """Fill the shards from the newest checkpoint that verifies; None when none was ever committed.
 
-    `only` names the step of the one checkpoint that will do.
+    `only` names the step of the one checkpoint that will do; `key` tells two calls of one attempt apart.
 
-    All ranks must call, once. Every file is verified by every rank that reads it before anything is written into the
-    shards; a damaged checkpoint is left for the next older one, on all ranks alike, and `leave_out` is told its step
-    and the damage. Raises CheckpointError when checkpoints exist and none is whole: a run never silently starts over.
+    All ranks must call, once for each `key`. Every file is verified by every rank that reads it before anything is
+    written into the shards; a damaged checkpoint is left for the next older one, on all ranks alike, and `leave_out` is
+    told its step and the damage. Raises CheckpointError when checkpoints exist and none is whole: a run never silently
+    starts over.
     """
     # The first rank's list: another node may not see the newest folder yet.
     steps: list[int] = tell_json(
-        store.committed_steps(checkpoints), key="resume/steps", timeout_seconds=timeout_seconds
+        store.committed_steps(checkpoints), key=f"{key}/steps", timeout_seconds=timeout_seconds
     )
     if only is not None and only not in steps:
         raise CheckpointError(f"{checkpoints} holds no checkpoint of step {only}; it holds {steps}")
@@ -37,7 +39,7 @@ def resume(
     for step in reversed(steps if only is None else [only]):
         folder = store.step_folder(checkpoints, step)
         manifest, own_damage = _verified(folder, shards)
-        damage = first_told(own_damage, key=f"resume/{step}", timeout_seconds=timeout_seconds)
+        damage = first_told(own_damage, key=f"{key}/{step}", timeout_seconds=timeout_seconds)
         if damage is None:
             assert manifest is not None
             check(manifest)

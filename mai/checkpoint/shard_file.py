@@ -5,8 +5,9 @@ Written by our own hand so that the bytes are hashed while they go out and never
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileDigest:
     for name, array in arrays.items():
         header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
         end += array.nbytes
-    header_bytes = json.dumps(header, separators=(",", ":")).encode()
-    header_bytes += b" " * (-len(header_bytes) % 8)
-    contents: list[bytes | memoryview[int]] = [len(header_bytes).to_bytes(8, "little"), header_bytes]
+    contents: list[bytes | memoryview[int]] = [*_head(header)]
     # An empty array has no bytes to cast; that numpy arrays are buffers, mypy knows from Python 3.12 on.
     contents += [memoryview(array).cast("B") for array in arrays.values() if array.size]  # type: ignore[arg-type]
     digest, size = hashlib.sha256(), 0
@@ -48,6 +47,34 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileDigest:
         file.flush()
         os.fsync(file.fileno())
     return FileDigest(bytes=size, sha256=digest.hexdigest())
+
+
+_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+
+
+def write_stream(path: Path, entries: Sequence[tuple[str, str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> None:
+    """Write tensors one after the other as they come and fsync; `entries` name each with dtype and shape."""
+    header, end = {}, 0
+    for name, dtype, shape in entries:
+        size = math.prod(shape) * _BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    with path.open("xb") as file:
+        for content in _head({"__metadata__": {"format": "pt"}, **header}):
+            file.write(content)
+        for (name, _, shape), tensor in zip(entries, tensors, strict=True):
+            assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)} instead of {shape}"
+            # numpy knows no bf16: the bytes are written.
+            file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _head(header: Mapping[str, object]) -> list[bytes]:
+    """What stands before the numbers in a safetensors file."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text]
 
 
 def verify(path: Path, expected: FileDigest) -> None:

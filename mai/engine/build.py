@@ -21,11 +21,27 @@ def build_model(
     recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device, max_length: int, sequence_parallel: bool
 ) -> list[GPTModel]:
     """The parts of this pipeline stage, by virtual stage, cut for this rank, with the recipe's initial weights."""
+    prepare_megatron(recipe)
+    model = build_parts(
+        recipe, layout, groups, device=device, max_length=max_length, sequence_parallel=sequence_parallel
+    )
+    initialize_weights(model, recipe.model, seed=recipe.train.seed)
+    return model
+
+
+def prepare_megatron(recipe: Recipe) -> None:
+    """After the groups are built, and before any layer is."""
     mend()
     # Nothing here draws from Megatron's random states, but its layers refuse to be built without them.
     model_parallel_cuda_manual_seed(recipe.train.seed, force_reset_rng=True)
+
+
+def build_parts(
+    recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device, max_length: int, sequence_parallel: bool
+) -> list[GPTModel]:
+    """`build_model` with whatever the memory held before."""
     config = transformer_config(recipe, layout, sequence_parallel=sequence_parallel)
-    model = [
+    return [
         GPTModel(
             config,
             transformer_layer_spec=decoder_block(
@@ -37,14 +53,13 @@ def build_model(
             post_process=part.has_loss,
             # CoreAttention turns queries and keys itself.
             position_embedding_type="none",
+            share_embeddings_and_output_weights=recipe.model.tied_embeddings,
             vp_stage=virtual_stage if layout.virtual_stages > 1 else None,
         ).to(device)
         for virtual_stage, part in enumerate(
             parts_of_stage(recipe.model.num_layers, recipe.parallel, groups.pipeline_rank)
         )
     ]
-    initialize_weights(model, recipe.model, seed=recipe.train.seed)
-    return model
 
 
 def share_out(

@@ -71,7 +71,8 @@ synchronize = empty_cache = set_device = set_stream = _lazy_init = nothing
 
 
 def current_device() -> torch.device:
-    return _CPU
+    # The CPU; the meta device where a model is built for its shapes (mai/check/build.py).
+    return torch.get_default_device()
 
 
 def device_count() -> int:

@@ -18,11 +18,31 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from torch import Tensor
 
 from mai.engine.router import ExpertRouter
 from mai.engine.routing_replay import Follower, OwnTokens, Picks, Recorder, own_micro_batches
+from mai.engine.whole_linear import WholeLinear
 from mai.parallel.layout import Layout
 from mai.recipe import MixtureOfExperts, ModelConfig
+
+
+class LatentMoELayer(MoELayer):
+    """The same with a shorter vector for the experts: all of them share a projection down to it, and one back from it.
+
+    Megatron's own (moe_latent_size, core 0.16.1) needs Transformer Engine."""
+
+    def __init__(self, config: TransformerConfig, *arguments: Any, latent_size: int, **options: Any) -> None:
+        super().__init__(config, *arguments, **options)
+        self.fc1_latent_proj = WholeLinear(config.hidden_size, latent_size, config=config)
+        self.fc2_latent_proj = WholeLinear(latent_size, config.hidden_size, config=config)
+
+    def preprocess(self, hidden_states: Tensor, probs: Tensor, routing_map: Tensor) -> Any:
+        return super().preprocess(self.fc1_latent_proj(hidden_states), probs, routing_map)
+
+    def postprocess(self, output: Tensor, shared_expert_output: Tensor | None) -> Tensor:
+        out: Tensor = self.fc2_latent_proj(super().postprocess(output, None))
+        return out if shared_expert_output is None else out + shared_expert_output
 
 
 class Experts(SequentialMLP):
@@ -34,11 +54,13 @@ class Experts(SequentialMLP):
         config: TransformerConfig,
         submodules: MLPSubmodules,
         pg_collection: ProcessGroupCollection,
+        latent_size: int | None = None,
     ) -> None:
         # Their tokens come by all-to-all and not as a part of the sequence; with one expert-tensor rank Megatron-Core
         # warns of every matrix that it does not gather.
         config = copy(config)
         config.sequence_parallel = False
+        config.hidden_size = latent_size or config.hidden_size
         super().__init__(num_local_experts, config, submodules, pg_collection=pg_collection)
         # `allreduce` means: a dense weight, held alike by all data-parallel ranks. Megatron-Core (tensor_parallel/
         # layers.py, core 0.16.1) clears it only where several ranks share out the experts. With one, but with another
@@ -51,11 +73,13 @@ class Experts(SequentialMLP):
 def expert_layer(experts: MixtureOfExperts, submodules: MLPSubmodules) -> ModuleSpec:
     """The feed-forward spec of a layer with experts; `submodules` are the matrices and activation of each network."""
     shared = ModuleSpec(module=SharedExpertMLP, submodules=submodules) if experts.shared_ffn_hidden_size else None
+    latent = {} if experts.latent_size is None else {"latent_size": experts.latent_size}
     return ModuleSpec(
-        module=MoELayer,
+        module=LatentMoELayer if latent else MoELayer,
+        params=latent,
         submodules=MoESubmodules(
             router=partial(ExpertRouter, experts=experts),
-            experts=ModuleSpec(module=Experts, submodules=submodules),
+            experts=ModuleSpec(module=Experts, submodules=submodules, params=latent),
             shared_experts=shared,
         ),
     )

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from mai.engine.core_attention import CoreAttention, KeyValueCache
 from mai.engine.groups import Groups
-from mai.engine.layers import CoreAttention, KeyValueCache
 
 
 @dataclass(frozen=True, slots=True)

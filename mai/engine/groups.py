@@ -1,8 +1,12 @@
 """Layout -> process groups. Megatron-Core reads its own globals in some 210 places, so they are set here, once, and
 the name `parallel_state` appears in no other file of ours."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,6 +65,31 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
         next_stage_rank=parallel_state.get_pipeline_model_parallel_next_rank(),
         last_stage_rank=layout.rank_at(tensor=0, context=0, data=0, pipeline=layout.pipeline - 1),
     )
+
+
+@contextmanager
+def own_groups_only() -> Iterator[None]:
+    """Leave out the groups that this rank is not in, for a process that stands for one rank after the other of a job
+    that does not run; in one that runs, all ranks must make all groups."""
+    create_group = parallel_state.create_group
+    lists_of_ranks = parallel_state.generate_masked_orthogonal_rank_groups
+
+    @cache
+    def lists_once(world_size: int, sizes: tuple[int, ...], mask: tuple[bool, ...]) -> Any:
+        return lists_of_ranks(world_size, list(sizes), list(mask))
+
+    def create_own(ranks: Sequence[int], *arguments: Any, **options: Any) -> Any:
+        return create_group(ranks, *arguments, **options) if dist.get_rank() in ranks else None
+
+    parallel_state.create_group = create_own
+    parallel_state.generate_masked_orthogonal_rank_groups = lambda world_size, sizes, mask: lists_once(
+        world_size, tuple(sizes), tuple(mask)
+    )
+    try:
+        yield
+    finally:
+        parallel_state.create_group = create_group
+        parallel_state.generate_masked_orthogonal_rank_groups = lists_of_ranks
 
 
 def sharding_mesh(layout: Layout, *, device_type: str, of_experts: bool) -> DeviceMesh:

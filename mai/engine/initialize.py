@@ -17,14 +17,18 @@ from mai.engine.translate import output_init_std
 from mai.recipe import ModelConfig
 
 _ROWS_PER_DRAW = 64
-_INTO_RESIDUAL = ("linear_proj.weight", "linear_fc2.weight")
+_INTO_RESIDUAL = ("linear_proj.weight", "linear_fc2.weight", "fc2_latent_proj.weight")
 
 
 @torch.no_grad()
 def initialize_weights(model: Sequence[MegatronModule], config: ModelConfig, *, seed: int) -> None:
-    """Fill every parameter: norms with 1, matrices from N(0, init_std), residual projections from a narrower one."""
+    """Fill every parameter: biases and sinks with 0, norms with 1, matrices from N(0, init_std), those that write into
+    the residual stream from a narrower one."""
     for parameter, start, block in blocks(model):
         target = parameter.view(-1)[start : start + math.prod(block.shape)].view(block.shape)
+        if block.name.endswith((".bias", ".sinks")):
+            target.zero_()
+            continue
         if len(block.shape) == 1:
             target.fill_(1.0)
             continue

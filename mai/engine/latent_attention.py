@@ -14,7 +14,6 @@ Shapes: S positions, B sequences, L positions of this rank, H heads of this rank
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.tensor_parallel.mappings import (
@@ -27,27 +26,13 @@ from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSub
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch import Tensor
 
+from mai.engine.whole_linear import WholeLinear
 from mai.recipe import LatentAttention, ModelConfig
 
 # Without Transformer Engine its classes are stand-ins that `isinstance` refuses, and Megatron-Core still says that it
 # is there (core 0.16.1; gone in 0.19).
 if not isinstance(multi_latent_attention.TELinear, type):
     multi_latent_attention.HAVE_TE = False
-
-
-class WholeLinear(torch.nn.Module):
-    """A matrix that every tensor rank holds whole, for its part of the sequence."""
-
-    def __init__(self, input_size: int, output_size: int, *, config: MLATransformerConfig) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(
-            torch.empty(output_size, input_size, dtype=config.params_dtype, device=torch.get_default_device())
-        )
-        # Where each tensor rank sees a part of the sequence only, Megatron sums this weight's gradient over them.
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
 
 
 class LatentSelfAttention(MultiLatentAttention):

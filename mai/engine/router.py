@@ -61,7 +61,8 @@ class ExpertRouter(Router):
 
     def gating(self, hidden_SBH: Tensor) -> Tensor:
         """Logits [S, B, E], in fp32: small differences decide where a token goes."""
-        return F.linear(hidden_SBH.float(), self.weight.float())
+        bias_E = None if self.bias is None else self.bias.float()
+        return F.linear(hidden_SBH.float(), self.weight.float(), bias_E)
 
     def routing(self, logits_SBE: Tensor) -> tuple[Tensor, Tensor]:
         """Weights [T, E] and picked experts [T, E] of each token."""
@@ -69,6 +70,8 @@ class ExpertRouter(Router):
         weights_TE, is_picked_TE = topk_routing_with_score_function(
             logits_TE,
             self.experts.experts_per_token,
+            num_groups=self.experts.num_groups if self.experts.num_groups > 1 else None,
+            group_topk=self.experts.groups_per_token if self.experts.num_groups > 1 else None,
             score_function=self.experts.scores,
             scaling_factor=self.experts.routed_scale,
             expert_bias=self.expert_bias,

@@ -40,6 +40,10 @@ class Shard:
     tensors: dict[str, Tensor]
     """By state name: "weight" (fp32), and for training "exp_avg" and "exp_avg_sq" (fp32); a buffer has no moments."""
 
+    def weight_only(self) -> "Shard":
+        """The same shard without moments."""
+        return replace(self, tensors={"weight": self.tensors["weight"]})
+
     def as_replica(self) -> "Shard":
         """The same shard, for which another rank answers."""
         return replace(self, block=replace(self.block, is_replica=True))

@@ -17,7 +17,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 from mai.engine.experts import expert_fields
 from mai.engine.latent_attention import latent_fields
 from mai.parallel.layout import Layout
-from mai.recipe import ModelConfig, OptimizerConfig, ParallelConfig, PrecisionConfig, Recipe
+from mai.recipe import GroupedQueryAttention, ModelConfig, OptimizerConfig, ParallelConfig, PrecisionConfig, Recipe
 from mai.recipe.stage_text import parts_of
 
 Config = TypeVar("Config", TransformerConfig, MegatronOptimizerConfig, DistributedDataParallelConfig)
@@ -59,7 +59,9 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         kv_channels=model.head_size,
         normalization="RMSNorm",
         layernorm_epsilon=model.norm_epsilon,
-        add_bias_linear=False,
+        add_bias_linear=model.biases,
+        # Each tensor rank norms its own heads with the same weight: Megatron sums its gradient over them.
+        qk_layernorm=isinstance(model.attention, GroupedQueryAttention) and model.attention.qk_norm,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         # Megatron's name for "the activation is a module of the layer spec": ours, see layers.py.

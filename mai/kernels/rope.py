@@ -3,16 +3,19 @@
 Shapes: S positions, B sequences, H heads, D head size.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def tables(length: int, *, head_size: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin for positions 0 .. length - 1, fp32 [S, D]; both halves of D hold the same angles."""
-    inverse_frequency = base ** -(torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-    angles = torch.outer(torch.arange(length, dtype=torch.float64), inverse_frequency)
+def tables(length: int, frequencies: Sequence[float], *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """cos and sin for positions 0 .. length - 1 times `scale`, fp32 [S, D]; both halves of D hold the same angles.
+
+    `frequencies`: radians that each pair turns by at a step, D / 2 of them."""
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), torch.tensor(frequencies, dtype=torch.float64))
     angles_SD = torch.cat([angles, angles], dim=-1)
-    return angles_SD.cos().float(), angles_SD.sin().float()
+    return (scale * angles_SD.cos()).float(), (scale * angles_SD.sin()).float()
 
 
 def reference(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:

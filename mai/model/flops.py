@@ -4,7 +4,8 @@ The convention is PaLM's (arXiv 2204.02311, appendix B): the matrix products tha
 2 operations for each multiply-add, and twice the forward pass for the backward pass; nothing for recomputation, norms,
 softmax, rotary positions, or the embedding, which is a lookup. PaLM counts attention over the whole square, 12 * L * H
 * Q * T for a token; a causal model needs only the half below the diagonal, and mai counts that half: 6 * L * H * Q * T.
-So mai's utilisation is lower than PaLM's for the same speed, the more so the longer the sequence.
+So mai's utilisation is lower than PaLM's for the same speed, the more so the longer the sequence. With a window counts
+what the band holds.
 
 Of a mixture of experts count the router, the picked experts and the shared expert; no idle expert and no padding.
 Latent attention counts as it is trained: all its projections, then products with keys of head size + rotary head
@@ -23,7 +24,7 @@ _OPERATIONS_PER_WEIGHT = 2
 def forward_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     """One token's share of a forward pass over a full sequence."""
     weights = sum(num_layers * _active_weights(model, layer) for layer, num_layers in layer_kinds(model))
-    attention = model.num_layers * _attention_flops(model, sequence_length)
+    attention = sum(_attention_flops(model, layer, sequence_length) for layer in range(model.num_layers))
     output_layer = _OPERATIONS_PER_WEIGHT * model.vocab_size * model.hidden_size
     return _OPERATIONS_PER_WEIGHT * weights + attention + output_layer
 
@@ -39,9 +40,17 @@ def _active_weights(model: ModelConfig, layer: int) -> int:
     return sum(num_active_elements(model, parameter) for parameter in matrices)
 
 
-def _attention_flops(model: ModelConfig, sequence_length: int) -> int:
-    """One layer's queries with keys, and weights with values: with every position before, half of them on average."""
+def _attention_flops(model: ModelConfig, layer: int, sequence_length: int) -> int:
+    """One layer's queries with keys, and weights with values, of the positions that a query sees on average."""
     latent = model.latent_attention
     key_size = model.head_size if latent is None else model.head_size + latent.rotary_head_size
     value_size = model.head_size if latent is None else latent.value_head_size
-    return _OPERATIONS_PER_WEIGHT * model.num_heads * (key_size + value_size) * sequence_length // 2
+    seen_in_all = _seen_positions(model.window_of(layer), sequence_length)
+    return _OPERATIONS_PER_WEIGHT * model.num_heads * (key_size + value_size) * seen_in_all // sequence_length
+
+
+def _seen_positions(window: int | None, length: int) -> int:
+    """Summed over all queries: half of the square, and of a band below the diagonal what is inside the square."""
+    if window is None or window >= length:
+        return length * length // 2
+    return window * length - window * window // 2

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from mai.recipe import LatentAttention, MixtureOfExperts, ModelConfig
+from mai.recipe import GroupedQueryAttention, LatentAttention, MixtureOfExperts, ModelConfig
 
 
 class Split(Enum):
@@ -47,14 +47,15 @@ _ShapesAndSplits = dict[str, tuple[tuple[int, ...], Split]]
 
 
 def parameters(model: ModelConfig) -> Iterator[Parameter]:
-    """All parameters in the order of the forward pass; embedding and output layer are not tied."""
+    """All parameters in the order of the forward pass."""
     last = model.num_layers - 1
     vocabulary = (model.vocab_size, model.hidden_size)
     yield Parameter("embedding.word_embeddings.weight", vocabulary, Split.VOCABULARY_ROWS, 0)
     for layer in range(model.num_layers):
         yield from layer_parameters(model, layer)
     yield Parameter("decoder.final_layernorm.weight", (model.hidden_size,), Split.NONE, last)
-    yield Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, last)
+    if not model.tied_embeddings:
+        yield Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, last)
 
 
 def buffers(model: ModelConfig) -> Iterator[Parameter]:
@@ -71,22 +72,23 @@ def layer_parameters(model: ModelConfig, layer: int) -> Iterator[Parameter]:
     """One layer's parameters; a dense layer's differ from those of a layer of experts."""
     prefix = f"decoder.layers.{layer}"
     for name, (shape, split) in _for_every_token(model, layer).items():
-        yield Parameter(f"{prefix}.{name}.weight", shape, split, layer)
+        yield Parameter(f"{prefix}.{name}", shape, split, layer)
     experts = model.experts
     if experts is not None and model.has_experts(layer):
         # Twice: the module, and what SequentialMLP calls its list in the sharded state (transformer/moe/experts.py).
-        network = _gated_network("mlp.experts.experts", model.hidden_size, experts.ffn_hidden_size)
+        width = experts.latent_size or model.hidden_size
+        network = _gated_network("mlp.experts.experts", width, experts.ffn_hidden_size, biases=model.biases)
         for name, (shape, split) in network.items():
-            yield Parameter(f"{prefix}.{name}.weight", (experts.num_experts, *shape), split, layer, is_expert=True)
+            yield Parameter(f"{prefix}.{name}", (experts.num_experts, *shape), split, layer, is_expert=True)
 
 
 def layer_kinds(model: ModelConfig) -> tuple[tuple[int, int], ...]:
-    """Dense layers, then layers of experts: one layer of each kind, and how many are like it (perhaps none).
+    """One dense layer and one of experts, and how many are like it (perhaps none).
 
-    Layers of a kind are alike, so what all of them hold needs no walk over them.
-    """
-    num_dense = model.num_layers if model.experts is None else model.experts.num_dense_layers
-    return ((0, num_dense), (model.num_layers - 1, model.num_layers - num_dense))
+    Layers of a kind hold the same, so what all of them hold needs no walk over them."""
+    expert_layers = [layer for layer in range(model.num_layers) if model.has_experts(layer)]
+    dense_layers = [layer for layer in range(model.num_layers) if not model.has_experts(layer)]
+    return tuple((layers[0], len(layers)) for layers in (dense_layers, expert_layers) if layers)
 
 
 def num_parameters(model: ModelConfig) -> int:
@@ -121,7 +123,8 @@ def num_active_elements(model: ModelConfig, parameter: Parameter) -> int:
 
 def _num_outside_layers(model: ModelConfig) -> int:
     """Embedding, output layer and final norm."""
-    return (2 * model.vocab_size + 1) * model.hidden_size
+    matrices = 1 if model.tied_embeddings else 2
+    return (matrices * model.vocab_size + 1) * model.hidden_size
 
 
 def _for_every_token(model: ModelConfig, layer: int) -> _ShapesAndSplits:
@@ -130,20 +133,25 @@ def _for_every_token(model: ModelConfig, layer: int) -> _ShapesAndSplits:
     norm = ((hidden,), Split.NONE)
     attention = _grouped_query_attention(model) if latent is None else _latent_attention(model, latent)
     if experts is None or not model.has_experts(layer):
-        feed_forward = _gated_network("mlp", hidden, model.ffn_hidden_size)
+        feed_forward = _gated_network("mlp", hidden, model.ffn_hidden_size, biases=model.biases)
     else:
-        feed_forward = _router_and_shared_expert(hidden, experts)
-    return {"input_layernorm": norm, **attention, "pre_mlp_layernorm": norm, **feed_forward}
+        feed_forward = _router_and_shared_expert(model, experts)
+    return {"input_layernorm.weight": norm, **attention, "pre_mlp_layernorm.weight": norm, **feed_forward}
 
 
 def _grouped_query_attention(model: ModelConfig) -> _ShapesAndSplits:
     """The rows of `linear_qkv` go by key-value head: its query heads, then its key, then its value."""
     heads = model.num_heads * model.head_size
-    keys_and_values = 2 * model.num_kv_heads * model.head_size
-    return {
-        "self_attention.linear_qkv": ((heads + keys_and_values, model.hidden_size), Split.ROWS),
-        "self_attention.linear_proj": ((model.hidden_size, heads), Split.COLUMNS),
-    }
+    rows = heads + 2 * model.num_kv_heads * model.head_size
+    attention = model.attention
+    assert isinstance(attention, GroupedQueryAttention)
+    found = _linear("linear_qkv", (rows, model.hidden_size), Split.ROWS, biases=model.biases)
+    if attention.qk_norm:
+        found |= {f"{name}_layernorm.weight": ((model.head_size,), Split.NONE) for name in "qk"}
+    if attention.sinks:
+        found["core_attention.sinks"] = ((model.num_heads,), Split.ROWS)
+    found |= _linear("linear_proj", (model.hidden_size, heads), Split.COLUMNS, biases=model.biases)
+    return {f"self_attention.{name}": shape_and_split for name, shape_and_split in found.items()}
 
 
 def _latent_attention(model: ModelConfig, latent: LatentAttention) -> _ShapesAndSplits:
@@ -170,18 +178,30 @@ def _latent_attention(model: ModelConfig, latent: LatentAttention) -> _ShapesAnd
         "linear_kv_up_proj": ((keys_and_values, latent.key_value_rank), Split.ROWS),
         "linear_proj": ((hidden, heads * latent.value_head_size), Split.COLUMNS),
     }
-    return {f"self_attention.{name}": shape_and_split for name, shape_and_split in attention.items()}
+    return {f"self_attention.{name}.weight": shape_and_split for name, shape_and_split in attention.items()}
 
 
-def _router_and_shared_expert(hidden: int, experts: MixtureOfExperts) -> _ShapesAndSplits:
-    router: _ShapesAndSplits = {"mlp.router": ((experts.num_experts, hidden), Split.NONE)}
+def _router_and_shared_expert(model: ModelConfig, experts: MixtureOfExperts) -> _ShapesAndSplits:
+    found = _linear("mlp.router", (experts.num_experts, model.hidden_size), Split.NONE, biases=model.biases)
+    if experts.latent_size is not None:
+        found |= _linear("mlp.fc1_latent_proj", (experts.latent_size, model.hidden_size), Split.NONE, biases=False)
+        found |= _linear("mlp.fc2_latent_proj", (model.hidden_size, experts.latent_size), Split.NONE, biases=False)
     if experts.shared_ffn_hidden_size == 0:
-        return router
-    return {**router, **_gated_network("mlp.shared_experts", hidden, experts.shared_ffn_hidden_size)}
+        return found
+    shared = _gated_network("mlp.shared_experts", model.hidden_size, experts.shared_ffn_hidden_size, biases=False)
+    return {**found, **shared}
 
 
-def _gated_network(name: str, hidden: int, ffn: int) -> _ShapesAndSplits:
+def _gated_network(name: str, hidden: int, ffn: int, *, biases: bool) -> _ShapesAndSplits:
     return {
-        f"{name}.linear_fc1": ((2 * ffn, hidden), Split.GATE_AND_UP_ROWS),
-        f"{name}.linear_fc2": ((hidden, ffn), Split.COLUMNS),
+        **_linear(f"{name}.linear_fc1", (2 * ffn, hidden), Split.GATE_AND_UP_ROWS, biases=biases),
+        **_linear(f"{name}.linear_fc2", (hidden, ffn), Split.COLUMNS, biases=biases),
     }
+
+
+def _linear(name: str, shape: tuple[int, int], split: Split, *, biases: bool) -> _ShapesAndSplits:
+    """A matrix, and its bias, which is cut where the rows are."""
+    found: _ShapesAndSplits = {f"{name}.weight": (shape, split)}
+    if biases:
+        found[f"{name}.bias"] = ((shape[0],), Split.NONE if split is Split.COLUMNS else split)
+    return found

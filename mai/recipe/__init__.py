@@ -3,7 +3,16 @@
 from mai.recipe.checkpoint import CheckpointConfig
 from mai.recipe.data import DataConfig
 from mai.recipe.evaluate import EvaluateConfig
-from mai.recipe.model import DenseFeedForward, GroupedQueryAttention, LatentAttention, MixtureOfExperts, ModelConfig
+from mai.recipe.model import (
+    DenseFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+    Llama3Positions,
+    MixtureOfExperts,
+    ModelConfig,
+    UnscaledPositions,
+    YarnPositions,
+)
 from mai.recipe.objective import ObjectiveConfig
 from mai.recipe.observe import ObserveConfig
 from mai.recipe.optimizer import Cosine, OptimizerConfig, WarmupStableDecay
@@ -20,6 +29,7 @@ __all__ = [
     "EvaluateConfig",
     "GroupedQueryAttention",
     "LatentAttention",
+    "Llama3Positions",
     "MixtureOfExperts",
     "ModelConfig",
     "ObjectiveConfig",
@@ -29,7 +39,9 @@ __all__ = [
     "PrecisionConfig",
     "Recipe",
     "TrainConfig",
+    "UnscaledPositions",
     "WarmupStableDecay",
+    "YarnPositions",
     "fingerprint",
     "to_dict",
 ]

@@ -9,5 +9,8 @@ class CheckpointConfig:
     every_steps: int | None = Field(default=None, gt=0)
     """Steps between saves; None saves at the end and when stopped, only."""
 
+    start_from: str | None = None
+    """A run folder whose newest checkpoint gives the initial weights, with moments at zero; None draws them."""
+
     keep: int = Field(default=2, gt=0)
     """Newest checkpoints to keep; older ones are deleted after the next commit."""

@@ -92,8 +92,13 @@ def _sections(schema: dict[str, Any], path: str, variant: str | None) -> Iterato
     yield path, variant, schema["title"], schema
     for name, field in schema["properties"].items():
         below = f"{path}.{name}" if path else name
-        kinds = field["discriminator"]["mapping"] if "discriminator" in field else {}
-        if "$ref" in field:
+        kinds: dict[str | None, str] = {}
+        if "discriminator" in field:
+            # In the order of the union, the default first; the mapping is sorted by name.
+            references = [option["$ref"] for option in field["oneOf"]]
+            mapping = field["discriminator"]["mapping"]
+            kinds = dict(sorted(mapping.items(), key=lambda entry: references.index(entry[1])))
+        elif "$ref" in field:
             kinds = {None: field["$ref"]}
         for kind, reference in kinds.items():
             yield from _sections(_SCHEMA["$defs"][reference.rpartition("/")[2]], below, kind)

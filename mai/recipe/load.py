@@ -1,4 +1,4 @@
-"""A recipe by name, from `file.py:function`, or from a run folder's recipe.json.
+"""A recipe by name, from `file.py:function`, or from a run folder's `recipe.json`.
 
 A recipe is a function at the top level of its file, annotated `-> Recipe`, that needs no arguments. Names are found by
 reading the syntax trees of the package `recipes`, so that only the file asked for is imported, and a mistake in
@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -48,11 +49,14 @@ def names() -> Mapping[str, str]:
 
 
 def find(name: str) -> Callable[[], Recipe]:
-    """The recipe called `name`, or the function of `path/to/file.py:function`; call what comes back to build it.
+    """The recipe called `name`, that of `path/to/file.py:function`, or of `run/recipe.json`; call what comes back to
+    build it.
 
     Finding imports the file, building calls the function; both raise RecipeError with the file, the line and the
     reason when they fail.
     """
+    if name.endswith(".json"):
+        return partial(_from_recipe_json, Path(name).expanduser())
     if ":" in name or "/" in name or name.endswith(".py"):
         return _from_file(name)
     if "=" in name:
@@ -79,6 +83,14 @@ def from_json(text: str) -> Recipe:
         raise RecipeError(*(breach.message for breach in explain(error, {}))) from None
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"recipe.json is not JSON: {error}") from None
+
+
+def _from_recipe_json(path: Path) -> Recipe:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({error}); name the recipe.json of a run folder") from None
+    return from_json(text)
 
 
 def _search() -> tuple[dict[str, list[_Found]], list[str]]:

@@ -8,6 +8,7 @@ data                     Python's own sources, a folder for all shrunk recipes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import lcm
 
 from mai.recipe import override
 from mai.recipe.checkpoint import CheckpointConfig
@@ -109,6 +110,9 @@ def _model(recipe: Recipe, parallel: ParallelConfig) -> ModelConfig:
         num_kv_heads=kv_heads,
         head_size=16,
         vocab_size=_up(_VOCAB_SIZE, tensor),
+        # Narrower than a sequence of 64, so that it cuts something off.
+        window=None if model.window is None else min(model.window, 24),
+        global_every=None if model.global_every is None else min(model.global_every, 2),
         # Of a width of 64, whatever suits the real one.
         init_std=0.02,
     )
@@ -132,13 +136,22 @@ def _latent(latent: LatentAttention) -> LatentAttention:
 def _experts(experts: MixtureOfExperts, parallel: ParallelConfig, small: ParallelConfig) -> MixtureOfExperts:
     """Two to four experts a rank, half of them for each token at most, and layers of both kinds if there were."""
     num_experts = small.expert * max(2, min(experts.num_experts // parallel.expert, 4))
+    experts_per_token = min(experts.experts_per_token, max(2, num_experts // 2))
+    if experts.num_groups > 1:
+        # Four groups of two experts at least, of which a token takes two experts of each of two groups.
+        num_experts, experts_per_token = _up(max(num_experts, 8), 4), 4
+        experts = replace(experts, num_groups=4, groups_per_token=2)
+        num_experts = lcm(num_experts, small.expert)
     return replace(
         experts,
         num_experts=num_experts,
-        experts_per_token=min(experts.experts_per_token, max(2, num_experts // 2)),
+        experts_per_token=experts_per_token,
+        latent_size=None if experts.latent_size is None else 32,
         ffn_hidden_size=_up(32, small.expert_tensor),
         shared_ffn_hidden_size=_up(64, small.tensor) if experts.shared_ffn_hidden_size else 0,
-        num_dense_layers=min(experts.num_dense_layers, 1),
+        # Of two layers one has experts.
+        num_dense_layers=min(experts.num_dense_layers, 1 if experts.every == 1 else 0),
+        every=min(experts.every, 2),
     )
 
 

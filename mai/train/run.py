@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 from mai.batch import Batch
@@ -321,6 +322,7 @@ class Run:
             timeout_seconds=_PEER_TIMEOUT_SECONDS,
         )
         if manifest is None:
+            self._start_from()
             return
         progress = manifest.progress
         self.engine.finish_load(updates=progress.updates)
@@ -329,6 +331,27 @@ class Run:
         if self.is_first_rank:
             self.folder.event(self.attempt, "resumed", step=progress.step, saved_by=manifest.layout)
             log.info("resumes after step %d", progress.step)
+
+    def _start_from(self) -> None:
+        """Take the weights of the run that the recipe names, and nothing else of it."""
+        if self.recipe.checkpoint.start_from is None:
+            return
+        other = RunFolder(Path(self.recipe.checkpoint.start_from))
+        manifest = resume.resume(
+            other.checkpoints,
+            [shard.weight_only() for shard in self.engine.shards()],
+            check=lambda _: None,
+            leave_out=self._leave_out,
+            timeout_seconds=_PEER_TIMEOUT_SECONDS,
+            key="start_from",
+        )
+        if manifest is None:
+            raise CheckpointError(f"checkpoint.start_from={other.path}: holds no checkpoint")
+        self.engine.finish_load(updates=0)
+        if self.is_first_rank:
+            step = manifest.progress.step
+            self.folder.event(self.attempt, "weights taken", run=str(other.path), step=step)
+            log.info("starts from the weights of %s after step %d", other.path, step)
 
     def _leave_out(self, step: int, damage: str) -> None:
         if self.is_first_rank:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "resilience": (f"{GROUND} run_folder recipe", "torch"),
     "observe": ("errors log recipe batch run_folder", "torch rich wandb"),
     # the engine and the data
-    "engine": (f"{GROUND} recipe parallel kernels optimizer", "torch megatron"),
+    "engine": (f"{GROUND} recipe model parallel kernels optimizer", "torch megatron"),
     "data": ("errors log recipe parallel batch run_folder", "torch numpy tokenizers rich"),
     # services over the engine
     "checkpoint": (f"{GROUND} run_folder recipe parallel model engine", "torch safetensors pydantic"),
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "evaluate": (f"{GROUND} recipe data engine", "torch numpy"),
     # the story
     "train": (f"{GROUND} run_folder recipe parallel model optimizer {SERVICES} observe engine data", "torch"),
+    "check": ("errors log recipe parallel model engine", "torch"),
     "certify": (f"{GROUND} run_folder recipe parallel model optimizer objective engine data train", "torch numpy"),
     # beside the library
     "recipes": ("recipe model", ""),

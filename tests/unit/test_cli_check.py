@@ -98,7 +98,8 @@ def test_check_shows_context_virtual_stages_and_experts(file: Path) -> None:
     assert "experts      8 a layer, 2 for each token; expert 2 x expert tensor 1 x expert data 4" in lines
     # Embedding and output; three layers of experts and a router, and one dense; attention and norms.
     expected = 2 * 512 * 64 + 3 * 8 * (3 * 64 * 64 + 64) + 3 * 64 * 128 + 4 * (3 * 64 * 64 + 2 * 64) + 64
-    assert f"parameters   {expected:,}" in lines
+    active = expected - 3 * 6 * 3 * 64 * 64
+    assert f"parameters   {expected:,}, {active:,} of them active for a token" in lines
 
 
 def test_check_without_ranks_says_which_would_do(file: Path) -> None:
@@ -127,6 +128,7 @@ def test_flags_and_overrides_mix_in_any_order(file: Path) -> None:
     assert report["recipe"]["train"]["steps"] == 7
     assert report["layout"] == {
         "ranks": 4,
+        "spares": None,
         "multiple_of": 2,
         "tensor": 2,
         "context": 1,

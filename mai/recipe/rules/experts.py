@@ -16,10 +16,60 @@ def a_token_takes_no_more_experts_than_there_are(recipe: Recipe) -> Iterator[Bre
 
 def some_layer_has_experts(recipe: Recipe) -> Iterator[Breach]:
     experts, layers = recipe.model.experts, recipe.model.num_layers
-    if experts and experts.num_dense_layers >= layers:
-        fewer = f"{layers - 1} or less, or " if layers > 1 else "0, or "
+    if experts and experts.num_dense_layers + experts.every > layers:
+        most = layers - experts.every
+        fewer = f"{most} or less, or " if most >= 0 else ""
+        every = ("model.feed_forward.every",) if experts.every > 1 else ()
         rule = f"no layer is left for the experts; use {fewer}model.feed_forward.kind=dense"
-        yield breach(recipe, rule, "model.feed_forward.num_dense_layers", "model.num_layers")
+        yield breach(recipe, rule, "model.feed_forward.num_dense_layers", *every, "model.num_layers")
+
+
+def groups_share_the_experts_evenly(recipe: Recipe) -> Iterator[Breach]:
+    experts = recipe.model.experts
+    if experts and experts.num_experts % experts.num_groups:
+        near = listed(multiples_near(experts.num_experts, experts.num_groups))
+        rule = (
+            "every group must hold the same number of experts; use model.feed_forward.num_groups "
+            f"{one_of(divisors(experts.num_experts), near=experts.num_groups)}, or "
+            f"model.feed_forward.num_experts={near}"
+        )
+        yield breach(recipe, rule, "model.feed_forward.num_experts", "model.feed_forward.num_groups")
+
+
+def a_tokens_groups_hold_its_experts(recipe: Recipe) -> Iterator[Breach]:
+    """Megatron-Core asks the same (transformer/moe/moe_utils.py, group_limited_topk): each group is judged by its best
+    `experts_per_token / groups_per_token` scores."""
+    experts = recipe.model.experts
+    if not experts or experts.num_experts % experts.num_groups:
+        return
+    paths = ("model.feed_forward.groups_per_token", "model.feed_forward.num_groups")
+    if experts.groups_per_token > experts.num_groups:
+        rule = f"a token can take each group once; use {experts.num_groups} or less"
+        yield breach(recipe, rule, *paths)
+        return
+    if experts.num_groups == 1:
+        return
+    each, rest = divmod(experts.experts_per_token, experts.groups_per_token)
+    if rest or each > experts.num_experts // experts.num_groups:
+        fits = [
+            groups
+            for groups in divisors(experts.experts_per_token)
+            if groups <= experts.num_groups
+            and experts.experts_per_token // groups <= experts.num_experts // experts.num_groups
+        ]
+        ways = f"model.feed_forward.groups_per_token {one_of(fits, near=experts.groups_per_token)}, or " if fits else ""
+        rule = (
+            "a token takes as many experts from each of its groups, and no more than a group has; use "
+            f"{ways}model.feed_forward.num_groups=1"
+        )
+        yield breach(recipe, rule, "model.feed_forward.experts_per_token", *paths)
+
+
+def expert_tensor_ranks_have_no_biases(recipe: Recipe) -> Iterator[Breach]:
+    """Each would add the whole bias to its part of the sum (megatron/core/transformer/mlp.py, MLP.forward)."""
+    if recipe.model.biases and recipe.model.experts and recipe.parallel.expert_tensor > 1:
+        rule = "experts with biases cannot be cut; use parallel.expert_tensor=1"
+        yield breach(recipe, rule, "parallel.expert_tensor", "model.biases")
 
 
 def one_expert_needs_sigmoid_scores(recipe: Recipe) -> Iterator[Breach]:

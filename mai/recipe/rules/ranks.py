@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from mai.errors import RecipeError
 from mai.recipe.breach import Breach, listed
 from mai.recipe.parallel import ParallelConfig
 from mai.recipe.recipe import Recipe
@@ -13,6 +14,14 @@ from mai.recipe.rules.wording import breach, divisors, multiples_near, one_of
 def smallest_world(parallel: ParallelConfig) -> int:
     """Any number of ranks is a multiple of this: whole copies of the model, as many as experts and sharding need."""
     return parallel.model_ranks * math.lcm(_copies_for_experts(parallel), _copies_for_sharding(parallel))
+
+
+def ranks_within(parallel: ParallelConfig, budget: int) -> int:
+    """The most ranks that the layout can use of so many; RecipeError where it needs more."""
+    least = smallest_world(parallel) if parallel.data is None else parallel.model_ranks * parallel.data
+    if least > budget:
+        raise RecipeError(f"{budget} ranks: {_layout(parallel)} needs {least} at least; lower a degree, or bring more")
+    return least if parallel.data is not None else budget // least * least
 
 
 def world_breaches(parallel: ParallelConfig, world_size: int) -> Iterator[Breach]:

@@ -32,6 +32,7 @@ def recomputed_modules_are_there(recipe: Recipe) -> Iterator[Breach]:
     if "shared_experts" in recompute and not experts.shared_ffn_hidden_size:
         rule = "the model has no shared expert; leave shared_experts out, or give it a width"
         yield breach(recipe, rule, _PATH, "model.feed_forward.shared_ffn_hidden_size")
-    if "feed_forward" in recompute and not experts.num_dense_layers:
+    model = recipe.model
+    if "feed_forward" in recompute and all(map(model.has_experts, range(model.num_layers))):
         rule = "every layer has experts instead; use experts, or leave feed_forward out"
         yield breach(recipe, rule, _PATH, "model.feed_forward.num_dense_layers")

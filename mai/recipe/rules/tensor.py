@@ -27,7 +27,7 @@ def _cut_by_tensor_ranks(recipe: Recipe) -> dict[str, int]:
     cut = {"model.num_heads": model.num_heads, "model.vocab_size": model.vocab_size}
     if not model.latent_attention:
         cut["model.num_kv_heads"] = model.num_kv_heads
-    if not experts or experts.num_dense_layers:
+    if not all(map(model.has_experts, range(model.num_layers))):
         cut["model.ffn_hidden_size"] = model.ffn_hidden_size
     if experts and experts.shared_ffn_hidden_size:
         cut["model.feed_forward.shared_ffn_hidden_size"] = experts.shared_ffn_hidden_size

@@ -118,7 +118,7 @@ def test_the_default_kind_of_a_section_is_the_one_that_the_recipe_has_when_it_sa
     said_nothing = to_dict(small())
     kinds = {path: knob.default for (path, _), knob in KNOBS.items() if path.endswith(".kind")}
     assert kinds == {path: value_at(path, said_nothing) for path in kinds}
-    assert len(kinds) == 3
+    assert len(kinds) == 4
 
 
 @pytest.mark.parametrize("text", ["name=\x1b[31mred", "name=\udcff", "train.steps=1\x00", "train\x07.steps=1"])

@@ -1,0 +1,102 @@
+"""The attention core inside Megatron's attention: positions, key-value cache, context ranks, sinks.
+
+Shapes follow Megatron: S sequence, B batch, H heads, G key and value heads, D head size.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from torch import Tensor
+
+from mai.engine.context import Positions, attend
+
+
+class KeyValueCache:
+    """Keys and values of the positions seen so far, for generation: [K, B, G, D] each."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return 0 if self.key is None else self.key.size(0)
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append along the sequence; returns all keys and values."""
+        if self.key is not None and self.value is not None:
+            key, value = torch.cat([self.key, key]), torch.cat([self.value, value])
+        self.key, self.value = key, value
+        return key, value
+
+
+class CoreAttention(MegatronModule):
+    """Causal attention of this rank's heads, of its part of the sequence to all that came before."""
+
+    def __init__(
+        self,
+        *,
+        config: TransformerConfig,
+        pg_collection: ProcessGroupCollection,
+        tables: tuple[Tensor, Tensor] | None,
+        rotates: bool,
+        has_sinks: bool,
+        core: Callable[..., Tensor],
+        **_: Any,
+    ) -> None:
+        """`tables`: cos and sin by position; None for a layer that knows no positions. `rotates`: queries and keys come
+        without their positions, and `forward` turns them. `core`: a `context.AttentionCore`, which takes `sinks_H` as
+        well where there are sinks."""
+        super().__init__(config=config)
+        self.tensor_group = pg_collection.tp
+        self.context_group = pg_collection.cp if pg_collection.cp.size() > 1 else None
+        self.positions = None if tables is None else Positions(tables, self.context_group)
+        self.rotates, self.core = rotates, core
+        self.cache: KeyValueCache | None = None
+        sinks_H = None
+        if has_sinks:
+            heads = config.num_attention_heads // pg_collection.tp.size()
+            sinks_H = torch.nn.Parameter(
+                torch.empty(heads, dtype=config.params_dtype, device=torch.get_default_device())
+            )
+            set_tensor_model_parallel_attributes(sinks_H, is_parallel=True, dim=0, stride=1)
+        self.register_parameter("sinks", sinks_H)
+
+    def rotate(self, x_SBHD: Tensor) -> Tensor:
+        """Turn queries or keys by their positions, which go on where the cache ends."""
+        if self.positions is None:
+            return x_SBHD
+        return self.positions.rotate(x_SBHD, start=0 if self.cache is None else self.cache.length)
+
+    def forward(
+        self, query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, attention_mask: None, /, **_: Any
+    ) -> Tensor:
+        if self.rotates:
+            query_SBHD, key_SBGD = self.rotate(query_SBHD), self.rotate(key_SBGD)
+        if self.cache is not None:
+            key_SBGD, value_SBGD = self.cache.extend(key_SBGD, value_SBGD)
+        core = self.core if self.sinks is None else partial(self.core, sinks_H=self.sinks)
+        if self.context_group is not None:
+            return attend(query_SBHD, key_SBGD, value_SBGD, self.context_group, core=core).flatten(2)
+        return core(query_SBHD, key_SBGD, value_SBGD).flatten(2)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Of the sinks, which tensor ranks share by heads."""
+        assert metadata is not None
+        return make_sharded_tensors_for_checkpoint(  # type: ignore[no-any-return]
+            self.state_dict(prefix="", keep_vars=True),
+            prefix,
+            {"sinks": 0},
+            sharded_offsets,
+            tp_group=self.tensor_group,
+            dp_cp_group=metadata["dp_cp_group"],
+        )

@@ -1,0 +1,38 @@
+"""Mistral 7B (arXiv 2310.06825): Llama with a window."""
+
+from typing import Any
+
+from mai.model.families.llama import rules
+from mai.model.families.shared_parts import base_config, sizes
+from mai.model.hf_config import HfConfig
+from mai.recipe import ModelConfig
+
+__all__ = ["SIZES", "config_of", "model_of", "rules"]
+
+SIZES = {
+    # Of mistralai/Mistral-7B-v0.1, config.json.
+    "7b": ModelConfig(
+        num_layers=32,
+        hidden_size=4096,
+        ffn_hidden_size=14_336,
+        num_heads=32,
+        num_kv_heads=8,
+        head_size=128,
+        vocab_size=32_000,
+        window=4096,
+    ),
+}
+
+
+def model_of(config: HfConfig) -> ModelConfig:
+    config.must_be("attention_bias", [False])
+    return ModelConfig(**sizes(config), window=config.optional("sliding_window"))
+
+
+def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
+    return {
+        **base_config(model, context=context),
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "sliding_window": model.window,
+    }

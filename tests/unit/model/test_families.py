@@ -1,0 +1,78 @@
+"""Sizes of the open families are the published ones, and a config that is written is read back as the same model."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mai.model.families import deepseek_v3, gpt_oss, llama, mistral, mixtral, qwen3, qwen3_moe
+from mai.model.families.choose import FAMILIES, family_of
+from mai.model.hf_config import HfConfig
+from mai.model.shapes import buffers, num_active_parameters, num_parameters, parameters
+from mai.recipe import ModelConfig
+
+# Billions of parameters, in all and active, as the model cards and papers have them.
+PUBLISHED: dict[str, tuple[ModelConfig, float, float | None]] = {
+    "Llama 3 8B": (llama.SIZES["8b"], 8.03, None),
+    "Llama 3 70B": (llama.SIZES["70b"], 70.55, None),
+    "Llama 3 405B": (llama.SIZES["405b"], 405.85, None),
+    "Mistral 7B": (mistral.SIZES["7b"], 7.24, None),
+    "Mixtral 8x7B": (mixtral.SIZES["8x7b"], 46.7, 12.88),
+    "Qwen3 0.6B": (qwen3.SIZES["0.6b"], 0.596, None),
+    "Qwen3 8B": (qwen3.SIZES["8b"], 8.19, None),
+    "Qwen3 32B": (qwen3.SIZES["32b"], 32.76, None),
+    "Qwen3 30B-A3B": (qwen3_moe.SIZES["30b_a3b"], 30.53, 3.35),
+    "Qwen3 235B-A22B": (qwen3_moe.SIZES["235b_a22b"], 235.09, 22.19),
+    "DeepSeek-V3": (deepseek_v3.SIZES["671b_a37b"], 671.03, 37.55),
+    "gpt-oss 20B": (gpt_oss.SIZES["20b"], 20.91, None),
+    "gpt-oss 120B": (gpt_oss.SIZES["120b"], 116.83, None),
+}
+SIZES = [(name, size) for name, family in FAMILIES.items() for size in family.SIZES]
+
+
+@pytest.mark.parametrize(("model", "billions", "active_billions"), PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_sizes_are_the_published_ones(model: ModelConfig, billions: float, active_billions: float | None) -> None:
+    assert num_parameters(model) / 1e9 == pytest.approx(billions, abs=0.006)
+    if active_billions is not None:
+        assert num_active_parameters(model) / 1e9 == pytest.approx(active_billions, abs=0.006)
+
+
+def read(family: Any, config: dict[str, Any]) -> ModelConfig:
+    reader = HfConfig(config)
+    model: ModelConfig = family.model_of(reader)
+    reader.finish("config.json")
+    return model
+
+
+def as_exported(model: ModelConfig) -> ModelConfig:
+    """Without what config.json does not know: how experts are balanced."""
+    if model.experts is None:
+        return model
+    experts = replace(model.experts, auxiliary_loss="none", auxiliary_loss_weight=0.0, bias_update_rate=0.0)
+    return replace(model, feed_forward=experts)
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_a_config_that_is_written_is_read_back(name: str, size: str) -> None:
+    family = FAMILIES[name]
+    model = family.SIZES[size]
+    config = family.config_of(model, context=8192)
+    assert as_exported(read(family, config)) == as_exported(model)
+    assert family_of(model) == config["model_type"] == name
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_a_weight_map_makes_every_tensor_once(name: str, size: str) -> None:
+    family = FAMILIES[name]
+    model = replace(family.SIZES[size], num_layers=min(4, family.SIZES[size].num_layers))
+    targets = [rule.target for rule in family.rules(model)]
+    assert len(set(targets)) == len(targets)
+    experts = range(model.experts.num_experts) if model.experts else range(0)
+    wanted = {
+        (parameter.name, expert)
+        for parameter in (*parameters(model), *buffers(model))
+        for expert in (experts if parameter.is_expert else [None])
+    }
+    assert {(target.name, target.expert) for target in targets} == wanted
+    sources = [source for rule in family.rules(model) for source in rule.making.sources]
+    assert len(set(sources)) == len(sources)
