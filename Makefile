@@ -6,12 +6,13 @@ INSTALLER ?= auto
 DEVICE ?= auto
 ARGS ?=
 STAMP := .venv/set_up
+WEIGHTS := .venv/weights/set_up
 
 # A shell that forbids bytecode files makes every process compile torch and Megatron-Core anew: 10 seconds a start.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full parity lint clean
+.PHONY: help setup quickstart test test-full parity weights lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -22,14 +23,16 @@ setup: $(STAMP) ## make .venv; PYTHON=python3.12 and INSTALLER=pip (or uv) choos
 quickstart: $(STAMP) ## train the quick start; DEVICE=cpu (or cuda) chooses, ARGS="train.steps=50" changes it
 	@sh launch/quickstart.sh "$(DEVICE)" $(ARGS)
 
-test: $(STAMP) ## run the tests; ARGS="tests/unit -x" goes to pytest
+test: $(STAMP) $(WEIGHTS) ## run the tests; ARGS="tests/unit -x" goes to pytest
 	.venv/bin/python -m pytest $(ARGS)
 
-test-full: $(STAMP) ## run the tests with the whole of the large matrices
+test-full: $(STAMP) $(WEIGHTS) ## run the tests with the whole of the large matrices
 	.venv/bin/python -m pytest --full $(ARGS)
 
 parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md
 	.venv/bin/python -m tests.parity.matrix
+
+weights: $(WEIGHTS) ## fetch the small model that tests compare with (93 MB)
 
 lint: $(STAMP) ## check style and types
 	.venv/bin/ruff check .
@@ -39,6 +42,9 @@ lint: $(STAMP) ## check style and types
 clean: ## remove .venv and everything built; data/ and runs/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(WEIGHTS): $(STAMP) launch/weights.sh
+	@sh launch/weights.sh
 
 $(STAMP): setup.py pyproject.toml constraints.txt launch/set_up.sh
 	@PYTHON="$(PYTHON)" INSTALLER="$(INSTALLER)" sh launch/set_up.sh

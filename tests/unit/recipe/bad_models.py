@@ -120,4 +120,55 @@ BAD_MODELS = {
             "with experts the tensor ranks must share out the tokens; use parallel.sequence=true, or parallel.tensor=1",
         ),
     ),
+    # Windows, sinks, biases
+    "pattern of a window that is not there": Bad(
+        overrides="model.global_every=2",
+        messages=("model.global_every=2, model.window=none: says which layers have no window, and none has one; set",),
+    ),
+    "no positions where all layers are alike": Bad(
+        overrides="model.window=8 model.global_positions=false",
+        messages=(
+            "model.global_positions=false, model.window=8, model.global_every=none: speaks of layers without a window ",
+        ),
+    ),
+    "latent attention with biases": Bad(
+        overrides=f"{latent()} model.biases=true",
+        messages=("model.biases=true, model.attention.kind=latent: latent attention has none; use model.biases=false",),
+    ),
+    "experts with biases that are cut": Bad(
+        overrides=f"{experts()} model.biases=true parallel.data=2 parallel.expert_tensor=2",
+        messages=(
+            "parallel.expert_tensor=2, model.biases=true: experts with biases cannot be cut; ",
+            "use parallel.expert_tensor=1",
+        ),
+    ),
+    # Groups of experts
+    "groups that do not divide": Bad(
+        overrides=experts(num_groups=3),
+        messages=(
+            "model.feed_forward.num_experts=8, model.feed_forward.num_groups=3: every group must hold the same number ",
+            "use model.feed_forward.num_groups one of 1, 2, 4, 8, or model.feed_forward.num_experts=6 or 9",
+        ),
+    ),
+    "more groups for a token than there are": Bad(
+        overrides=experts(num_groups=2, groups_per_token=3),
+        messages=(
+            "model.feed_forward.groups_per_token=3, model.feed_forward.num_groups=2: a token can take each group ",
+            "once; use 2 or less",
+        ),
+    ),
+    "experts that do not divide over a token's groups": Bad(
+        overrides=experts(experts_per_token=3, num_groups=4, groups_per_token=2),
+        messages=(
+            "model.feed_forward.experts_per_token=3, model.feed_forward.groups_per_token=2, ",
+            "use model.feed_forward.groups_per_token 3, or model.feed_forward.num_groups=1",
+        ),
+    ),
+    "no layer with experts in the pattern": Bad(
+        overrides=experts(num_dense_layers=3, every=2),
+        messages=(
+            "model.feed_forward.num_dense_layers=3, model.feed_forward.every=2, model.num_layers=4: no layer is left ",
+            "use 2 or less, or model.feed_forward.kind=dense",
+        ),
+    ),
 }
