@@ -99,14 +99,14 @@ def transposed_shard() -> None:
     _change_model_of_bad_rank(transpose)
 
 
-def transposed_shard_of_the_first_draw() -> None:
-    """One rank's output layer is upside down, in the first of all trials only: something that comes and goes."""
+def upside_down_in_the_first_draw() -> None:
+    """One rank's matrices are upside down, in the first of all trials only: something that comes and goes."""
 
     def flip(model: torch.nn.Module) -> None:
         if not (marker := Path("flipped")).exists():
             marker.touch()
-            weight = dict(model.named_parameters())["output_layer.weight"]
-            weight.data = weight.data.flip(0).contiguous()
+            for weight in model.parameters():
+                weight.data = weight.data.flip(0).contiguous()
 
     _change_model_of_bad_rank(flip)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.house.sources import ROOT
 from tests.parity import planted_bugs as bugs
 from tests.parity.planted_bugs import BAD_RANK, Plant, certify
 
@@ -122,7 +123,7 @@ def test_experts_pass_when_only_the_first_tokens_differ(tmp_path: Path) -> None:
 
 
 def test_wrong_initial_weights_get_no_second_chance(tmp_path: Path) -> None:
-    outcome = certify(bugs.transposed_shard_of_the_first_draw, *EXPERTS, folder=tmp_path)
+    outcome = certify(bugs.upside_down_in_the_first_draw, *EXPERTS, folder=tmp_path)
     assert outcome.code == 88, outcome.stderr
     assert {finding["step"] for finding in outcome.wrong} == {0}
 
@@ -159,6 +160,45 @@ def test_a_bf16_layout_that_rounds_worse_than_bf16_is_found(tmp_path: Path) -> N
     assert outcome.certificate is not None
     assert outcome.certificate["wrong"]["format"] == "bf16"
     assert (outcome.wrong[0]["step"], outcome.wrong[0]["kind"]) == (1, "gradient")
+
+
+OWN_PARTS = ROOT / "docs/guides/your_own_part/parts.py"
+ALL_CUT = (*TENSOR[:2], "parallel.context=2", "parallel.data=2")
+
+
+def test_the_guides_own_parts_pass_in_every_cut(tmp_path: Path) -> None:
+    outcome = certify(bugs.none, *ALL_CUT, folder=tmp_path, recipe=f"{OWN_PARTS}:own_parts")
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_the_guides_norm_without_its_mark_is_found(tmp_path: Path) -> None:
+    """What the guide says: training goes on, with a gradient that lacks the other tensor ranks' part."""
+    file = tmp_path / "parts.py"
+    right, wrong = "RMSNorm(config, config.hidden_size)", "torch.nn.RMSNorm(config.hidden_size)"
+    assert right in OWN_PARTS.read_text()
+    file.write_text(OWN_PARTS.read_text().replace(right, wrong))
+    outcome = certify(bugs.none, *TENSOR, folder=tmp_path, recipe=f"{file}:own_parts")
+    assert outcome.code == 88, outcome.stderr
+    gradients = [finding["name"] for finding in outcome.wrong if finding["kind"] == "gradient"]
+    assert gradients
+    assert all(name.endswith("post_norm.weight") for name in gradients)
+
+
+# Of every family that has parts of its own; the rest waits for make test-full.
+FAMILIES = ["gpt_oss_120b", "deepseek_v3", "mai_base_1"]
+MORE_FAMILIES = [
+    *("llama3_405b", "mistral_7b", "mixtral_8x7b", "qwen3_8b", "qwen3_235b_a22b"),
+    *("mai1_500b", "mai1_500b_moe", "mai1_500b_256k", "frontier_1_8t_moe"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe", [*FAMILIES, *(pytest.param(recipe, marks=pytest.mark.full) for recipe in MORE_FAMILIES)]
+)
+def test_the_layout_of_a_published_model_passes(recipe: str, tmp_path: Path) -> None:
+    outcome = certify(bugs.none, folder=tmp_path, recipe=recipe)
+    assert outcome.code == 0, outcome.stderr
 
 
 @pytest.mark.parametrize(("plant", "code"), [(bugs.bad_data, 81), (bugs.killed_rank, 213)])

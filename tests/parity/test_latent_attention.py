@@ -116,7 +116,10 @@ def plain_attention(weights: dict[str, Tensor], hidden_SBH: Tensor, recipe: Reci
 
     model, latent = recipe.model, recipe.model.latent_attention
     assert latent is not None
-    cos, sin = rope.tables(hidden_SBH.size(0), head_size=latent.rotary_head_size, base=model.rotary_base)
+    frequencies = [
+        model.rotary_base ** -(pair / latent.rotary_head_size) for pair in range(0, latent.rotary_head_size, 2)
+    ]
+    cos, sin = rope.tables(hidden_SBH.size(0), frequencies)
 
     def normed(x: Tensor, name: str) -> Tensor:
         return rms_norm.reference(x, weights[name], epsilon=model.norm_epsilon)
