@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from mai.engine import device
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
 from tests.corpus import prepared_recipe
@@ -16,6 +17,9 @@ from tests.jobs import TRAINED, Job, ended_jobs, on_corpus, start
 # Set before anything is imported, so that child processes inherit it too.
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 os.environ.pop("WANDB_API_KEY", None)
+
+# Before any test module imports Megatron-Core: the test process itself computes on the CPU.
+device.prepare("cpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

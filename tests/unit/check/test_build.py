@@ -58,10 +58,10 @@ def test_a_parameter_that_is_planned_otherwise_is_named(monkeypatch: pytest.Monk
 
     def wrong(model: Any) -> Any:
         for parameter in right(model):
-            is_it = parameter.name == "decoder.layers.0.mlp.linear_fc2.weight"
+            is_it = parameter.name == "decoder.layers.2.mlp.linear_fc2.weight"
             yield replace(parameter, shape=(64, 130)) if is_it else parameter
 
     monkeypatch.setattr(build, "parameters", wrong)
     layout = Layout.of(recipe.parallel, 16)
-    with pytest.raises(ParityError, match=r"rank 0: decoder.layers.0.mlp.linear_fc2.weight: built \[64, 128\]"):
+    with pytest.raises(ParityError, match=r"rank 0: decoder.layers.2.mlp.linear_fc2.weight: built \[64, 128\]"):
         list(build.build_ranks(recipe, layout, [0]))

@@ -27,7 +27,7 @@ def routed(place: Place, experts: MixtureOfExperts, bias: list[float] | None) ->
     from mai.engine.experts import routers
 
     recipe = changed(tiny(), model={"feed_forward": experts, "num_layers": 1})
-    engine = open_trainer(place, replace(recipe, parallel=ParallelConfig(data=1))).engine
+    engine = open_trainer(place, replace(recipe, parallel=ParallelConfig(data=1)), is_synthetic=True).engine
     (router,) = routers(engine._modules)
     router.weight.data.mul_(10)
     if bias is not None:
