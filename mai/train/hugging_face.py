@@ -75,20 +75,22 @@ def export_run(recipe: Recipe, run: RunFolder, out: Path, *, step: int | None, p
 def _recipe(model: ModelConfig, config: Any, run: RunFolder) -> Recipe:
     """What `mai train` goes on with: gentle steps on Python's own sources until another text is named."""
     length = min(_MOST_SEQUENCE, int(config.get("max_position_embeddings") or _MOST_SEQUENCE))
+    # Whole paths: the recipe may be started from any folder.
+    folder = RunFolder(run.path.resolve())
     return Recipe(
-        name=run.path.resolve().name,
+        name=folder.path.name,
         model=model,
         data=DataConfig(
             documents=("python:stdlib",),
-            folder=f"data/{run.path.resolve().name}",
+            folder=f"data/{folder.path.name}",
             sequence_length=length,
-            tokenizer=str(run.tokenizer),
+            tokenizer=str(folder.tokenizer),
         ),
         optimizer=OptimizerConfig(learning_rate=1e-5, schedule=Cosine(warmup_steps=10)),
         precision=PrecisionConfig(compute="fp32" if _is_fp32(config) else "bf16"),
         train=TrainConfig(steps=100, batch_tokens=8 * length),
         evaluate=EvaluateConfig(sequences=8),
-        checkpoint=CheckpointConfig(start_from=str(run.path)),
+        checkpoint=CheckpointConfig(start_from=str(folder.path)),
     )
 
 

