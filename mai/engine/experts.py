@@ -6,12 +6,14 @@ shared expert on every token, added
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
@@ -45,6 +47,15 @@ class LatentMoELayer(MoELayer):
         return out if shared_expert_output is None else out + shared_expert_output
 
 
+class ExpertRowLinear(RowParallelLinear):
+    """Megatron's MLP adds an expert's bias in place (transformer/mlp.py, MLP.forward, core 0.16.1), which autograd
+    refuses of the view that one tensor rank's output is."""
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        out, bias = super().forward(hidden)
+        return (out if bias is None else out.clone()), bias
+
+
 class Experts(SequentialMLP):
     """The experts of this rank, one after the other: computing them at once needs a CUDA extension."""
 
@@ -68,18 +79,23 @@ class Experts(SequentialMLP):
         # the gradient norm counts them once for each.
         for parameter in self.parameters():
             parameter.allreduce = False
+            # What is not marked as cut counts in the gradient norm on the first tensor rank only (tensor_parallel/
+            # layers.py, param_is_not_tensor_parallel_duplicate). The second bias of an expert is not cut, and other
+            # tensor ranks hold those of other experts.
+            parameter.tensor_model_parallel = True
 
 
 def expert_layer(experts: MixtureOfExperts, submodules: MLPSubmodules) -> ModuleSpec:
     """The feed-forward spec of a layer with experts; `submodules` are the matrices and activation of each network."""
     shared = ModuleSpec(module=SharedExpertMLP, submodules=submodules) if experts.shared_ffn_hidden_size else None
+    network = replace(submodules, linear_fc2=ExpertRowLinear)
     latent = {} if experts.latent_size is None else {"latent_size": experts.latent_size}
     return ModuleSpec(
         module=LatentMoELayer if latent else MoELayer,
         params=latent,
         submodules=MoESubmodules(
             router=partial(ExpertRouter, experts=experts),
-            experts=ModuleSpec(module=Experts, submodules=submodules, params=latent),
+            experts=ModuleSpec(module=Experts, submodules=network, params=latent),
             shared_experts=shared,
         ),
     )

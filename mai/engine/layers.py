@@ -30,11 +30,11 @@ from mai.recipe import GroupedQueryAttention, ModelConfig
 from mai.recipe.named_function import call_function, load_function
 
 
-class RMSNorm(torch.nn.Module):
+class RMSNorm(MegatronModule):
     """Megatron's own (transformer/torch_norm.py) refuses sequence parallelism; this one marks its weight for it."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
-        super().__init__()
+        super().__init__(config=config)
         self.epsilon = eps
         self.weight = torch.nn.Parameter(
             torch.empty(hidden_size, dtype=config.params_dtype, device=torch.get_default_device())
