@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,9 @@ from tests.jobs import TRAINED, Job, ended_jobs, on_corpus, start
 # Set before anything is imported, so that child processes inherit it too.
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 os.environ.pop("WANDB_API_KEY", None)
+
+# A shell's nohup ignores SIGHUP, and every child inherits that: tests that send it would wait for ever.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before any test module imports Megatron-Core: the test process itself computes on the CPU.
 device.prepare("cpu")

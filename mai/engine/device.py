@@ -5,10 +5,10 @@ Nothing else in `mai` asks which device it is on, and no other room reads the en
 
 import importlib
 import os
-import resource
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -58,7 +58,10 @@ class Device:
         """The most memory this process has held so far: allocated on the card, resident in CPU memory."""
         if self.kind == "cuda":
             return torch.cuda.max_memory_allocated(self.index)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Not getrusage's ru_maxrss: a child starts with its parent's (exec keeps the peak of the image it replaces).
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (peak_kib,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        return peak_kib * 1024
 
     def synchronize(self) -> None:
         if self.kind == "cuda":
