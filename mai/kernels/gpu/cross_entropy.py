@@ -1,0 +1,77 @@
+"""`mai/kernels/cross_entropy.py` in Triton.
+
+Shapes: T tokens, V this rank's entries of the vocabulary.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mai.kernels.gpu.launch import cover
+
+BLOCK, NUM_WARPS = 4096, 8
+
+
+@triton.jit
+def statistics_kernel(logits, targets, out, T, V, stride, first_entry, BLOCK: tl.constexpr):
+    # One reading: each lane keeps the largest logit that it met, and its sum relative to that; they meet at the end.
+    row = tl.program_id(0).to(tl.int64)
+    largest = tl.full((BLOCK,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, V, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        value = tl.load(logits + row * stride + column, mask=column < V, other=float("-inf")).to(tl.float32)
+        now_largest = tl.maximum(largest, value)
+        # A lane that met nothing yet would subtract -inf from -inf.
+        base = tl.where(now_largest == float("-inf"), 0.0, now_largest)
+        total = total * tl.exp(largest - base) + tl.exp(value - base)
+        largest = now_largest
+    whole = tl.max(largest)
+    tl.store(out + row, whole)
+    tl.store(out + T + row, tl.sum(total * tl.exp(largest - whole)))
+    entry = tl.load(targets + row) - first_entry
+    is_here = (entry >= 0) & (entry < V)
+    target = tl.load(logits + row * stride + entry, mask=is_here, other=0).to(tl.float32)
+    tl.store(out + 2 * T + row, target)
+
+
+@triton.jit
+def gradient_kernel(logits, targets, log_sum, gradient, V, stride, first_entry, BLOCKS, BLOCK: tl.constexpr):
+    row = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    column = (tl.program_id(0) % BLOCKS) * BLOCK + tl.arange(0, BLOCK)
+    place = logits + row * stride + column
+    value = tl.load(place, mask=column < V).to(tl.float32)
+    entry = tl.load(targets + row) - first_entry
+    share = tl.exp(value - tl.load(log_sum + row)) - tl.where(column == entry, 1.0, 0.0)
+    tl.store(place, (share * tl.load(gradient + row)).to(logits.dtype.element_ty), mask=column < V)
+
+
+def statistics(logits: Tensor, targets: Tensor, first_entry: int) -> Tensor:
+    assert logits.stride(1) == 1
+    tokens, entries = logits.shape
+    out = logits.new_empty((3, tokens), dtype=torch.float32)
+    if tokens:
+        statistics_kernel[(tokens,)](
+            logits, targets, out, tokens, entries, logits.stride(0), first_entry, BLOCK=BLOCK, num_warps=NUM_WARPS
+        )
+    return out
+
+
+def write_gradient(logits: Tensor, targets: Tensor, log_sum: Tensor, gradient: Tensor, first_entry: int) -> None:
+    assert logits.stride(1) == 1
+    tokens, entries = logits.shape
+    blocks = cover(entries, BLOCK)
+    if tokens:
+        gradient_kernel[(tokens * blocks,)](
+            logits,
+            targets,
+            log_sum,
+            gradient,
+            entries,
+            logits.stride(0),
+            first_entry,
+            blocks,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+        )
