@@ -1,8 +1,8 @@
 """Our operations as operators of torch, `torch.ops.mai.*`.
 
 Each has an implementation in plain torch for the CPU, a Triton kernel for CUDA, shapes without computing (a fake), and
-where it multiplies matrices its FLOPs. So one code path runs everywhere, and profiles, tracing and FLOP counters see our
-operations by name. Registered through torch.library.Library: the host's time of a call is a quarter of what
+where it multiplies matrices its FLOPs. So one code path runs everywhere, and profiles, tracing and FLOP counters see
+our operations by name. Registered through torch.library.Library: the host's time of a call is a quarter of what
 torch.library.custom_op needs.
 """
 
@@ -31,10 +31,10 @@ def operator(
     _LIBRARY.impl(name, cpu, "CPU")
     _LIBRARY.impl(name, _imported_late(cuda), "CUDA")
     torch.library.register_fake(f"mai::{name}", fake, lib=_LIBRARY)
-    overload = getattr(torch.ops.mai, name).default
+    packet = getattr(torch.ops.mai, name)
     if flops is not None:
-        register_flop_formula(overload)(flops)
-    return overload  # type: ignore[no-any-return]
+        register_flop_formula(packet)(flops)
+    return packet.default  # type: ignore[no-any-return]
 
 
 def _imported_late(path: str) -> Implementation:

@@ -60,26 +60,30 @@ class _RMSNormOfSum(torch.autograd.Function):
         return of_sum, of_sum, of_weight, None
 
 
-def _scale(x_NH: Tensor, epsilon: float) -> Tensor:
-    return torch.rsqrt(x_NH.float().square().mean(dim=-1) + epsilon)
+def _wide(x: Tensor) -> Tensor:
+    """fp32, or more where it has more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _cpu_forward(x_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    return reference(x_NH, weight_H, epsilon=epsilon), _scale(x_NH, epsilon)
+    x = _wide(x_NH)
+    scale_N = torch.rsqrt(x.square().mean(dim=-1) + epsilon)
+    return (x * scale_N[..., None] * weight_H).to(x_NH.dtype), scale_N
 
 
 def _cpu_forward_of_sum(
     x_NH: Tensor, residual_NH: Tensor, weight_H: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out_NH, total_NH = reference_of_sum(x_NH, residual_NH, weight_H, epsilon=epsilon)
-    return out_NH, total_NH, _scale(total_NH, epsilon)
+    total_NH = x_NH + residual_NH
+    out_NH, scale_N = _cpu_forward(total_NH, weight_H, epsilon)
+    return out_NH, total_NH, scale_N
 
 
 def _cpu_backward(
     x_NH: Tensor, weight_H: Tensor, scale_N: Tensor, gradient_NH: Tensor, of_total_NH: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    normal_NH, gradient = x_NH.float() * scale_N[..., None], gradient_NH.float()
-    of_normal_NH = gradient * weight_H.float()
+    normal_NH, gradient = _wide(x_NH) * scale_N[..., None], _wide(gradient_NH)
+    of_normal_NH = gradient * weight_H
     of_x = scale_N[..., None] * (of_normal_NH - normal_NH * (of_normal_NH * normal_NH).mean(dim=-1, keepdim=True))
     if of_total_NH is not None:
         of_x += of_total_NH
@@ -88,7 +92,7 @@ def _cpu_backward(
 
 
 def _rows_of_fp32(x_NH: Tensor) -> Tensor:
-    return x_NH.new_empty(x_NH.shape[:-1], dtype=torch.float32)
+    return x_NH.new_empty(x_NH.shape[:-1], dtype=torch.promote_types(x_NH.dtype, torch.float32))
 
 
 _forward = operator(

@@ -38,21 +38,21 @@ class _Rope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
         ctx.save_for_backward(cos_SD, sin_SD)
-        return _turn(x_SBHD, cos_SD, sin_SD, False)  # type: ignore[no-any-return]
+        return _turn(x_SBHD, cos_SD, sin_SD, 1)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, gradient_SBHD: Tensor) -> tuple[Tensor, None, None]:
         # The other way round: a turn's transpose is the turn by the negative angle.
-        return _turn(gradient_SBHD, *ctx.saved_tensors, True), None, None
+        return _turn(gradient_SBHD, *ctx.saved_tensors, -1), None, None
 
 
-def _cpu(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor, back: bool) -> Tensor:
-    return reference(x_SBHD, cos_SD, -sin_SD if back else sin_SD)
+def _cpu(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor, direction: int) -> Tensor:
+    return reference(x_SBHD, cos_SD, sin_SD * direction)
 
 
 _turn = operator(
-    "rope(Tensor x, Tensor cos, Tensor sin, bool back) -> Tensor",
+    "rope(Tensor x, Tensor cos, Tensor sin, int direction) -> Tensor",
     cpu=_cpu,
     cuda="rope.turn",
-    fake=lambda x, cos, sin, back: x.new_empty(x.shape),
+    fake=lambda x, cos, sin, direction: x.new_empty(x.shape),
 )

@@ -3,7 +3,6 @@
 Shapes: T tokens, I inputs, O outputs of the matrix.
 """
 
-import torch
 from torch import Tensor
 
 from mai.kernels.operators import operator
@@ -24,9 +23,9 @@ def _cpu(sum_OI: Tensor, input_TI: Tensor, gradient_TO: Tensor) -> None:
 
 
 _add_weight_gradient = operator(
-    "add_weight_gradient(Tensor(a!) sum, Tensor input, Tensor gradient) -> ()",
+    "add_weight_gradient(Tensor(a!) sum, Tensor inputs, Tensor gradient) -> ()",
     cpu=_cpu,
     cuda="weight_gradient.add",
-    fake=lambda total, input, gradient: None,
-    flops=lambda total, input, gradient, **_: 2 * total[0] * total[1] * input[0],
+    fake=lambda total, inputs, gradient: None,
+    flops=lambda total, inputs, gradient, **_: 2 * total[0] * total[1] * inputs[0],
 )

@@ -1,5 +1,7 @@
 """`mai/kernels/adamw.py` in Triton."""
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -43,19 +45,37 @@ def adamw_kernel(
 
 
 def adamw(
-    weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, copy: Tensor | None, *numbers: float
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    gradient: Tensor,
+    copy: Tensor | None,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    gradient_factor: float,
+    number: int,
 ) -> None:
-    """`numbers` in the order of the operator's schema."""
-    if weight.numel():
-        adamw_kernel[(cover(weight.numel(), BLOCK),)](
-            weight,
-            exp_avg,
-            exp_avg_sq,
-            gradient,
-            copy,
-            weight.numel(),
-            *numbers,
-            HAS_COPY=copy is not None,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-        )
+    if not weight.numel():
+        return
+    adamw_kernel[(cover(weight.numel(), BLOCK),)](
+        weight,
+        exp_avg,
+        exp_avg_sq,
+        gradient,
+        copy,
+        weight.numel(),
+        1 - learning_rate * weight_decay,
+        gradient_factor,
+        beta1,
+        beta2,
+        # The moments begin at zero: their means are short by these.
+        learning_rate / (1 - beta1**number),
+        math.sqrt(1 - beta2**number),
+        epsilon,
+        HAS_COPY=copy is not None,
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )

@@ -26,7 +26,7 @@ def turn_kernel(
     stride_H,
     table_stride,
     HALF: tl.constexpr,
-    BACK: tl.constexpr,
+    DIRECTION: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -36,9 +36,7 @@ def turn_kernel(
     inside = (head < H)[:, None] & (pair < HALF)[None, :]
     angle = position.to(tl.int64) * table_stride + pair
     cosine = tl.load(cos + angle, mask=pair < HALF, other=0)[None, :]
-    sine = tl.load(sin + angle, mask=pair < HALF, other=0)[None, :]
-    if BACK:
-        sine = -sine
+    sine = tl.load(sin + angle, mask=pair < HALF, other=0)[None, :] * DIRECTION
     source = x + position.to(tl.int64) * stride_S + sequence.to(tl.int64) * stride_B
     where_from = head[:, None] * stride_H + pair[None, :]
     first = tl.load(source + where_from, mask=inside).to(tl.float32)
@@ -49,7 +47,7 @@ def turn_kernel(
     tl.store(target + where_to + HALF, (second * cosine + first * sine).to(out.dtype.element_ty), mask=inside)
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+def turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     positions, sequences, heads, size = x.shape
     out = x.new_empty(x.shape)
@@ -68,7 +66,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
             x.stride(2),
             cos.stride(0),
             HALF=size // 2,
-            BACK=back,
+            DIRECTION=direction,
             HEADS=heads_per_program,
             BLOCK=block,
             num_warps=NUM_WARPS,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 
-def add(total: Tensor, input: Tensor, gradient: Tensor) -> None:
-    if input.dtype == total.dtype:
-        total.addmm_(gradient.t(), input)
+def add(total: Tensor, inputs: Tensor, gradient: Tensor) -> None:
+    if inputs.dtype == total.dtype:
+        total.addmm_(gradient.t(), inputs)
         return
-    torch.addmm(total, gradient.t(), input, out_dtype=total.dtype, out=total)
+    torch.addmm(total, gradient.t(), inputs, out_dtype=total.dtype, out=total)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-assert os.environ.get("TRITON_INTERPRET") == "1", "make test-kernels sets TRITON_INTERPRET=1 before Triton is imported"
-
 import triton.language as tl
 from triton.runtime import interpreter
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "make test-kernels sets TRITON_INTERPRET=1 before Triton is imported"
 
 DTYPES = {
     tl.bfloat16: torch.bfloat16,
@@ -61,7 +60,7 @@ for name in ("binary_op", "unary_op", "create_fma", "create_dot"):
 @pytest.fixture(autouse=True)
 def poisoned() -> Iterator[None]:
     """Memory that nobody wrote holds NaN, so that an output which a kernel leaves out is seen."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(mode=True)
     assert torch.empty(3).isnan().all()
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(mode=False)

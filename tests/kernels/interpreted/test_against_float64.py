@@ -1,6 +1,7 @@
 """Every Triton kernel against float64, with ragged shapes and poisoned outputs."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -109,10 +110,10 @@ def test_rope(dtype: torch.dtype, heads: int, size: int) -> None:
     cos, sin = rope.tables(9, [0.5 / (pair + 1) for pair in range(size // 2)])
     cos, sin = cos[4:], sin[4:]
     in_double = (cos.double(), sin.double())
-    assert_close(gpu_rope.turn(x, cos, sin, back=False), plain_rope(x.double(), *in_double))
+    assert_close(gpu_rope.turn(x, cos, sin, direction=1), plain_rope(x.double(), *in_double))
     above = draw(5, 2, heads, size, dtype=dtype, seed=1)
     (of_x,) = exact_gradients(lambda x: plain_rope(x, *in_double), x, gradient=above)
-    assert_close(gpu_rope.turn(above, cos, sin, back=True), of_x)
+    assert_close(gpu_rope.turn(above, cos, sin, direction=-1), of_x)
 
 
 def plain_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -161,19 +162,10 @@ def test_adamw(length: int, copied_to: torch.dtype | None) -> None:
             beta2=0.95,
             epsilon=1e-8,
             weight_decay=0.1,
-            step=step,
             gradient_factor=1 / step,
+            number=step,
         )
-        gpu_adamw.adamw(
-            *ours,
-            copy,
-            1 - update.learning_rate * update.weight_decay,
-            update.gradient_factor,
-            update.beta1,
-            update.beta2,
-            *adamw._corrections(update),
-            update.epsilon,
-        )
+        gpu_adamw.adamw(*ours, copy, *astuple(update))
         adamw.reference(*exact, None, update)
     for our, their in zip(ours, exact, strict=True):
         assert_close(our, their)
