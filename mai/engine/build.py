@@ -3,18 +3,37 @@
 import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from torch import Tensor
 
 from mai.engine.full_sharding import FullSharding
 from mai.engine.groups import Groups, sharding_mesh
 from mai.engine.initialize import initialize_weights
 from mai.engine.layers import decoder_block
 from mai.engine.mends import mend
+from mai.engine.operations import choose, use_weight_gradient
 from mai.engine.optimizer_sharding import OptimizerSharding
 from mai.engine.sharding import Sharding
 from mai.engine.translate import transformer_config
 from mai.parallel.layout import Layout
 from mai.parallel.stages import parts_of_stage
 from mai.recipe import Recipe
+
+
+class Model(GPTModel):
+    """Megatron's, with our loss of the vocabulary."""
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Labels [B, S] and this tensor rank's logits [S, B, V] -> losses of tokens [B, S], fp32. The logits are
+        overwritten in the backward pass."""
+        cross_entropy = self.config.operations.cross_entropy
+        if cross_entropy is None:
+            return super().compute_language_model_loss(labels, logits)  # type: ignore[no-any-return]
+        group = self.pg_collection.tp
+        losses_T = cross_entropy(
+            logits.flatten(0, 1), labels.t().flatten(), first_entry=group.rank() * logits.size(-1), group=group
+        )
+        losses_BS: Tensor = losses_T.view(labels.size(1), labels.size(0)).t().contiguous()
+        return losses_BS
 
 
 def build_model(
@@ -32,6 +51,7 @@ def build_model(
 def prepare_megatron(recipe: Recipe) -> None:
     """After the groups are built, and before any layer is."""
     mend()
+    use_weight_gradient(choose(recipe.kernels))
     # Nothing here draws from Megatron's random states, but its layers refuse to be built without them.
     model_parallel_cuda_manual_seed(recipe.train.seed, force_reset_rng=True)
 
@@ -42,7 +62,7 @@ def build_parts(
     """`build_model` with whatever the memory held before."""
     config = transformer_config(recipe, layout, sequence_parallel=sequence_parallel)
     return [
-        GPTModel(
+        Model(
             config,
             transformer_layer_spec=decoder_block(
                 recipe.model, layers=part.layers, max_length=max_length, device=device

@@ -51,9 +51,9 @@ def _gather(statistics_3T: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """[R, 3, T] of all ranks: one collective, where a maximum and two sums would be three."""
     if group is None or group.size() == 1:
         return statistics_3T[None]
-    gathered = statistics_3T.new_empty((group.size(), *statistics_3T.shape))
+    gathered = statistics_3T.new_empty((group.size() * 3, statistics_3T.size(1)))
     dist.all_gather_into_tensor(gathered, statistics_3T, group=group)
-    return gathered
+    return gathered.unflatten(0, (-1, 3))
 
 
 def _combine(statistics_R3T: Tensor) -> tuple[Tensor, Tensor]:
