@@ -53,7 +53,8 @@ def _gather(statistics_3T: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         return statistics_3T[None]
     gathered = statistics_3T.new_empty((group.size() * 3, statistics_3T.size(1)))
     dist.all_gather_into_tensor(gathered, statistics_3T, group=group)
-    return gathered.unflatten(0, (-1, 3))
+    statistics_R3T: Tensor = gathered.unflatten(0, (-1, 3))
+    return statistics_R3T
 
 
 def _combine(statistics_R3T: Tensor) -> tuple[Tensor, Tensor]:
