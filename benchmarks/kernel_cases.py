@@ -82,7 +82,7 @@ def swiglu_cases() -> Iterator[Case]:
         "Megatron": megatron(
             "core.fusions.fused_bias_swiglu", lambda module: lambda x: module.bias_swiglu_impl(x, None)
         ),
-        "Liger": liger("ops.swiglu", lambda its: lambda x: its.LigerSiLUMulFunction.apply(*x.chunk(2, dim=-1))),
+        "Liger": liger("ops.swiglu", lambda its: its.LigerFusedGateUpSiLUMulFunction.apply),
     }
     yield from both_ways(
         "SwiGLU",

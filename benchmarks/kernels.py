@@ -49,8 +49,14 @@ def main() -> None:
                 rows.append(
                     measured(case, peer, call, launches=arguments.launches, bandwidth=bandwidth, rate=flops_per_second)
                 )
-                print("{operation:34}{peer:22}{microseconds:>10} us  {share:>6}  error {error}".format(**rows[-1]))
+                print("{operation:34}{peer:24}{microseconds!s:>8} us  {share!s:>6}  error {error}".format(**rows[-1]))
         torch.cuda.empty_cache()
+        write(rows, bandwidth=bandwidth, rate=flops_per_second)
+    dist.destroy_process_group()
+
+
+def write(rows: list[dict[str, Any]], *, bandwidth: float, rate: float) -> None:
+    """After every group of cases, so that a run that is cut short leaves what it measured."""
     card = torch.cuda.get_device_name()
     result = {
         "what": "each fused operation and its peers: microseconds, share of the speed of light, relative error",
@@ -59,12 +65,11 @@ def main() -> None:
         "torch": torch.__version__,
         "versions": {name: version_of(name) for name in ("triton", "megatron-core", "liger-kernel")},
         "copy_bytes_per_second": round(bandwidth),
-        "bf16_flops_per_second": round(flops_per_second),
+        "bf16_flops_per_second": round(rate),
         "rows": rows,
     }
     name = f"kernels_{card.split()[1].lower()}_{dt.date.today()}.json"
     (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
-    dist.destroy_process_group()
 
 
 def measured(case: Case, peer: str, call: Call, *, launches: int, bandwidth: float, rate: float) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def median_seconds(call: Call, launches: int) -> float:
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(launches)]
     for begin, end in events:
         # A short sleep on the card lets the host run ahead, so that its time is not measured.
-        torch.cuda._sleep(200_000)
+        torch.cuda._sleep(400_000)
         begin.record()
         call()
         end.record()

@@ -1,10 +1,11 @@
-"""Every Triton kernel against float64, with ragged shapes and poisoned outputs."""
+"""Every Triton kernel against float64, with ragged shapes and poisoned outputs: on a GPU, or interpreted on a CPU."""
 
 from collections.abc import Callable
 from dataclasses import astuple
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 
 from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu
@@ -15,13 +16,17 @@ from mai.kernels.gpu import rope as gpu_rope
 from mai.kernels.gpu import sum_of_squares as gpu_sum_of_squares
 from mai.kernels.gpu import swiglu as gpu_swiglu
 
+INTERPRETED = triton.knobs.runtime.interpret
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+
 # Relative error by norm. bf16 keeps 8 bits: rounding the result once gives about 2^-9 / sqrt(3), and inputs are exact.
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 2.0**-8}
 each_dtype = pytest.mark.parametrize("dtype", BOUNDS)
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
 def assert_close(ours: Tensor, exact: Tensor, *, bound: float | None = None) -> None:
@@ -108,7 +113,7 @@ def test_rope(dtype: torch.dtype, heads: int, size: int) -> None:
     whole = draw(5, 2, heads, size + 8, dtype=dtype)
     x = whole[..., :size]
     cos, sin = rope.tables(9, [0.5 / (pair + 1) for pair in range(size // 2)])
-    cos, sin = cos[4:], sin[4:]
+    cos, sin = cos[4:].to(DEVICE), sin[4:].to(DEVICE)
     in_double = (cos.double(), sin.double())
     assert_close(gpu_rope.turn(x, cos, sin, direction=1), plain_rope(x.double(), *in_double))
     above = draw(5, 2, heads, size, dtype=dtype, seed=1)
@@ -130,7 +135,7 @@ def test_cross_entropy_over_ranks(dtype: torch.dtype, entries: list[int]) -> Non
     tokens = 5
     # Large logits: without the maximum their exponentials would overflow.
     logits = (draw(tokens, sum(entries)) * 50).to(dtype)
-    targets = torch.randint(sum(entries), (tokens,), generator=torch.Generator().manual_seed(1))
+    targets = torch.randint(sum(entries), (tokens,), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     targets[0] = 0
     above = draw(tokens, seed=2)
 
@@ -154,7 +159,7 @@ def test_cross_entropy_over_ranks(dtype: torch.dtype, entries: list[int]) -> Non
 def test_adamw(length: int, copied_to: torch.dtype | None) -> None:
     ours = [draw(length), draw(length, seed=1), draw(length, seed=2).square(), draw(length, seed=3)]
     exact = [x.double() for x in ours]
-    copy = None if copied_to is None else torch.empty(length, dtype=copied_to)
+    copy = None if copied_to is None else torch.empty(length, dtype=copied_to, device=DEVICE)
     for step in (1, 2, 3):
         update = adamw.Update(
             learning_rate=0.1 / step,
