@@ -56,9 +56,9 @@ def backward_kernel(
 
 
 def shape_of_launch(features: int) -> tuple[int, int]:
-    """(features of a block, warps): 16 values a thread, at most 16 warps."""
+    """(features of a block, warps): 16 values a thread, at most 32 warps."""
     block = int(triton.next_power_of_2(features))
-    return block, min(16, max(1, block // 512))
+    return block, min(32, max(1, block // 512))
 
 
 def forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,195 @@
+"""Every Triton kernel in the configurations that mai ships, compiled for an H100 on a machine without one.
+
+python -m tests.kernels.shipped        prints the table; make test-kernels ARGS=--regenerate-golden writes it
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mai.kernels.gpu import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu
+
+TARGET = GPUTarget("cuda", 90, 32)
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A kernel with the types of its arguments and the values of its constants.
+
+    Pointers and whole numbers count as multiples of 16, as those of real sizes are."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the compiler made of it."""
+
+    registers: int
+    stack_bytes: int
+    local_accesses: int
+    """Loads and stores of spilled values."""
+    shared_bytes: int
+    loads_of_16_bytes: int
+    stores_of_16_bytes: int
+    tensor_core_instructions: int
+
+
+def shipped() -> Iterator[Shipped]:
+    """All of them: bf16 as a 500B model computes, and fp32 where the optimizer does."""
+    half, wide, whole, real = "*bf16", "*fp32", "i32", "fp32"
+    rows = {"F": whole, "BLOCKS": whole}
+    block = {"BLOCK": swiglu.BLOCK}
+    yield Shipped(
+        "swiglu",
+        swiglu.forward_kernel,
+        {"gate_and_up": half, "out": half, **rows},
+        {"weight": None, "WEIGHTED": False, **block},
+        swiglu.NUM_WARPS,
+    )
+    yield Shipped(
+        "weighted swiglu",
+        swiglu.forward_kernel,
+        {"gate_and_up": half, "weight": wide, "out": half, **rows},
+        {"WEIGHTED": True, **block},
+        swiglu.NUM_WARPS,
+    )
+    yield Shipped(
+        "swiglu backward",
+        swiglu.backward_kernel,
+        {"gate_and_up": half, "gradient": half, "of_both": half, **rows},
+        block,
+        swiglu.NUM_WARPS,
+    )
+    yield Shipped(
+        "weighted swiglu backward",
+        swiglu.weighted_backward_kernel,
+        {"gate_and_up": half, "weight": wide, "gradient": half, "of_both": half, "of_weight": wide, "F": whole},
+        block,
+        swiglu.NUM_WARPS,
+    )
+    for features in (4096, 8192, 16384):
+        block_size, warps = rms_norm.shape_of_launch(features)
+        yield Shipped(
+            f"norm of a sum, {features}",
+            rms_norm.forward_kernel,
+            {
+                **dict.fromkeys(("x", "residual", "weight", "out", "total"), half),
+                **{"scale": wide, "H": whole, "epsilon": real},
+            },
+            {"OF_SUM": True, "BLOCK": block_size},
+            warps,
+        )
+        yield Shipped(
+            f"norm of a sum backward, {features}",
+            rms_norm.backward_kernel,
+            {
+                **dict.fromkeys(("x", "weight", "gradient", "of_total", "of_x"), half),
+                **{"scale": wide, "of_weight": wide, "N": whole, "H": whole},
+            },
+            {"OF_SUM": True, "BLOCK": block_size},
+            warps,
+        )
+    strides = dict.fromkeys(("B", "H", "stride_S", "stride_B", "stride_H", "table_stride"), whole)
+    yield Shipped(
+        "rope",
+        rope.turn_kernel,
+        {"x": half, "cos": wide, "sin": wide, "out": half, **strides},
+        {"HALF": 64, "DIRECTION": 1, "HEADS": 32, "BLOCK": 64},
+        rope.NUM_WARPS,
+    )
+    numbers = {"V": whole, "stride": whole, "first_entry": whole}
+    yield Shipped(
+        "cross entropy statistics",
+        cross_entropy.statistics_kernel,
+        {"logits": half, "targets": "*i64", "out": wide, "T": whole, **numbers},
+        {"BLOCK": cross_entropy.BLOCK},
+        cross_entropy.NUM_WARPS,
+    )
+    yield Shipped(
+        "cross entropy gradient",
+        cross_entropy.gradient_kernel,
+        {"logits": half, "targets": "*i64", "log_sum": wide, "gradient": wide, **numbers, "BLOCKS": whole},
+        {"BLOCK": cross_entropy.BLOCK},
+        cross_entropy.NUM_WARPS,
+    )
+    reals = ("decay", "gradient_factor", "beta1", "beta2", "step_size", "root_correction", "epsilon")
+    yield Shipped(
+        "adamw",
+        adamw.adamw_kernel,
+        {
+            **dict.fromkeys(("weight", "exp_avg", "exp_avg_sq", "gradient"), wide),
+            **{"copy": half, "length": whole},
+            **dict.fromkeys(reals, real),
+        },
+        {"HAS_COPY": True, "BLOCK": adamw.BLOCK},
+        adamw.NUM_WARPS,
+    )
+    yield Shipped(
+        "sum of squares",
+        sum_of_squares.sum_of_squares_kernel,
+        {"x": wide, "out": "*fp64", "length": whole},
+        {"BLOCK": sum_of_squares.BLOCK},
+        sum_of_squares.NUM_WARPS,
+    )
+
+
+def resources(one: Shipped) -> Resources:
+    """Compile it for sm_90a and read what came out."""
+    names = one.kernel.arg_names
+    signature = {name: "constexpr" if name in one.constants else one.types[name] for name in names}
+    multiples = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if one.types.get(name, "").startswith(("*", "i"))
+    }
+    constants = {(names.index(name),): value for name, value in one.constants.items()}
+    source = ASTSource(fn=one.kernel, signature=signature, constexprs=constants, attrs=multiples)
+    compiled = triton.compile(source, target=TARGET, options={"num_warps": one.num_warps})
+    assert ".target sm_90a" in compiled.asm["ptx"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage, code = _read("cuobjdump", "-res-usage", cubin.name), _read("nvdisasm", cubin.name)
+    return Resources(
+        registers=_number(r"REG:(\d+)", usage),
+        stack_bytes=_number(r"STACK:(\d+)", usage),
+        local_accesses=len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        shared_bytes=compiled.metadata.shared,
+        loads_of_16_bytes=len(re.findall(r"\bLDG\.E\S*\.128\b", code)),
+        stores_of_16_bytes=len(re.findall(r"\bSTG\.E\S*\.128\b", code)),
+        tensor_core_instructions=len(re.findall(r"\bHGMMA\b", code)),
+    )
+
+
+def _read(tool: str, *arguments: str) -> str:
+    return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found, f"{pattern} is not in: {text}"
+    return int(found[1])
+
+
+def table() -> dict[str, dict[str, int]]:
+    """Name of each shipped kernel -> what the compiler made of it."""
+    return {one.name: asdict(resources(one)) for one in shipped()}
+
+
+if __name__ == "__main__":
+    for name, row in table().items():
+        print(f"{name:34}", *(f"{key} {value:<6}" for key, value in row.items()))
