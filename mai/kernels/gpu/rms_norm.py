@@ -38,7 +38,6 @@ def backward_kernel(
 ):
     column = tl.arange(0, BLOCK)
     inside = column < H
-    factor = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
     part = tl.zeros((BLOCK,), dtype=tl.float32)
     first, step = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     for turn in range(tl.cdiv(N - first, step)):
@@ -47,7 +46,8 @@ def backward_kernel(
         normal = tl.load(x + row * H + column, mask=inside, other=0).to(tl.float32) * row_scale
         above = tl.load(gradient + row * H + column, mask=inside, other=0).to(tl.float32)
         part += above * normal
-        of_normal = above * factor
+        # From L1 each time: kept in registers, it would spill others of a long row.
+        of_normal = above * tl.load(weight + column, mask=inside, other=0).to(tl.float32)
         result = row_scale * (of_normal - normal * (tl.sum(of_normal * normal) / H))
         if OF_SUM:
             result += tl.load(of_total + row * H + column, mask=inside, other=0).to(tl.float32)
