@@ -3,8 +3,9 @@
     python -m benchmarks.kernels
 
 Sizes are those of a layer of Llama 3 8B at 8,192 tokens, bf16. A share is the fewest bytes that the operation can move,
-over the time, over the bandwidth of a large copy on the same card in the same run. Times are medians of at least 100
-launches between device events; tensors are larger than the 50 MB of L2. Peers: torch eager, torch.compile, Megatron's
+over the time, over the bandwidth of a large copy on the same card in the same run. Times are medians of 100 launches
+between device events, the host running ahead; what the host needs for a call stands beside. Tensors are larger than the
+50 MB of L2. Peers: torch eager, torch.compile, Megatron's
 own fusions, and Liger where it is installed. The result goes to benchmarks/results/kernels_<card>_<date>.json.
 """
 
@@ -13,6 +14,7 @@ import datetime as dt
 import importlib.metadata
 import json
 import statistics
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from benchmarks.kernel_cases import CASES, Call, Case
 from benchmarks.machine import machine
 from mai.engine import device as devices
 
+LINE = "{operation:35}{peer:24}{microseconds!s:>8} us  (host {host_microseconds!s:>6})  {share!s:>6}  error {error}"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -49,7 +52,7 @@ def main() -> None:
                 rows.append(
                     measured(case, peer, call, launches=arguments.launches, bandwidth=bandwidth, rate=flops_per_second)
                 )
-                print("{operation:34}{peer:24}{microseconds!s:>8} us  {share!s:>6}  error {error}".format(**rows[-1]))
+                print(LINE.format(**rows[-1]))
         torch.cuda.empty_cache()
         write(rows, bandwidth=bandwidth, rate=flops_per_second)
     dist.destroy_process_group()
@@ -78,13 +81,20 @@ def measured(case: Case, peer: str, call: Call, *, launches: int, bandwidth: flo
     try:
         out = call()
         error = None if case.exact is None else relative_error(out, case.exact())
-        seconds = median_seconds(call, launches)
+        seconds, host_seconds = median_seconds(call, launches), seconds_of_host(call)
     except Exception as failure:  # noqa: BLE001 (a peer that fails is a row that says so)
-        return {**row, "microseconds": None, "share": None, "error": f"{type(failure).__name__}: {failure}"[:200]}
+        return {
+            **row,
+            "microseconds": None,
+            "host_microseconds": None,
+            "share": None,
+            "error": f"{type(failure).__name__}: {failure}"[:200],
+        }
     least = max(case.least_bytes / bandwidth, case.flops / rate)
     return {
         **row,
         "microseconds": round(seconds * 1e6, 1),
+        "host_microseconds": round(host_seconds * 1e6, 1),
         "share": round(least / seconds, 3),
         "error": None if error is None else float(f"{error:.2e}"),
     }
@@ -111,13 +121,25 @@ def median_seconds(call: Call, launches: int) -> float:
     torch.cuda.synchronize()
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(launches)]
     for begin, end in events:
-        # A short sleep on the card lets the host run ahead, so that its time is not measured.
-        torch.cuda._sleep(400_000)
+        # A sleep of half a millisecond on the card lets the host run ahead, so that its time is not measured.
+        torch.cuda._sleep(1_000_000)
         begin.record()
         call()
         end.record()
     torch.cuda.synchronize()
     return statistics.median(begin.elapsed_time(end) for begin, end in events) / 1000
+
+
+def seconds_of_host(call: Call) -> float:
+    """Median time after which a call returns, while the card still sleeps."""
+    found = []
+    for _ in range(30):
+        torch.cuda.synchronize()
+        torch.cuda._sleep(1_000_000)
+        started = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
 
 
 def copy_bandwidth() -> float:

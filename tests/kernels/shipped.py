@@ -88,7 +88,9 @@ def shipped() -> Iterator[Shipped]:
             rms_norm.forward_kernel,
             {
                 **dict.fromkeys(("x", "residual", "weight", "out", "total"), half),
-                **{"scale": wide, "H": whole, "epsilon": real},
+                "scale": wide,
+                "H": whole,
+                "epsilon": real,
             },
             {"OF_SUM": True, "BLOCK": block_size},
             warps,
@@ -98,7 +100,10 @@ def shipped() -> Iterator[Shipped]:
             rms_norm.backward_kernel,
             {
                 **dict.fromkeys(("x", "weight", "gradient", "of_total", "of_x"), half),
-                **{"scale": wide, "of_weight": wide, "N": whole, "H": whole},
+                "scale": wide,
+                "of_weight": wide,
+                "N": whole,
+                "H": whole,
             },
             {"OF_SUM": True, "BLOCK": block_size},
             warps,
@@ -132,7 +137,8 @@ def shipped() -> Iterator[Shipped]:
         adamw.adamw_kernel,
         {
             **dict.fromkeys(("weight", "exp_avg", "exp_avg_sq", "gradient"), wide),
-            **{"copy": half, "length": whole},
+            "copy": half,
+            "length": whole,
             **dict.fromkeys(reals, real),
         },
         {"HAS_COPY": True, "BLOCK": adamw.BLOCK},

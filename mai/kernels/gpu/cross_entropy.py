@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mai.kernels.gpu.launch import cover
 
-BLOCK, NUM_WARPS = 4096, 8
+# The fastest of six on an H100 at 128,256 entries.
+BLOCK, NUM_WARPS = 2048, 4
 
 
 @triton.jit

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mai.kernels.gpu.launch import num_multiprocessors, rows
 
-PROGRAMS_PER_MULTIPROCESSOR = 4
+# Of 1 to 8 the fastest on an H100 at 8,192 rows of 4,096 features, weight gradient included.
+PROGRAMS_PER_MULTIPROCESSOR = 3
 
 
 @triton.jit
