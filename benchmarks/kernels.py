@@ -83,13 +83,8 @@ def measured(case: Case, peer: str, call: Call, *, launches: int, bandwidth: flo
         error = None if case.exact is None else relative_error(out, case.exact())
         seconds, host_seconds = median_seconds(call, launches), seconds_of_host(call)
     except Exception as failure:  # noqa: BLE001 (a peer that fails is a row that says so)
-        return {
-            **row,
-            "microseconds": None,
-            "host_microseconds": None,
-            "share": None,
-            "error": f"{type(failure).__name__}: {failure}"[:200],
-        }
+        nothing = dict.fromkeys(("microseconds", "host_microseconds", "share"))
+        return {**row, **nothing, "error": f"{type(failure).__name__}: {failure}"[:200]}
     least = max(case.least_bytes / bandwidth, case.flops / rate)
     return {
         **row,

@@ -24,16 +24,37 @@ def fused(
 ) -> Tensor:
     """`reference`, where this rank holds the entries from `first_entry` on. All ranks of the group must call.
 
-    The backward pass overwrites the logits: nothing else may need them then."""
+    Where gradients are wanted, the logits are overwritten with them: nothing else may need them."""
+    is_whole = group is None or group.size() == 1
+    if is_whole and torch.is_grad_enabled():
+        return _WholeCrossEntropy.apply(logits_TV, targets_T)  # type: ignore[no-any-return,no-untyped-call]
     return _CrossEntropy.apply(logits_TV, targets_T, first_entry, group)  # type: ignore[no-any-return,no-untyped-call]
 
 
+class _WholeCrossEntropy(torch.autograd.Function):
+    """Of one rank: loss and gradient from one reading."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+        # Detached: autograd would see that a tensor changed, and nobody reads it again.
+        ctx.gradient_TV = logits_TV.detach()
+        return _loss_and_gradient(ctx.gradient_TV, targets_T)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, gradient_T: Tensor) -> tuple[Tensor, None]:
+        # The sum of all losses has a gradient of one for each: then nothing is read or written.
+        _scale_rows(ctx.gradient_TV, gradient_T.contiguous())
+        return ctx.gradient_TV, None
+
+
 class _CrossEntropy(torch.autograd.Function):
+    """Of ranks that each hold a part: what they found is gathered between the two readings."""
+
     @staticmethod
     def forward(
         ctx: Any, logits_TV: Tensor, targets_T: Tensor, first_entry: int, group: dist.ProcessGroup | None
     ) -> Tensor:
-        log_sum_T, target_T = _combine(_gather(_statistics(logits_TV, targets_T, first_entry), group))
+        log_sum_T, target_T = combine(_gather(_statistics(logits_TV, targets_T, first_entry), group))
         ctx.save_for_backward(logits_TV, targets_T, log_sum_T)
         ctx.first_entry = first_entry
         return log_sum_T - target_T
@@ -57,7 +78,7 @@ def _gather(statistics_3T: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return statistics_R3T
 
 
-def _combine(statistics_R3T: Tensor) -> tuple[Tensor, Tensor]:
+def combine(statistics_R3T: Tensor) -> tuple[Tensor, Tensor]:
     """The logarithm of the sum of all exponentials, and the target's logit."""
     largest_RT, sums_RT, targets_RT = statistics_R3T.unbind(dim=1)
     largest_T = largest_RT.amax(dim=0)
@@ -90,6 +111,28 @@ def _cpu_write_gradient(
     logits_TV.copy_(of_logits * gradient_T[:, None])
 
 
+def _cpu_loss_and_gradient(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    log_sum_T, target_T = combine(_cpu_statistics(logits_TV, targets_T, 0)[None])
+    _cpu_write_gradient(logits_TV, targets_T, log_sum_T, torch.ones_like(log_sum_T), 0)
+    return log_sum_T - target_T
+
+
+def _cpu_scale_rows(x_TV: Tensor, factor_T: Tensor) -> None:
+    x_TV.mul_(factor_T[:, None])
+
+
+_loss_and_gradient = operator(
+    "cross_entropy_loss_and_gradient(Tensor(a!) logits, Tensor targets) -> Tensor",
+    cpu=_cpu_loss_and_gradient,
+    cuda="cross_entropy.loss_and_gradient",
+    fake=lambda logits, targets: logits.new_empty((logits.size(0),), dtype=torch.float32),
+)
+_scale_rows = operator(
+    "scale_rows(Tensor(a!) x, Tensor factor) -> ()",
+    cpu=_cpu_scale_rows,
+    cuda="cross_entropy.scale_rows",
+    fake=lambda x, factor: None,
+)
 _statistics = operator(
     "cross_entropy_statistics(Tensor logits, Tensor targets, int first_entry) -> Tensor",
     cpu=_cpu_statistics,

@@ -1,7 +1,4 @@
-"""Every Triton kernel in the configurations that mai ships, compiled for an H100 on a machine without one.
-
-python -m tests.kernels.shipped        prints the table; make test-kernels ARGS=--regenerate-golden writes it
-"""
+"""Every Triton kernel in the configurations that mai ships, compiled for an H100 on a machine without one."""
 
 import re
 import subprocess
@@ -131,6 +128,13 @@ def shipped() -> Iterator[Shipped]:
         {"BLOCK": cross_entropy.BLOCK},
         cross_entropy.NUM_WARPS,
     )
+    yield Shipped(
+        "scale rows",
+        cross_entropy.scale_rows_kernel,
+        {"x": half, "factor": wide, "V": whole, "stride": whole},
+        {"BLOCK": cross_entropy.BLOCK},
+        cross_entropy.NUM_WARPS,
+    )
     reals = ("decay", "gradient_factor", "beta1", "beta2", "step_size", "root_correction", "epsilon")
     yield Shipped(
         "adamw",
@@ -194,8 +198,3 @@ def _number(pattern: str, text: str) -> int:
 def table() -> dict[str, dict[str, int]]:
     """Name of each shipped kernel -> what the compiler made of it."""
     return {one.name: asdict(resources(one)) for one in shipped()}
-
-
-if __name__ == "__main__":
-    for name, row in table().items():
-        print(f"{name:34}", *(f"{key} {value:<6}" for key, value in row.items()))

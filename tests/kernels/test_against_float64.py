@@ -145,13 +145,33 @@ def test_cross_entropy_over_ranks(dtype: torch.dtype, entries: list[int]) -> Non
     parts = [part.clone(memory_format=torch.contiguous_format) for part in logits.split(entries, dim=1)]
     starts = [sum(entries[:rank]) for rank in range(len(entries))]
     statistics = [gpu_cross_entropy.statistics(part, targets, start) for part, start in zip(parts, starts, strict=True)]
-    log_sum, target = cross_entropy._combine(torch.stack(statistics))
+    log_sum, target = cross_entropy.combine(torch.stack(statistics))
     assert_close(log_sum - target, plain(logits.double()))
     for part, start in zip(parts, starts, strict=True):
         gpu_cross_entropy.write_gradient(part, targets, log_sum, above, start)
     (of_logits,) = exact_gradients(plain, logits, gradient=above)
     # exp(logit - sum): an fp32 exponent of about 50 has an error of 50 * 2^-24.
     assert_close(torch.cat(parts, dim=1), of_logits, bound=1e-5 if dtype == torch.float32 else None)
+
+
+@each_dtype
+@pytest.mark.parametrize("entries", [8, 1000, 1003, 20_000])
+def test_cross_entropy_of_one_rank(dtype: torch.dtype, entries: int) -> None:
+    logits = (draw(5, entries) * 50).to(dtype)
+    targets = torch.tensor([0, 1, entries - 1, entries // 2, 7], device=DEVICE)
+    above = draw(5, seed=2)
+    above[:2] = 1
+
+    def plain(logits: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    (of_logits,) = exact_gradients(plain, logits, gradient=above)
+    losses = plain(logits.double())
+    gradient = logits.clone()
+    assert_close(gpu_cross_entropy.loss_and_gradient(gradient, targets), losses)
+    gpu_cross_entropy.scale_rows(gradient, above)
+    # Rounded twice in bf16; an fp32 exponent of about 50 has an error of 50 * 2^-24.
+    assert_close(gradient, of_logits, bound=1e-5 if dtype == torch.float32 else 2.0**-7)
 
 
 @pytest.mark.parametrize("length", [1, 1000, 1025])

@@ -8,10 +8,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mai.kernels.cross_entropy import combine
+from mai.kernels.cuda import library
 from mai.kernels.gpu.launch import cover
 
 # The fastest of six on an H100 at 128,256 entries.
 BLOCK, NUM_WARPS = 2048, 4
+MOST_ENTRIES = 2**18
 
 
 @triton.jit
@@ -46,6 +49,37 @@ def gradient_kernel(logits, targets, log_sum, gradient, V, stride, first_entry, 
     entry = tl.load(targets + row) - first_entry
     share = tl.exp(value - tl.load(log_sum + row)) - tl.where(column == entry, 1.0, 0.0)
     tl.store(place, (share * tl.load(gradient + row)).to(logits.dtype.element_ty), mask=column < V)
+
+
+@triton.jit
+def scale_rows_kernel(x, factor, V, stride, BLOCK: tl.constexpr):
+    # A row to each program: with a factor of one it ends at once.
+    row = tl.program_id(0).to(tl.int64)
+    by = tl.load(factor + row)
+    if by != 1.0:
+        for start in range(0, V, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            place = x + row * stride + column
+            value = tl.load(place, mask=column < V).to(tl.float32) * by
+            tl.store(place, value.to(x.dtype.element_ty), mask=column < V)
+
+
+def loss_and_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    # ../cuda/cross_entropy.cu says what it takes.
+    fits = logits.dtype == torch.bfloat16 and logits.size(1) % 8 == 0 and logits.size(1) <= MOST_ENTRIES
+    if fits and logits.is_contiguous() and library.is_loaded():
+        losses = logits.new_empty(logits.size(0), dtype=torch.float32)
+        torch.ops.mai_cuda.cross_entropy(logits, targets, losses)
+        return losses
+    log_sum, target = combine(statistics(logits, targets, 0)[None])
+    write_gradient(logits, targets, log_sum, torch.ones_like(log_sum), 0)
+    return log_sum - target
+
+
+def scale_rows(x: Tensor, factor: Tensor) -> None:
+    assert x.stride(1) == 1
+    if x.size(0):
+        scale_rows_kernel[(x.size(0),)](x, factor, x.size(1), x.stride(0), BLOCK=BLOCK, num_warps=NUM_WARPS)
 
 
 def statistics(logits: Tensor, targets: Tensor, first_entry: int) -> Tensor:

@@ -88,6 +88,8 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "rms_norm_of_sum": (x, x + 1, weight, 1e-5),
         "rms_norm_backward": (x, weight, scale, x + 1, x + 2),
         "rope": (draw(6, 2, 3, 6), COS, SIN, -1),
+        "cross_entropy_loss_and_gradient": (logits, targets),
+        "scale_rows": (logits, draw(4)),
         "cross_entropy_statistics": (logits, targets, 2),
         "cross_entropy_write_gradient": (logits, targets, draw(4), draw(4, seed=1), 2),
         "adamw": (*flat, torch.empty(9, dtype=torch.bfloat16), 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 3),
