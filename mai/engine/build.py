@@ -51,7 +51,7 @@ def build_model(
 def prepare_megatron(recipe: Recipe) -> None:
     """After the groups are built, and before any layer is."""
     mend()
-    use_weight_gradient(choose(recipe.kernels))
+    use_weight_gradient(choose(recipe))
     # Nothing here draws from Megatron's random states, but its layers refuse to be built without them.
     model_parallel_cuda_manual_seed(recipe.train.seed, force_reset_rng=True)
 

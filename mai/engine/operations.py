@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from mai.errors import EnvironmentMismatchError
 from mai.kernels import adamw, apex, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels.cuda import library
+from mai.recipe import Recipe
 
 Kernel = Callable[..., Any]
 
@@ -55,8 +57,16 @@ FUSED = Operations(
 )
 
 
-def choose(kernels: Literal["auto", "reference", "apex"]) -> Operations:
-    """For the recipe's field; raises EnvironmentMismatchError for apex where it is not installed."""
+def choose(recipe: Recipe) -> Operations:
+    """As `kernels` says; raises EnvironmentMismatchError for apex where it is not installed."""
+    operations = _named(recipe.kernels)
+    if recipe.parallel.sharding == "full":
+        # FSDP2 keeps no running sum of a whole gradient to add to.
+        operations = replace(operations, weight_gradient=None)
+    return operations
+
+
+def _named(kernels: Literal["auto", "reference", "apex"]) -> Operations:
     if kernels == "reference":
         return REFERENCE
     if kernels == "auto":
@@ -71,21 +81,25 @@ def choose(kernels: Literal["auto", "reference", "apex"]) -> Operations:
     return replace(FUSED, weight_gradient=theirs.weight_gradient, adamw=theirs.adamw)
 
 
-def described(operations: Operations, device: Literal["cpu", "cuda"]) -> dict[str, str]:
+def described(recipe: Recipe, device: Literal["cpu", "cuda"]) -> dict[str, str]:
     """Each operation and what computes it, for the run's record."""
+    operations = choose(recipe)
     return {field.name: _described(getattr(operations, field.name), device) for field in fields(operations)}
 
 
 def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
-    if kernel is None:
+    if kernel is None or kernel.__name__.startswith("reference"):
         return "torch"
-    if not kernel.__module__.startswith("mai.kernels") or kernel.__module__ == apex.__name__:
+    if kernel.__module__ not in _OURS:
         return "apex"
-    if kernel.__name__.startswith("reference"):
-        return "torch"
-    # Our operators have plain torch behind them on a CPU, and a Triton kernel on a GPU.
-    return "fused" if device == "cuda" else "fused, in plain torch on a CPU"
+    if device == "cpu":
+        return "fused, in plain torch on a CPU"
+    if kernel is weight_gradient.fused:
+        return "fused, cuBLAS"
+    return "fused, CUDA C++" if kernel is cross_entropy.fused and library.is_loaded() else "fused, Triton"
 
+
+_OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"

@@ -23,10 +23,9 @@ from torch import Tensor
 
 from mai.engine.operations import choose
 from mai.engine.sharded_state import Shard, blocks, buffer_shards
-from mai.engine.sharding import allocate_states, clip_factor, global_norm
+from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError
-from mai.kernels.adamw import Update
 from mai.optimizer.groups import decays
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
@@ -45,7 +44,7 @@ class OptimizerSharding:
             )
             for virtual_stage, module in enumerate(modules)
         ]
-        self._operations = choose(recipe.kernels)
+        self._operations = choose(recipe)
         self._optimizer = _optimizer(self.chunks, recipe)
         self._owned = list(_owned_ranges(self._optimizer))
 
@@ -74,21 +73,16 @@ class OptimizerSharding:
             self._update_in_parts(norm=norm, clip_norm=clip_norm, learning_rate=learning_rate)
             return
         number = self.updates_done() + 1
-        for own in self._owned:
-            options = own.options
-            update = Update(
+        copies = {own.weight: own.copy for own in self._owned if own.copy is not None}
+        for part in _with_states(self._optimizer):
+            update_each(
+                part.optimizer,
+                copies,
+                kernel=self._operations.adamw,
                 learning_rate=learning_rate,
-                beta1=options["betas"][0],
-                beta2=options["betas"][1],
-                epsilon=options["eps"],
-                weight_decay=options["weight_decay"],
                 gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
                 number=number,
             )
-            self._operations.adamw(
-                own.weight, own.state["exp_avg"], own.state["exp_avg_sq"], own.weight.grad, own.copy, update
-            )
-        self.set_updates_done(number)
 
     def _update_in_parts(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
         for part in self._optimizer.chained_optimizers:
@@ -196,12 +190,10 @@ class _Owned:
     copy: Tensor | None
     """The same range of the parameter that the model computes with; None where that is `weight` itself."""
     state: dict[str, Tensor]
-    options: dict[str, Any]
 
 
 def _owned_ranges(optimizer: MegatronOptimizer) -> Iterator[_Owned]:
     for part in _with_states(optimizer):
-        options = {weight: group for group in part.optimizer.param_groups for weight in group["params"]}
         pairs = [
             *zip(part.model_float16_groups, part.shard_fp32_from_float16_groups, strict=True),
             *zip(part.model_fp32_groups, part.shard_fp32_groups, strict=True),
@@ -216,5 +208,4 @@ def _owned_ranges(optimizer: MegatronOptimizer) -> Iterator[_Owned]:
                     weight,
                     None if copy.dtype == torch.float32 else copy,
                     part.optimizer.state[weight],
-                    options[weight],
                 )

@@ -4,7 +4,7 @@ optimizer_sharding.py   parallel.sharding=optimizer: fp32 weights and moments (Z
 full_sharding.py        parallel.sharding=full: weights and gradients too (ZeRO-3)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mai.engine.sharded_state import Shard
+from mai.kernels.adamw import Update
 
 
 class Sharding(Protocol):
@@ -71,6 +72,35 @@ def clip_factor(*, norm: float, clip_norm: float) -> float:
     """What brings gradients of this norm to at most `clip_norm`; the small number is that of Megatron's clipping
     (megatron/core/optimizer/clip_grads.py)."""
     return min(1.0, clip_norm / (norm + 1.0e-6))
+
+
+def update_each(
+    adamw: torch.optim.AdamW,
+    copies: Mapping[Tensor, Tensor],
+    *,
+    kernel: Callable[..., None],
+    learning_rate: float,
+    gradient_factor: float,
+    number: int,
+) -> None:
+    """One update of every weight that `adamw` holds, in its groups and states, by our operation instead of its own.
+
+    `copies`: what the model computes with, of the weights that are not themselves it. `number`: of this update."""
+    for group in adamw.param_groups:
+        beta1, beta2 = group["betas"]
+        update = Update(
+            learning_rate=learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=group["eps"],
+            weight_decay=group["weight_decay"],
+            gradient_factor=gradient_factor,
+            number=number,
+        )
+        for weight in group["params"]:
+            state = adamw.state[weight]
+            kernel(weight, state["exp_avg"], state["exp_avg_sq"], weight.grad, copies.get(weight), update)
+            state["step"].fill_(number)
 
 
 def allocate_states(adamw: torch.optim.AdamW) -> None:

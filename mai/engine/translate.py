@@ -47,7 +47,7 @@ def output_init_std(model: ModelConfig) -> float:
 def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: bool) -> TransformerConfig:
     """`sequence_parallel` is an argument because decoding one token at a time cannot be split along the sequence."""
     model, dtype = recipe.model, compute_dtype(recipe.precision)
-    latent, operations = model.latent_attention, choose(recipe.kernels)
+    latent, operations = model.latent_attention, choose(recipe)
     config = _honest(
         TransformerConfig if latent is None else MLATransformerConfig,
         **({} if latent is None else latent_fields(model, latent)),
@@ -84,8 +84,7 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         init_method=_leave_as_it_is,
         output_layer_init_method=_leave_as_it_is,
         embedding_init_method=_leave_as_it_is,
-        # FSDP2 has no running sum to add to.
-        gradient_accumulation_fusion=operations.weight_gradient is not None and recipe.parallel.sharding == "optimizer",
+        gradient_accumulation_fusion=operations.weight_gradient is not None,
         # Fusions of Megatron that need apex, Transformer Engine or a compiler.
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
