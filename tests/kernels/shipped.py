@@ -22,7 +22,7 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 class Shipped:
     """A kernel with the types of its arguments and the values of its constants.
 
-    Pointers and whole numbers count as multiples of 16, as those of real sizes are."""
+    Pointers and WHOLE numbers count as multiples of 16, as those of REAL sizes are."""
 
     name: str
     kernel: Any
@@ -47,47 +47,67 @@ class Resources:
 
 def shipped() -> Iterator[Shipped]:
     """All of them: bf16 as a 500B model computes, and fp32 where the optimizer does."""
-    half, wide, whole, real = "*bf16", "*fp32", "i32", "fp32"
-    rows = {"F": whole, "BLOCKS": whole}
+    yield from _activations()
+    yield from _norms()
+    yield from _cross_entropy()
+    yield from _optimizer()
+
+
+HALF, WIDE, WHOLE, REAL = "*bf16", "*fp32", "i32", "fp32"
+
+
+def _activations() -> Iterator[Shipped]:
+    rows = {"F": WHOLE, "BLOCKS": WHOLE}
     block = {"BLOCK": swiglu.BLOCK}
     yield Shipped(
         "swiglu",
         swiglu.forward_kernel,
-        {"gate_and_up": half, "out": half, **rows},
+        {"gate_and_up": HALF, "out": HALF, **rows},
         {"weight": None, "WEIGHTED": False, **block},
         swiglu.NUM_WARPS,
     )
     yield Shipped(
         "weighted swiglu",
         swiglu.forward_kernel,
-        {"gate_and_up": half, "weight": wide, "out": half, **rows},
+        {"gate_and_up": HALF, "weight": WIDE, "out": HALF, **rows},
         {"WEIGHTED": True, **block},
         swiglu.NUM_WARPS,
     )
     yield Shipped(
         "swiglu backward",
         swiglu.backward_kernel,
-        {"gate_and_up": half, "gradient": half, "of_both": half, **rows},
+        {"gate_and_up": HALF, "gradient": HALF, "of_both": HALF, **rows},
         block,
         swiglu.NUM_WARPS,
     )
     yield Shipped(
         "weighted swiglu backward",
         swiglu.weighted_backward_kernel,
-        {"gate_and_up": half, "weight": wide, "gradient": half, "of_both": half, "of_weight": wide, "F": whole},
+        {"gate_and_up": HALF, "weight": WIDE, "gradient": HALF, "of_both": HALF, "of_weight": WIDE, "F": WHOLE},
         block,
         swiglu.NUM_WARPS,
     )
+    strides = dict.fromkeys(("B", "H", "stride_S", "stride_B", "stride_H", "table_stride"), WHOLE)
+    yield Shipped(
+        "rope",
+        rope.turn_kernel,
+        {"x": HALF, "cos": WIDE, "sin": WIDE, "out": HALF, **strides},
+        {"HALF": 64, "DIRECTION": 1, "HEADS": 32, "BLOCK": 64},
+        rope.NUM_WARPS,
+    )
+
+
+def _norms() -> Iterator[Shipped]:
     for features in (4096, 8192, 16384):
         block_size, warps = rms_norm.shape_of_launch(features)
         yield Shipped(
             f"norm of a sum, {features}",
             rms_norm.forward_kernel,
             {
-                **dict.fromkeys(("x", "residual", "weight", "out", "total"), half),
-                "scale": wide,
-                "H": whole,
-                "epsilon": real,
+                **dict.fromkeys(("x", "residual", "weight", "out", "total"), HALF),
+                "scale": WIDE,
+                "H": WHOLE,
+                "epsilon": REAL,
             },
             {"OF_SUM": True, "BLOCK": block_size},
             warps,
@@ -96,54 +116,52 @@ def shipped() -> Iterator[Shipped]:
             f"norm of a sum backward, {features}",
             rms_norm.backward_kernel,
             {
-                **dict.fromkeys(("x", "weight", "gradient", "of_total", "of_x"), half),
-                "scale": wide,
-                "of_weight": wide,
-                "N": whole,
-                "H": whole,
+                **dict.fromkeys(("x", "weight", "gradient", "of_total", "of_x"), HALF),
+                "scale": WIDE,
+                "of_weight": WIDE,
+                "N": WHOLE,
+                "H": WHOLE,
             },
             {"OF_SUM": True, "BLOCK": block_size},
             warps,
         )
-    strides = dict.fromkeys(("B", "H", "stride_S", "stride_B", "stride_H", "table_stride"), whole)
-    yield Shipped(
-        "rope",
-        rope.turn_kernel,
-        {"x": half, "cos": wide, "sin": wide, "out": half, **strides},
-        {"HALF": 64, "DIRECTION": 1, "HEADS": 32, "BLOCK": 64},
-        rope.NUM_WARPS,
-    )
-    numbers = {"V": whole, "stride": whole, "first_entry": whole}
+
+
+def _cross_entropy() -> Iterator[Shipped]:
+    numbers = {"V": WHOLE, "stride": WHOLE, "first_entry": WHOLE}
     yield Shipped(
         "cross entropy statistics",
         cross_entropy.statistics_kernel,
-        {"logits": half, "targets": "*i64", "out": wide, "T": whole, **numbers},
+        {"logits": HALF, "targets": "*i64", "out": WIDE, "T": WHOLE, **numbers},
         {"BLOCK": cross_entropy.BLOCK},
         cross_entropy.NUM_WARPS,
     )
     yield Shipped(
         "cross entropy gradient",
         cross_entropy.gradient_kernel,
-        {"logits": half, "targets": "*i64", "log_sum": wide, "gradient": wide, **numbers, "BLOCKS": whole},
+        {"logits": HALF, "targets": "*i64", "log_sum": WIDE, "gradient": WIDE, **numbers, "BLOCKS": WHOLE},
         {"BLOCK": cross_entropy.BLOCK},
         cross_entropy.NUM_WARPS,
     )
     yield Shipped(
         "scale rows",
         cross_entropy.scale_rows_kernel,
-        {"x": half, "factor": wide, "V": whole, "stride": whole},
+        {"x": HALF, "factor": WIDE, "V": WHOLE, "stride": WHOLE},
         {"BLOCK": cross_entropy.BLOCK},
         cross_entropy.NUM_WARPS,
     )
+
+
+def _optimizer() -> Iterator[Shipped]:
     reals = ("decay", "gradient_factor", "beta1", "beta2", "step_size", "root_correction", "epsilon")
     yield Shipped(
         "adamw",
         adamw.adamw_kernel,
         {
-            **dict.fromkeys(("weight", "exp_avg", "exp_avg_sq", "gradient"), wide),
-            "copy": half,
-            "length": whole,
-            **dict.fromkeys(reals, real),
+            **dict.fromkeys(("weight", "exp_avg", "exp_avg_sq", "gradient"), WIDE),
+            "copy": HALF,
+            "length": WHOLE,
+            **dict.fromkeys(reals, REAL),
         },
         {"HAS_COPY": True, "BLOCK": adamw.BLOCK},
         adamw.NUM_WARPS,
@@ -151,7 +169,7 @@ def shipped() -> Iterator[Shipped]:
     yield Shipped(
         "sum of squares",
         sum_of_squares.sum_of_squares_kernel,
-        {"x": wide, "out": "*fp64", "length": whole},
+        {"x": WIDE, "out": "*fp64", "length": WHOLE},
         {"BLOCK": sum_of_squares.BLOCK},
         sum_of_squares.NUM_WARPS,
     )

@@ -1,9 +1,5 @@
-"""Compile the CUDA C++ sources beside this file into one library; setup.py calls it, and so may anyone:
+"""Compiles the CUDA C++ sources beside this file into one library; setup.py calls it."""
 
-python -m mai.kernels.cuda.build
-"""
-
-import os
 import shutil
 import subprocess
 import sysconfig
@@ -16,12 +12,12 @@ ARCHITECTURE = "90a"  # Hopper, with the instructions that only it has
 TORCH_TARGET_VERSION = "0x020b000000000000"
 
 
-def find_compiler() -> Path | None:
-    """nvcc of CUDA_HOME, of the PATH, or of NVIDIA's packages beside the running Python."""
-    home = os.environ.get("CUDA_HOME")
-    packages = Path(sysconfig.get_path("purelib")) / "nvidia/cu13/bin/nvcc"
+def find_compiler(cuda_home: str | None) -> Path | None:
+    """nvcc of `cuda_home`, of the PATH, or of NVIDIA's packages beside the running Python."""
+    home = Path(cuda_home) / "bin/nvcc" if cuda_home else None
     on_path = shutil.which("nvcc")
-    candidates = [Path(home) / "bin/nvcc" if home else None, Path(on_path) if on_path else None, packages]
+    packages = Path(sysconfig.get_path("purelib")) / "nvidia/cu13/bin/nvcc"
+    candidates = (home, Path(on_path) if on_path else None, packages)
     return next((path for path in candidates if path is not None and path.is_file()), None)
 
 
