@@ -1,23 +1,30 @@
-"""Compiles the CUDA C++ sources beside this file into one library; setup.py calls it."""
+"""Compiles the CUDA C++ sources beside this file into one library; `make setup` calls it where there is a GPU.
 
+python -m mai.kernels.cuda.build            needs nvcc 13, of /usr/local/cuda, of the PATH or of NVIDIA's packages
+"""
+
+import hashlib
+import importlib.util
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
-LIBRARY = SOURCES / "library.so"
+_DIGEST = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(SOURCES.glob("*.cu")))).hexdigest()
+# Named after the sources: what was built from others is not taken for it.
+LIBRARY = SOURCES / f"library-{_DIGEST[:8]}.so"
 ARCHITECTURE = "90a"  # Hopper, with the instructions that only it has
 # The oldest torch whose stable ABI the sources use: 2.11.0.
 TORCH_TARGET_VERSION = "0x020b000000000000"
 
 
-def find_compiler(cuda_home: str | None) -> Path | None:
-    """nvcc of `cuda_home`, of the PATH, or of NVIDIA's packages beside the running Python."""
-    home = Path(cuda_home) / "bin/nvcc" if cuda_home else None
+def find_compiler() -> Path | None:
+    """nvcc of CUDA's usual place, of the PATH, or of NVIDIA's packages beside the running Python."""
     on_path = shutil.which("nvcc")
     packages = Path(sysconfig.get_path("purelib")) / "nvidia/cu13/bin/nvcc"
-    candidates = (home, Path(on_path) if on_path else None, packages)
+    candidates = (Path("/usr/local/cuda/bin/nvcc"), Path(on_path) if on_path else None, packages)
     return next((path for path in candidates if path is not None and path.is_file()), None)
 
 
@@ -36,3 +43,22 @@ def build(compiler: Path, *, torch_folder: Path, to: Path = LIBRARY) -> str:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
+
+
+def main() -> None:
+    """Build it into the package; an error is one line and exit code 1."""
+    compiler = find_compiler()
+    if compiler is None:
+        sys.exit(
+            "no nvcc; install CUDA 13, or: pip install nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-cccl"
+        )
+    torch = importlib.util.find_spec("torch")
+    assert torch is not None, "mai is installed with it"
+    try:
+        build(compiler, torch_folder=Path(str(torch.origin)).parent)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{compiler} failed: {error.stderr}")
+
+
+if __name__ == "__main__":
+    main()
