@@ -13,7 +13,7 @@ COMPILERS := .venv/compilers
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full test-kernels parity weights lint clean
+.PHONY: help setup quickstart test test-full test-kernels parity certified weights lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ test-kernels: $(STAMP) $(COMPILERS)/set_up ## prove the GPU kernels without a GP
 
 parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md
 	.venv/bin/python -m tests.parity.matrix
+
+certified: $(STAMP) ## certify the published models, write docs/certified.md
+	.venv/bin/python -m tests.parity.certified
 
 weights: $(WEIGHTS)/set_up ## fetch the small model that tests compare with (93 MB)
 

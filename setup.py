@@ -31,13 +31,13 @@ setup(
         "wandb>=0.20",
     ],
     extras_require={
-        # The compiler of CUDA 13 as packages, for mai/kernels/cuda: no CUDA needs to be installed.
+        # The compiler of torch's CUDA, for mai/kernels/cuda: no CUDA needs to be installed.
         "gpu": [
-            "nvidia-cuda-cccl>=13,<14",
-            "nvidia-cuda-crt>=13,<14",
-            "nvidia-cuda-nvcc>=13,<14",
+            "nvidia-cuda-cccl>=13.0,<13.1",
+            "nvidia-cuda-crt>=13.0,<13.1",
+            "nvidia-cuda-nvcc>=13.0,<13.1",
             "nvidia-ml-py>=12.570",
-            "nvidia-nvvm>=13,<14",
+            "nvidia-nvvm>=13.0,<13.1",
         ],
         # transformers, gguf and accelerate: the weights and logits that the tests of families compare with.
         "dev": [

@@ -1,45 +1,82 @@
 """Whether a Hugging Face folder is a model that we know: its family, its sizes, and every tensor in its place."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import islice
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from mai.checkpoint.hf_folder import HfFolder
+from mai.checkpoint.hf_folder import HfFolder, first_of, noting, read_config, read_headers
 from mai.checkpoint.hf_tensors import to_ours
-from mai.errors import CheckpointError, RecipeError
+from mai.errors import CheckpointError
 from mai.model.families.choose import FAMILIES
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Rule, Source
 from mai.model.shapes import buffers, parameters
 from mai.recipe import ModelConfig
 
-_MOST = 20
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A folder that is a model that we know."""
+
+    folder: HfFolder
+    model: ModelConfig
+    rules: Sequence[Rule]
 
 
-def family_of_folder(folder: HfFolder) -> ModuleType:
-    kind = folder.config.get("model_type")
-    if kind not in FAMILIES:
+def fit(path: Path) -> Fit:
+    """Open the folder and hold it against its config.json; raises CheckpointError with all that is wrong."""
+    wrong: list[str] = []
+    with noting(wrong):
+        config = read_config(path)
+        family, model = _family_and_model(config, path / "config.json")
+    with noting(wrong):
+        tensors = read_headers(path)
+    if wrong:
+        raise CheckpointError("\n".join(wrong))
+    folder = HfFolder(path, config, tensors)
+    rules = _rules(family, folder, model)
+    check_fit(folder, model, rules)
+    return Fit(folder, model, rules)
+
+
+def _family_and_model(config: Mapping[str, Any], file: Path) -> tuple[ModuleType, ModelConfig]:
+    """Raises CheckpointError with all that the config says that we do not do."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
-            f"{folder.path / 'config.json'}: model_type={kind!r} is no family that mai knows; it knows "
-            f"{', '.join(FAMILIES)}"
+            f"{file}: model_type={kind!r} is no family that mai knows; it knows {', '.join(FAMILIES)}"
         )
-    return FAMILIES[kind]
-
-
-def model_of_folder(folder: HfFolder) -> ModelConfig:
-    """Raises CheckpointError with all that its config.json says that we do not do."""
-    config = HfConfig(folder.config)
+    family, values = FAMILIES[kind], HfConfig(config)
+    wrong: list[str] = []
     try:
-        model: ModelConfig = family_of_folder(folder).model_of(config)
-        config.finish(f"{folder.path / 'config.json'}")
-    except RecipeError as error:
-        raise CheckpointError("\n".join(error.violations)) from error
+        with noting(wrong):
+            model: ModelConfig = family.model_of(values)
     except ValidationError as error:
-        raise CheckpointError(f"{folder.path / 'config.json'}: {error}") from error
-    return model
+        wrong += [f"{file}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    with noting(wrong):
+        values.finish(f"{file}")
+    if wrong:
+        raise CheckpointError("\n".join(wrong))
+    return family, model
+
+
+def _rules(family: ModuleType, folder: HfFolder, model: ModelConfig) -> list[Rule]:
+    """The family's weight map; a config.json that names a billion layers is told, and not gone through."""
+    entries = max((located.shape[0] for located in folder.tensors.values() if len(located.shape) > 2), default=1)
+    most = 1000 + 2 * len(folder.tensors) * entries
+    rules = list(islice(family.rules(model), most + 1))
+    if len(rules) > most:
+        raise CheckpointError(
+            f"{folder.path / 'config.json'}: names more layers or experts than {len(folder.tensors)} tensors can be"
+        )
+    return rules
 
 
 @cache
@@ -71,8 +108,7 @@ def check_fit(folder: HfFolder, model: ModelConfig, rules: Sequence[Rule]) -> No
             )
             wrong.append(f"{given}: cannot be {rule.target.name} {list(shape)}")
     if wrong:
-        more = [f"and {len(wrong) - _MOST} more"] if len(wrong) > _MOST else []
-        raise CheckpointError("\n".join([f"{folder.path}: does not fit its config.json", *wrong[:_MOST], *more]))
+        raise CheckpointError("\n".join([f"{folder.path}: does not fit its config.json", *first_of(wrong)]))
 
 
 def _empty(folder: HfFolder, source: Source) -> torch.Tensor:

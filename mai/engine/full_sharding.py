@@ -24,7 +24,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mai.engine.operations import choose
-from mai.engine.sharded_state import Block, Shard, blocks, buffer_shards
+from mai.engine.shard import Block, Shard
+from mai.engine.sharded_state import blocks, buffer_shards
 from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
 from mai.engine.translate import compute_dtype
 from mai.optimizer.groups import decays

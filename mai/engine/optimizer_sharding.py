@@ -22,7 +22,8 @@ from megatron.core.optimizer.optimizer_config import ParamPredicate
 from torch import Tensor
 
 from mai.engine.operations import choose
-from mai.engine.sharded_state import Shard, blocks, buffer_shards
+from mai.engine.shard import Shard
+from mai.engine.sharded_state import blocks, buffer_shards
 from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError

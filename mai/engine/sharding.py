@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mai.engine.sharded_state import Shard
+from mai.engine.shard import Shard
 from mai.kernels.adamw import Update
 
 
