@@ -1,15 +1,18 @@
 """What benchmarks/kernels.py measures: the operations at the sizes of a layer of Llama 3 8B, and their peers."""
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import adamw, attention, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
 
 TOKENS, HIDDEN, FEATURES, VOCABULARY = 8192, 4096, 14336, 128256
 HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
@@ -253,7 +256,37 @@ def product_cases() -> Iterator[Case]:
     )
 
 
-CASES = [swiglu_cases, norm_cases, rope_cases, cross_entropy_cases, optimizer_cases, product_cases]
+def attention_cases() -> Iterator[Case]:
+    """Which of torch's backends takes our call, and how long each needs; causal, so half of the products count."""
+    query = draw(TOKENS, 1, HEADS, HEAD_SIZE)
+    key, value = (draw(TOKENS, 1, KEY_HEADS, HEAD_SIZE) for _ in range(2))
+    backends = {"torch's choice": None, "cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+
+    def attend(backend: SDPBackend | None) -> Callable[..., Tensor]:
+        def call(*inputs: Tensor) -> Tensor:
+            with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
+                return attention.reference(*inputs)
+
+        return call
+
+    flops = 2 * TOKENS * TOKENS * HEADS * HEAD_SIZE
+    calls = {name: attend(backend) for name, backend in backends.items()}
+    inputs = (query, key, value)
+    yield Case("attention, forward", 0, {name: partial(call, *inputs) for name, call in calls.items()}, flops=flops)
+    above = torch.randn_like(query)
+    backward = {name: gradient_of(call, inputs, above) for name, call in calls.items()}
+    yield Case("attention, backward", 0, backward, flops=flops * 5 // 2)
+
+
+CASES = [
+    swiglu_cases,
+    norm_cases,
+    rope_cases,
+    cross_entropy_cases,
+    optimizer_cases,
+    product_cases,
+    attention_cases,
+]
 
 
 def megatron(module: str, make: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
