@@ -26,7 +26,7 @@ def fused(
 
     Where gradients are wanted, the logits are overwritten with them: nothing else may need them."""
     is_whole = group is None or group.size() == 1
-    if is_whole and torch.is_grad_enabled():
+    if is_whole and torch.is_grad_enabled() and logits_TV.requires_grad:
         return _WholeCrossEntropy.apply(logits_TV, targets_T)  # type: ignore[no-any-return,no-untyped-call]
     return _CrossEntropy.apply(logits_TV, targets_T, first_entry, group)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -112,13 +112,17 @@ def _cpu_write_gradient(
 
 
 def _cpu_loss_and_gradient(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-    log_sum_T, target_T = combine(_cpu_statistics(logits_TV, targets_T, 0)[None])
-    _cpu_write_gradient(logits_TV, targets_T, log_sum_T, torch.ones_like(log_sum_T), 0)
-    return log_sum_T - target_T
+    log_softmax_TV = torch.log_softmax(logits_TV.float(), dim=-1)
+    losses_T = -log_softmax_TV.gather(-1, targets_T[:, None])[:, 0]
+    of_logits = log_softmax_TV.exp_()
+    of_logits.scatter_add_(-1, targets_T[:, None], of_logits.new_tensor(-1.0).expand(targets_T.numel(), 1))
+    logits_TV.copy_(of_logits)
+    return losses_T
 
 
 def _cpu_scale_rows(x_TV: Tensor, factor_T: Tensor) -> None:
-    x_TV.mul_(factor_T[:, None])
+    if not bool((factor_T == 1).all()):
+        x_TV.mul_(factor_T[:, None])
 
 
 _loss_and_gradient = operator(

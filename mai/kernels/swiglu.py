@@ -69,13 +69,13 @@ class _WeightedSwiGLU(torch.autograd.Function):
         return _weighted_backward(*ctx.saved_tensors, gradient_TF)  # type: ignore[no-any-return]
 
 
-def _silu_backward(gradient_TF: Tensor, gate_TF: Tensor) -> Tensor:
-    return torch.ops.aten.silu_backward(gradient_TF, gate_TF)  # type: ignore[no-any-return]
-
-
 def _cpu_backward(gate_and_up_T2F: Tensor, gradient_TF: Tensor) -> Tensor:
     gate_TF, up_TF = gate_and_up_T2F.chunk(2, dim=-1)
-    return torch.cat([_silu_backward(gradient_TF * up_TF, gate_TF), gradient_TF * F.silu(gate_TF)], dim=-1)
+    of_both = torch.empty_like(gate_and_up_T2F)
+    of_gate, of_up = of_both.chunk(2, dim=-1)
+    torch.ops.aten.silu_backward.grad_input(gradient_TF * up_TF, gate_TF, grad_input=of_gate)
+    torch.mul(gradient_TF, F.silu(gate_TF), out=of_up)
+    return of_both
 
 
 def _cpu_weighted_backward(gate_and_up_T2F: Tensor, weight_T: Tensor, gradient_TF: Tensor) -> tuple[Tensor, Tensor]:
