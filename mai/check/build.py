@@ -99,8 +99,11 @@ def _wanted(recipe: Recipe, layout: Layout, rank: int) -> Iterator[tuple[str, tu
     has_embedding, has_loss = (any(getattr(part, end) for part in stage) for end in ("has_embedding", "has_loss"))
     for parameter in (*parameters(model), *buffers(model)):
         if parameter.name.startswith("embedding."):
-            is_here = has_embedding or (model.tied_embeddings and has_loss)
-        elif parameter.name.startswith(("decoder.final", "output_layer")):
+            is_here = has_embedding or (has_loss and (model.tied_embeddings or model.multi_token_depths > 0))
+        elif parameter.name.startswith("decoder.final"):
+            # Megatron puts it behind the last layer when further depths take what comes out of it.
+            is_here = parameter.layer in layers if model.multi_token_depths else has_loss
+        elif parameter.name.startswith(("mtp.", "output_layer")):
             is_here = has_loss
         else:
             is_here = parameter.layer in layers

@@ -182,10 +182,14 @@ def _share_out(module: GPTModel, units: Iterable[tuple[Any, DeviceMesh]], dtype:
 def _units(module: GPTModel) -> list[Any]:
     """What is gathered at once, inner before outer; the model itself holds what no other unit does."""
     experts = [part for part in module.modules() if isinstance(part, SequentialMLP)]
-    # An embedding that is the output layer too is used at both ends: the model itself holds it.
-    is_used_twice = module.share_embeddings_and_output_weights and module.pre_process and module.post_process
-    ends = [module.embedding] if module.pre_process and not is_used_twice else []
-    ends += [module.output_layer] if module.post_process and not is_used_twice else []
+    # An embedding that is the output layer too is used at both ends, and for further tokens both ends are used once
+    # more: the model itself holds them.
+    is_tied = module.share_embeddings_and_output_weights and module.pre_process and module.post_process
+    if module.mtp_process or is_tied:
+        further = module.mtp.layers if module.mtp_process else []
+        return [*experts, *module.decoder.layers, *further, module]
+    ends = [module.embedding] if module.pre_process else []
+    ends += [module.output_layer] if module.post_process else []
     return [*experts, *module.decoder.layers, *ends, module]
 
 
