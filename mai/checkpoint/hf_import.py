@@ -21,7 +21,8 @@ from mai.checkpoint.hf_folder import HfFolder
 from mai.checkpoint.hf_tensors import to_ours
 from mai.checkpoint.manifest import FORMAT_VERSION, Manifest, Piece, Progress, TensorEntry
 from mai.checkpoint.shard_file import FileDigest, write_tensors
-from mai.model.hf_rules import Rule, Target
+from mai.errors import CheckpointError
+from mai.model.hf_rules import Making, Repeated, Rule, Target
 from mai.recipe import Recipe, fingerprint
 from mai.run_folder import RunFolder
 
@@ -56,7 +57,9 @@ def import_hf(
     temporary.mkdir(mode=0o750, parents=True)
     writer = _Writer(temporary, shapes, shard_bytes=shard_bytes)
     for rule in rules:
-        made = to_ours(rule.making, [source.read(one) for one in rule.making.sources])
+        tensors = [source.read(one) for one in rule.making.sources]
+        _refuse_unequal(rule.making, tensors)
+        made = to_ours(rule.making, tensors)
         writer.add(rule.target, made)
         advance(made.numel() * 4)
     manifest = Manifest(
@@ -72,6 +75,12 @@ def import_hf(
     store.commit(temporary, store.step_folder(run.checkpoints, 0), manifest.to_json())
     _keep_side_files(source, run)
     return Imported(len(source.tensors), source.num_quantised, len(manifest.files))
+
+
+def _refuse_unequal(making: Making, tensors: Sequence[Tensor]) -> None:
+    if isinstance(making, Repeated) and not all(torch.equal(tensors[0], other) for other in tensors[1:]):
+        names = ", ".join(source.name for source in making.sources)
+        raise CheckpointError(f"{names}: differ, and must be one tensor under several names")
 
 
 class _Writer:
