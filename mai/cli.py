@@ -96,7 +96,7 @@ def cli(**_: bool) -> None:
 @recipe_arguments
 @click.option("--ranks", type=click.IntRange(min=1), help="Also check the layout against this many ranks.")
 @click.option("--gpus", type=click.IntRange(min=1), help="A budget: check the most ranks that fit, name the spares.")
-@click.option("--build", "builds", is_flag=True, help="Build a rank of every stage and expert rank, without memory.")
+@click.option("--build", "builds", is_flag=True, help="Build every rank that differs from others, without memory.")
 @click.option("--rank", type=click.IntRange(min=0), help="With --build: this rank only.")
 @as_json
 def check(

@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ from mai.log import log
 from mai.parallel.place import ALONE, Place
 from mai.recipe import Recipe, load, override, rules, shrink
 from mai.run_folder import RunFolder, Terminal, naming_storage_errors
+from mai.workers import in_order
 
 if TYPE_CHECKING:
     from mai.certify.trial import Trial
@@ -153,21 +155,35 @@ def build_ranks(recipe: Recipe, world_size: int | None, *, rank: int | None, pro
         raise UsageError("--build needs to know how many ranks there are: add --gpus, --ranks or parallel.data")
     if rank is not None and rank >= world_size:
         raise UsageError(f"--rank {rank}: there are ranks 0 to {world_size - 1}")
-    from dataclasses import asdict
-
     from rich.progress import track
+
+    from mai.check.boxes import telling_ranks
+    from mai.parallel.layout import Layout
+
+    ranks = telling_ranks(Layout.of(recipe.parallel, world_size)) if rank is None else [rank]
+    chunks = [ranks[begin : begin + _RANKS_AT_ONCE] for begin in range(0, len(ranks), _RANKS_AT_ONCE)]
+    build = partial(_build_some, recipe=recipe, world_size=world_size)
+    workers = min(os.cpu_count() or 1, len(ranks) // _RANKS_A_WORKER)
+    with closing(in_order(build, chunks, workers=workers)) as built:
+        hidden = not (progress and sys.stderr.isatty())
+        shown = track(built, "build", total=len(chunks), transient=True, disable=hidden)
+        return [one for some in shown for one in some]
+
+
+# A worker imports torch and Megatron-Core first, which takes as long as some 40 ranks.
+_RANKS_A_WORKER, _RANKS_AT_ONCE = 64, 8
+
+
+def _build_some(ranks: Sequence[int], *, recipe: Recipe, world_size: int) -> list[dict[str, Any]]:
+    from dataclasses import asdict
 
     from mai.engine import device as devices
 
     devices.prepare("cpu")
-    from mai.check import build
+    from mai.check.build import build_ranks
     from mai.parallel.layout import Layout
 
-    layout = Layout.of(recipe.parallel, world_size)
-    ranks = build.telling_ranks(layout) if rank is None else [rank]
-    built = build.build_ranks(recipe, layout, ranks)
-    shown = track(built, "build", total=len(ranks), transient=True, disable=not (progress and sys.stderr.isatty()))
-    return [asdict(one) for one in shown]
+    return [asdict(one) for one in build_ranks(recipe, Layout.of(recipe.parallel, world_size), ranks)]
 
 
 def import_hf(source: Path, run: Path, overrides: tuple[str, ...], *, progress: bool) -> dict[str, Any]:

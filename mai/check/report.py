@@ -80,4 +80,4 @@ def built_lines(built: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         each = " or ".join(f"{number:,}" for number in held)
         yield f"stage {stage:<5}  {each} parameters on a rank ({len(ranks)} built)"
     if built:
-        yield f"built        {len(built)} ranks, and every parameter of theirs is as mai/model/shapes.py says"
+        yield f"built        {len(built)} ranks; all that each holds, and where it lies, is as mai/model/shapes.py says"

@@ -68,28 +68,29 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
 
 
 @contextmanager
-def own_groups_only() -> Iterator[None]:
+def own_groups_only(rank: int) -> Iterator[None]:
     """Leave out the groups that this rank is not in, for a process that stands for one rank after the other of a job
     that does not run; in one that runs, all ranks must make all groups."""
     create_group = parallel_state.create_group
     lists_of_ranks = parallel_state.generate_masked_orthogonal_rank_groups
 
-    @cache
-    def lists_once(world_size: int, sizes: tuple[int, ...], mask: tuple[bool, ...]) -> Any:
-        return lists_of_ranks(world_size, list(sizes), list(mask))
-
     def create_own(ranks: Sequence[int], *arguments: Any, **options: Any) -> Any:
-        return create_group(ranks, *arguments, **options) if dist.get_rank() in ranks else None
+        return create_group(ranks, *arguments, **options) if rank in ranks else None
 
     parallel_state.create_group = create_own
-    parallel_state.generate_masked_orthogonal_rank_groups = lambda world_size, sizes, mask: lists_once(
-        world_size, tuple(sizes), tuple(mask)
+    parallel_state.generate_masked_orthogonal_rank_groups = lambda world_size, sizes, mask: _lists_once(
+        lists_of_ranks, world_size, tuple(sizes), tuple(mask)
     )
     try:
         yield
     finally:
         parallel_state.create_group = create_group
         parallel_state.generate_masked_orthogonal_rank_groups = lists_of_ranks
+
+
+@cache
+def _lists_once(lists_of_ranks: Any, world_size: int, sizes: tuple[int, ...], mask: tuple[bool, ...]) -> Any:
+    return lists_of_ranks(world_size, list(sizes), list(mask))
 
 
 def sharding_mesh(layout: Layout, *, device_type: str, of_experts: bool) -> DeviceMesh:

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "errors": ("", ""),
     "log": ("", ""),
     "run_folder": ("errors log", ""),
+    "workers": ("errors log", ""),
     "batch": ("errors log", "torch"),
     "collectives": ("errors log", "torch"),
     "kernels": ("", "torch triton"),
@@ -28,9 +29,9 @@ MAY_IMPORT = {
     "observe": ("errors log recipe batch run_folder", "torch rich wandb"),
     # the engine and the data
     "engine": (f"{GROUND} recipe model parallel kernels optimizer", "torch megatron"),
-    "data": ("errors log recipe parallel batch run_folder", "torch numpy tokenizers rich"),
+    "data": ("errors log recipe parallel batch run_folder workers", "torch numpy tokenizers rich"),
     # services over the engine
-    "checkpoint": (f"{GROUND} run_folder recipe parallel model engine", "torch safetensors pydantic"),
+    "checkpoint": (f"{GROUND} run_folder workers recipe parallel model engine", "torch safetensors pydantic"),
     "objective": (f"{GROUND} recipe engine", "torch numpy"),
     "evaluate": (f"{GROUND} recipe data engine", "torch numpy"),
     # the story

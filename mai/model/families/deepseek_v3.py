@@ -7,7 +7,7 @@ layer (README_WEIGHTS.md of deepseek-ai/DeepSeek-V3). transformers reads them ov
 from collections.abc import Iterator
 from typing import Any
 
-from mai.model.families.shared_parts import base_config, ends, gated_network, ours, same, sizes, theirs
+from mai.model.families.shared_parts import base_config, ends, gated_network, norms_below, ours, same, sizes, theirs
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import InterleavedRotary, Repeated, Rule, Source, Target
 from mai.model.shapes import depth_layer
@@ -140,8 +140,7 @@ def _depth(model: ModelConfig, depth: int, their: str) -> Iterator[Rule]:
 
 
 def _layer(model: ModelConfig, layer: int, our: str, their: str) -> Iterator[Rule]:
-    yield same(f"{our}input_layernorm.weight", f"{their}input_layernorm.weight")
-    yield same(f"{our}pre_mlp_layernorm.weight", f"{their}post_attention_layernorm.weight")
+    yield from norms_below(our, their)
     yield from _attention(model, f"{our}self_attention.", f"{their}self_attn.")
     if model.has_experts(layer):
         yield from _experts(model, f"{our}mlp.", f"{their}mlp.")
