@@ -77,11 +77,10 @@ def decoder_block(model: ModelConfig, *, layers: range, max_length: int, device:
 
 def further_layers(model: ModelConfig, *, max_length: int, device: torch.device) -> list[ModuleSpec]:
     """The layers of `model.multi_token_depths`, each like the model's last."""
-    last = model.num_layers - 1
+    last = range(model.num_layers - 1, model.num_layers)
     return [
-        layer
+        decoder_block(model, layers=last, max_length=max_length, device=device).layer_specs[0]
         for _ in range(model.multi_token_depths)
-        for layer in decoder_block(model, layers=range(last, last + 1), max_length=max_length, device=device).layer_specs
     ]
 
 

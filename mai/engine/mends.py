@@ -10,7 +10,7 @@ from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from torch.distributed.tensor import DTensor
 
 # As an attribute of the package this is the function of the same name.
-_finalize = importlib.import_module("megatron.core.distributed.finalize_model_grads")
+_finalize: Any = importlib.import_module("megatron.core.distributed.finalize_model_grads")
 
 
 def mend() -> None:

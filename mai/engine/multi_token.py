@@ -5,8 +5,8 @@ token further, with the embedding and the output layer of the model itself.
     depth d   [norm of the embedding d tokens on | norm of depth d - 1] -> matrix -> layer, norm -> output layer: the
               token after d more
 
-The block is Megatron's (transformer/multi_token_prediction.py, core 0.16.1), on the last part of the pipeline, where the
-embedding stands once more; Megatron sums both embeddings' gradients. What GPTModel makes of the block is not used
+The block is Megatron's (transformer/multi_token_prediction.py, core 0.16.1), on the last part of the pipeline, where
+the embedding stands once more; Megatron sums both embeddings' gradients. What GPTModel makes of the block is not used
 (models/gpt/gpt_model.py, GPTModel._postprocess), because it
 - hangs the further losses onto the backward pass with a factor from the config, and keeps their values in a global of
   the process that counts unequal context ranks as equal (MTPLossLoggingHelper);
@@ -34,7 +34,13 @@ from torch import Tensor
 class MultiTokenModel(GPTModel):
     """GPTModel whose last part returns the token losses of all depths, [1 + D, B, S]; in evaluation [1, B, S].
 
-    A position that has no token so far on has loss 0. Without labels it says nothing: `Sampler` leaves the block out."""
+    A position that has no token so far on has loss 0. It needs labels: `Sampler` leaves the block out."""
+
+    def _is_in_embd_group(self) -> bool:
+        """Whether GPTModel copies the first stage's embedding here when it is built (models/common/language_module/
+        language_module.py). No: `initialize.py` gives both stages the same, and `mai check --build` has nothing to
+        copy."""
+        return False
 
     def _postprocess(self, hidden_states: Tensor, input_ids: Tensor, *, labels: Tensor, **_: Any) -> Tensor:
         if not self.post_process:

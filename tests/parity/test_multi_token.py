@@ -168,8 +168,8 @@ def plain(model: Any, tokens_BS1: Tensor, recipe: Recipe) -> Computed:
         return F.rms_norm(x, x.shape[-1:], norm.weight, epsilon)
 
     def summed_loss(hidden_SBH: Tensor, depth: int) -> Tensor:
-        targets_BS = tokens_BS1[:, 1 + depth :]
-        return F.cross_entropy((hidden_SBH @ output_VH.T).transpose(0, 1).flatten(0, 1), targets_BS.flatten(), reduction="sum")
+        logits_BSV, targets_BS = (hidden_SBH @ output_VH.T).transpose(0, 1), tokens_BS1[:, 1 + depth :]
+        return F.cross_entropy(logits_BSV.flatten(0, 1), targets_BS.flatten(), reduction="sum")
 
     hidden_SBH = model.decoder(F.embedding(tokens_BS1[:, :-1].T, embedding_VH), None)
     main, further = summed_loss(hidden_SBH, 0), []
@@ -209,9 +209,10 @@ def test_loss_and_held_out_loss_are_those_of_the_model_without_further_tokens(
     assert without.multi_token_losses == [None]
     assert without.curve[0][0] == found["dense"].one_rank.curve[0][0]
     still = changed(recipe, optimizer={"learning_rate": 1e-30})
-    assert one_rank(still, num_steps=1).curve[-1] == one_rank(
-        changed(still, model={"multi_token_depths": 0}), num_steps=1
-    ).curve[-1]
+    assert (
+        one_rank(still, num_steps=1).curve[-1]
+        == one_rank(changed(still, model={"multi_token_depths": 0}), num_steps=1).curve[-1]
+    )
 
 
 def names_that_speak(place: Place, recipe: Recipe) -> list[str]:

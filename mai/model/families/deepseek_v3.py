@@ -1,8 +1,8 @@
 """DeepSeek-V3 (arXiv 2412.19437): latent attention, a shared expert, experts in groups, balanced by a bias, and
 multi-token prediction.
 
-Its checkpoints hold each further depth as one more layer behind the last, with copies of the embedding and of the output
-layer (README_WEIGHTS.md of deepseek-ai/DeepSeek-V3). transformers reads them over and writes none."""
+Its checkpoints hold each further depth as one more layer behind the last, with copies of the embedding and of the
+output layer (README_WEIGHTS.md of deepseek-ai/DeepSeek-V3). transformers passes over them and writes none."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -24,7 +24,7 @@ PUBLISHED: dict[str, tuple[ModelConfig, float, float | None]] = {
     "Qwen3 30B-A3B": (qwen3_moe.SIZES["30b_a3b"], 30.53, 3.35),
     "Qwen3 235B-A22B": (qwen3_moe.SIZES["235b_a22b"], 235.09, 22.19),
     # 671.03 and 11.61 of multi-token prediction.
-    "DeepSeek-V3": (deepseek_v3.SIZES["671b_a37b"], 682.54, 37.55),
+    "DeepSeek-V3": (deepseek_v3.SIZES["671b_a37b"], 682.64, 37.55),
     "gpt-oss 20B": (gpt_oss.SIZES["20b"], 20.91, None),
     "gpt-oss 120B": (gpt_oss.SIZES["120b"], 116.83, None),
 }

@@ -185,8 +185,8 @@ BAD_MODELS = {
     "further tokens with a layer and a loss of one's own": Bad(
         overrides=f"model.multi_token_depths=1 model.layer={OWN}:post_normed_layer objective.loss={OWN}:focal_loss",
         messages=(
-            f"model.multi_token_depths=1, model.layer={OWN}:post_normed_layer: further tokens are predicted with mai's own; ",
-            "use model.multi_token_depths=0, or model.layer=none",
+            f"model.multi_token_depths=1, model.layer={OWN}:post_normed_layer: further tokens are predicted with ",
+            "mai's own; use model.multi_token_depths=0, or model.layer=none",
             f"model.multi_token_depths=1, objective.loss={OWN}:focal_loss: ",
         ),
     ),
