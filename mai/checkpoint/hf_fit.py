@@ -1,6 +1,7 @@
 """Whether a Hugging Face folder is a model that we know: its family, its sizes, and every tensor in its place."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from types import ModuleType
 
@@ -31,15 +32,25 @@ def family_of_folder(folder: HfFolder) -> ModuleType:
 
 def model_of_folder(folder: HfFolder) -> ModelConfig:
     """Raises CheckpointError with all that its config.json says that we do not do."""
-    config = HfConfig(folder.config)
+    config, family = HfConfig(folder.config), family_of_folder(folder)
     try:
-        model: ModelConfig = family_of_folder(folder).model_of(config)
+        model: ModelConfig = family.model_of(config)
         config.finish(f"{folder.path / 'config.json'}")
     except RecipeError as error:
         raise CheckpointError("\n".join(error.violations)) from error
     except ValidationError as error:
         raise CheckpointError(f"{folder.path / 'config.json'}: {error}") from error
-    return model
+    return _as_far_as_written(folder, family, model)
+
+
+def _as_far_as_written(folder: HfFolder, family: ModuleType, model: ModelConfig) -> ModelConfig:
+    """transformers neither reads nor writes further depths, and leaves them in the config (modeling_deepseek_v3.py,
+    _keys_to_ignore_on_load_unexpected)."""
+    without = replace(model, multi_token_depths=0)
+    every, known = (
+        {source.name for rule in family.rules(each) for source in rule.making.sources} for each in (model, without)
+    )
+    return without if (every - known).isdisjoint(folder.tensors) else model
 
 
 @cache
