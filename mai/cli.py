@@ -80,6 +80,7 @@ def recipe_arguments(function: Function) -> Function:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, errors included.")
+workers = click.option("--workers", type=click.IntRange(min=1), help="Processes; by the cores if not given.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -175,7 +176,7 @@ shrink = click.option(
 @recipe_arguments
 @shrink
 @click.option("--again", is_flag=True, help="Replace what another recipe prepared in the same folder.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that tokenise; one a core if not given.")
+@workers
 @as_json
 def prepare(
     recipe: str, overrides: tuple[str, ...], *, shrunk: bool, again: bool, workers: int | None, as_json: bool
@@ -327,8 +328,9 @@ def import_() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
+@workers
 @as_json
-def import_hf(folder: Path, run: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
+def import_hf(folder: Path, run: Path, overrides: tuple[str, ...], *, workers: int | None, as_json: bool) -> None:
     """Import a Hugging Face FOLDER (config.json, safetensors, tokenizer.json) into the run folder RUN.
 
     Reads safetensors and JSON only, tensor by tensor. RUN then speaks (mai generate) and can be trained on: its
@@ -341,7 +343,7 @@ def import_hf(folder: Path, run: Path, overrides: tuple[str, ...], *, as_json: b
     """
     from mai import start
 
-    done = start.import_hf(folder, run, overrides, progress=not as_json)
+    done = start.import_hf(folder, run, overrides, progress=not as_json, workers=workers)
     if as_json:
         return echo_json(done)
     click.echo(f"{run}: {done['parameters']:,} parameters from {done['tensors']:,} tensors, in {done['files']} files")
@@ -360,8 +362,9 @@ def export() -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--step", type=click.IntRange(min=0), help="Of which checkpoint; the newest if not given.")
+@workers
 @as_json
-def export_hf(run: Path, folder: Path, *, step: int | None, as_json: bool) -> None:
+def export_hf(run: Path, folder: Path, *, step: int | None, workers: int | None, as_json: bool) -> None:
     """Write the run's newest checkpoint as a Hugging Face FOLDER: config.json, safetensors, tokenizer.
 
     \b
@@ -370,7 +373,7 @@ def export_hf(run: Path, folder: Path, *, step: int | None, as_json: bool) -> No
     """
     from mai import start
 
-    done = start.export_hf(run, folder, step=step, progress=not as_json)
+    done = start.export_hf(run, folder, step=step, progress=not as_json, workers=workers)
     if as_json:
         return echo_json(done)
     click.echo(f"{folder}: {done['num_tensors']:,} tensors of step {done['step']}, in {', '.join(done['files'])}")

@@ -14,7 +14,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -27,7 +26,7 @@ from mai.log import log
 from mai.parallel.place import ALONE, Place
 from mai.recipe import Recipe, load, override, rules, shrink
 from mai.run_folder import RunFolder, Terminal, naming_storage_errors
-from mai.workers import in_order
+from mai.workers import Workers
 
 if TYPE_CHECKING:
     from mai.certify.trial import Trial
@@ -163,9 +162,9 @@ def build_ranks(recipe: Recipe, world_size: int | None, *, rank: int | None, pro
     ranks = telling_ranks(Layout.of(recipe.parallel, world_size)) if rank is None else [rank]
     chunks = [ranks[begin : begin + _RANKS_AT_ONCE] for begin in range(0, len(ranks), _RANKS_AT_ONCE)]
     build = partial(_build_some, recipe=recipe, world_size=world_size)
-    workers = min(os.cpu_count() or 1, len(ranks) // _RANKS_A_WORKER)
-    with closing(in_order(build, chunks, workers=workers)) as built:
-        hidden = not (progress and sys.stderr.isatty())
+    hidden = not (progress and sys.stderr.isatty())
+    with Workers(min(os.cpu_count() or 1, len(ranks) // _RANKS_A_WORKER)) as workers:
+        built = workers.in_order(build, chunks)
         shown = track(built, "build", total=len(chunks), transient=True, disable=hidden)
         return [one for some in shown for one in some]
 
@@ -186,7 +185,9 @@ def _build_some(ranks: Sequence[int], *, recipe: Recipe, world_size: int) -> lis
     return [asdict(one) for one in build_ranks(recipe, Layout.of(recipe.parallel, world_size), ranks)]
 
 
-def import_hf(source: Path, run: Path, overrides: tuple[str, ...], *, progress: bool) -> dict[str, Any]:
+def import_hf(
+    source: Path, run: Path, overrides: tuple[str, ...], *, progress: bool, workers: int | None
+) -> dict[str, Any]:
     """Make a run folder of a Hugging Face folder; says what was imported."""
     from dataclasses import asdict
 
@@ -195,10 +196,10 @@ def import_hf(source: Path, run: Path, overrides: tuple[str, ...], *, progress: 
     devices.prepare("cpu")
     from mai.train.hugging_face import import_run
 
-    return asdict(import_run(source, RunFolder(run), overrides, progress=progress))
+    return asdict(import_run(source, RunFolder(run), overrides, progress=progress, workers=workers or _few()))
 
 
-def export_hf(run: Path, out: Path, *, step: int | None, progress: bool) -> dict[str, Any]:
+def export_hf(run: Path, out: Path, *, step: int | None, progress: bool, workers: int | None) -> dict[str, Any]:
     """Make a Hugging Face folder of a run; says what was exported."""
     from mai.engine import device as devices
 
@@ -207,7 +208,12 @@ def export_hf(run: Path, out: Path, *, step: int | None, progress: bool) -> dict
     devices.prepare("cpu")
     from mai.train.hugging_face import export_run
 
-    return export_run(recipe, folder, out, step=step, progress=progress)
+    return export_run(recipe, folder, out, step=step, progress=progress, workers=workers or _few())
+
+
+def _few() -> int:
+    """Each holds the largest tensor twice, and a disk gains little from more."""
+    return min(os.cpu_count() or 1, 8)
 
 
 def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "Run":

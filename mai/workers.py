@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -19,22 +19,33 @@ Answer = TypeVar("Answer")
 _AHEAD = 4
 
 
-def in_order(
-    work: Callable[[Thing], Answer], things: Sequence[Thing], *, workers: int
-) -> Generator[Answer, None, None]:
-    """`work` of each; in this process where one is enough. Close it, and the others end."""
-    workers = min(workers, len(things))
-    if workers <= 1:
-        yield from map(work, things)
-        return
-    # Spawned, not forked: the parent holds threads (torch's, the tokenizer's, a progress bar's), which a fork breaks.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_obey_parent) as pool:
+class Workers:
+    """So many processes, until the end of the `with` block; one is this process itself."""
+
+    def __init__(self, number: int) -> None:
+        # Spawned, not forked: the parent holds threads (torch's, the tokenizer's, a progress bar's), which a fork
+        # breaks. They start when there is work for them.
+        context = multiprocessing.get_context("spawn")
+        self._number = number
+        self._pool = ProcessPoolExecutor(number, mp_context=context, initializer=_obey_parent) if number > 1 else None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def in_order(self, work: Callable[[Thing], Answer], things: Sequence[Thing]) -> Iterator[Answer]:
+        """`work` of each."""
+        if self._pool is None or len(things) == 1:
+            yield from map(work, things)
+            return
         pending: deque[Future[Answer]] = deque()
         try:
             for thing in things:
-                pending.append(pool.submit(work, thing))
-                if len(pending) > workers * _AHEAD:
+                pending.append(self._pool.submit(work, thing))
+                if len(pending) > self._number * _AHEAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -43,8 +54,6 @@ def in_order(
                 "a worker process died: killed, out of memory, or never started. Try fewer workers; in a script of "
                 'your own, call from under if __name__ == "__main__", or use the command line'
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _obey_parent() -> None:

@@ -12,7 +12,7 @@ from mai.data.synthetic import synthetic_sequences
 from mai.engine.device import open_device
 from mai.engine.engine import Engine
 from mai.engine.groups import build_groups, join_world, leave_world
-from mai.engine.sharded_state import Shard
+from mai.engine.shard import Shard
 from mai.errors import ExitCode
 from mai.objective import pretrain
 from mai.optimizer.schedule import learning_rate_at

@@ -15,7 +15,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from mai.check.boxes import Box, held
 from mai.engine.build import build_parts, prepare_megatron
 from mai.engine.groups import build_groups, destroy_groups, own_groups_only
-from mai.engine.sharded_state import Block, blocks, buffer_blocks
+from mai.engine.shard import Block
+from mai.engine.sharded_state import blocks, buffer_blocks
 from mai.errors import ParityError
 from mai.model.shapes import Parameter
 from mai.parallel.layout import Layout

@@ -1,4 +1,4 @@
-"""A checkpoint of ours -> a Hugging Face folder, tensor by tensor.
+"""A checkpoint of ours -> a Hugging Face folder, tensor by tensor, in one process or several.
 
 Of a run that was imported, every tensor goes out in the dtype in which it came in, and the config is the one that came;
 so what was not trained comes back bit for bit. Of another run, config and dtype follow from its recipe.
@@ -8,8 +8,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,22 +20,23 @@ from torch import Tensor
 
 from mai.checkpoint import load, store
 from mai.checkpoint.hf_fit import shapes_of
+from mai.checkpoint.hf_folder import DTYPES
 from mai.checkpoint.hf_import import SIDE_FILES
 from mai.checkpoint.hf_tensors import to_theirs
 from mai.checkpoint.manifest import Manifest, read_manifest
-from mai.checkpoint.shard_file import write_stream
-from mai.engine.sharded_state import Block, Shard
-from mai.errors import CheckpointError, RecipeError, UsageError
+from mai.checkpoint.shard_file import FileDigest, in_files, verify, write_stream
+from mai.engine.device import Device
+from mai.engine.shard import Block, Shard
+from mai.errors import CheckpointError, RecipeError
 from mai.model.families.choose import FAMILIES, family_of
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Rule, Source, Target
 from mai.recipe import ModelConfig, Recipe
-from mai.run_folder import RunFolder, naming_storage_errors
+from mai.run_folder import RunFolder
+from mai.workers import Workers
 
 SHARD_BYTES = 5 * 10**9
 """What Hugging Face's own writer cuts at, about."""
-
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Exported:
     step: int
     num_tensors: int
     files: Sequence[str]
+    peak_memory_bytes: int
+    """Of the process that held most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +63,68 @@ class _Tensor:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file to write."""
+
+    name: str
+    tensors: Sequence[_Tensor]
+    manifest: Manifest
+    """Of the tensors that these are made of, and no others: it travels to another process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is to be written, and of what."""
+
+    model: ModelConfig
+    checkpoint: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+    tensors: Sequence[_Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(one.num_bytes for one in self.tensors)
+
+
+def plan_export(recipe: Recipe, run: RunFolder, *, step: int | None) -> Export:
+    """Raises CheckpointError and UsageError."""
+    checkpoint, manifest = _checkpoint(run, step)
+    family, config = _family_and_config(recipe, run.read_json("hf/config.json"))
+    tensors = _plan(family, recipe, config, run.read_json("hf/dtypes.json"))
+    return Export(recipe.model, checkpoint, manifest, config, tensors)
+
+
 def export_hf(
-    recipe: Recipe,
-    run: RunFolder,
-    out: Path,
-    *,
-    step: int | None,
-    advance: Callable[[int], None],
-    shard_bytes: int = SHARD_BYTES,
+    export: Export, run: RunFolder, folder: Path, *, workers: int, shard_bytes: int = SHARD_BYTES
 ) -> Exported:
-    """Write the folder as a whole: under another name first. Raises CheckpointError and UsageError."""
-    if out.exists():
-        raise UsageError(f"{out} is there already; name a folder that is not")
-    folder, manifest = _checkpoint(run, step)
-    config = run.read_json("hf/config.json")
-    family, config = _family_and_config(recipe, config)
-    plan = _plan(family, recipe, config, run.read_json("hf/dtypes.json"))
-    everything = [
-        _shard(Target(name), torch.empty(shape, device="meta"), shape)
-        for name, shape in shapes_of(recipe.model).items()
-    ]
-    load.verify_files(folder, manifest, everything)
-    temporary = out.with_name(f".{out.name}.tmp")
-    with naming_storage_errors(out):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        files = _write_all(plan, temporary, _Reader(folder, manifest, recipe.model), shard_bytes, advance)
-        _write_json(temporary / "config.json", config)
-        for name in SIDE_FILES[1:]:
-            if (run.path / "hf" / name).is_file():
-                shutil.copyfile(run.path / "hf" / name, temporary / name)
-        if run.tokenizer.is_file():
-            shutil.copyfile(run.tokenizer, temporary / "tokenizer.json")
-        temporary.rename(out)
-    return Exported(manifest.progress.step, len(plan), files)
+    """Fill the folder, which is there and empty. Raises CheckpointError where the checkpoint is damaged."""
+    shapes = shapes_of(export.model)
+    everything = [_shard(Target(name), torch.empty(shapes[name], device="meta"), shapes[name]) for name in shapes]
+    names = load.needed_files(export.checkpoint, export.manifest, everything)
+    digests = [(export.checkpoint / name, export.manifest.files[name]) for name in names]
+    files = _files(export, shard_bytes)
+    write = partial(_write, folder=folder, checkpoint=export.checkpoint, model=export.model)
+    with Workers(workers) as processes:
+        # All of it before any of it is used.
+        list(processes.in_order(_verify, digests))
+        peak = max(processes.in_order(write, files))
+    if len(files) > 1:
+        weight_map = {one.name: file.name for file in files for one in file.tensors}
+        index = {"metadata": {"total_size": export.num_bytes}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
+    _write_json(folder / "config.json", export.config)
+    for name in SIDE_FILES[1:]:
+        if (run.path / "hf" / name).is_file():
+            shutil.copyfile(run.path / "hf" / name, folder / name)
+    if run.tokenizer.is_file():
+        shutil.copyfile(run.tokenizer, folder / "tokenizer.json")
+    return Exported(export.manifest.progress.step, len(export.tensors), [file.name for file in files], peak)
 
 
-def num_bytes(recipe: Recipe) -> int:
-    """Of fp32, as they are read: for a progress bar."""
-    return 4 * sum(math.prod(shape) for shape in shapes_of(recipe.model).values())
+def _verify(expected: tuple[Path, FileDigest]) -> None:
+    verify(*expected)
 
 
 def _checkpoint(run: RunFolder, step: int | None) -> tuple[Path, Manifest]:
@@ -155,7 +182,6 @@ def _plan(
     return [_Tensor(name, shapes[name], (dtypes or {}).get(name, default), rules) for name, rules in made_of.items()]
 
 
-# Rows that were filled up, for tensor ranks to divide, are left out again.
 _VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
 
 
@@ -182,6 +208,8 @@ class _Reader:
 
     def read(self, source: Source, rule: Rule) -> Tensor:
         if self._last is None or self._last[0] != rule:
+            # Before the next one comes.
+            self._last = None
             ours = _empty(rule.target, self._model, device="cpu")
             shard = _shard(rule.target, ours, shapes_of(self._model)[rule.target.name])
             load.fill(self._folder, self._manifest, [shard])
@@ -189,43 +217,39 @@ class _Reader:
         return self._last[1][source]
 
 
-def _write_all(
-    plan: Sequence[_Tensor], folder: Path, reader: _Reader, shard_bytes: int, advance: Callable[[int], None]
-) -> list[str]:
-    groups = list(_groups(plan, shard_bytes))
-    names = [
-        "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        for number in range(1, len(groups) + 1)
-    ]
-    for name, group in zip(names, groups, strict=True):
-        tensors = (_made(one, reader, advance) for one in group)
-        write_stream(folder / name, [(one.name, one.dtype, one.shape) for one in group], tensors)
-    if len(groups) > 1:
-        weight_map = {one.name: name for name, group in zip(names, groups, strict=True) for one in group}
-        total = sum(one.num_bytes for one in plan)
-        _write_json(
-            folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
-        )
-    return names
+def _files(export: Export, shard_bytes: int) -> list[_File]:
+    groups = list(in_files(export.tensors, lambda one: one.num_bytes, most=shard_bytes))
+    names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
+    if len(groups) == 1:
+        names = ["model.safetensors"]
+    return [_File(name, group, _manifest_of(group, export.manifest)) for name, group in zip(names, groups, strict=True)]
 
 
-def _groups(plan: Sequence[_Tensor], shard_bytes: int) -> Iterator[list[_Tensor]]:
-    group: list[_Tensor] = []
-    for one in plan:
-        if group and sum(other.num_bytes for other in (*group, one)) > shard_bytes:
-            yield group
-            group = []
-        group.append(one)
-    yield group
+def _manifest_of(tensors: Sequence[_Tensor], manifest: Manifest) -> Manifest:
+    names = sorted({rule.target.name for one in tensors for _, rule in one.rules})
+    return replace(manifest, tensors={name: manifest.tensors[name] for name in names}, files={})
 
 
-def _made(one: _Tensor, reader: _Reader, advance: Callable[[int], None]) -> Tensor:
-    parts = [reader.read(source, rule) for source, rule in one.rules]
-    tensor = parts[0] if one.rules[0][0].entry is None else torch.stack(parts)
-    advance(tensor.numel() * 4)
-    if one.rules[0][1].target.name in _VOCABULARY:
-        tensor = tensor[: one.shape[0]]
-    return tensor.to(DTYPES[one.dtype]).contiguous()
+def _write(file: _File, *, folder: Path, checkpoint: Path, model: ModelConfig) -> int:
+    """Returns the most memory that this process has held."""
+    reader = _Reader(checkpoint, file.manifest, model)
+    entries = [(one.name, one.dtype, one.shape) for one in file.tensors]
+    tensors = (_made(one, reader) for one in file.tensors)
+    write_stream(folder / file.name, entries, tensors, metadata={"format": "pt"})
+    return Device("cpu", 0).peak_memory_bytes()
+
+
+def _made(one: _Tensor, reader: _Reader) -> Tensor:
+    source, rule = one.rules[0]
+    if source.entry is None:
+        # Rows that were filled up, for tensor ranks to divide, are left out again.
+        rows = slice(one.shape[0]) if rule.target.name in _VOCABULARY else slice(None)
+        return reader.read(source, rule)[rows].to(DTYPES[one.dtype]).contiguous()
+    # Entry by entry into place: all of them at once would be the tensor a second time.
+    whole = torch.empty(one.shape, dtype=DTYPES[one.dtype])
+    for part, rule in one.rules:
+        whole[part.entry] = reader.read(part, rule)
+    return whole
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,56 +1,97 @@
 """Whether a Hugging Face folder is a model that we know: its family, its sizes, and every tensor in its place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from mai.checkpoint.hf_folder import HfFolder
+from mai.checkpoint.hf_folder import HfFolder, first_of, noting, read_config, read_headers
 from mai.checkpoint.hf_tensors import to_ours
-from mai.errors import CheckpointError, RecipeError
+from mai.errors import CheckpointError
 from mai.model.families.choose import FAMILIES
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Rule, Source
 from mai.model.shapes import buffers, parameters
 from mai.recipe import ModelConfig
 
-_MOST = 20
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A folder that is a model that we know."""
+
+    folder: HfFolder
+    model: ModelConfig
+    rules: Sequence[Rule]
 
 
-def family_of_folder(folder: HfFolder) -> ModuleType:
-    kind = folder.config.get("model_type")
-    if kind not in FAMILIES:
+def fit(path: Path) -> Fit:
+    """Open the folder and hold it against its config.json; raises CheckpointError with all that is wrong."""
+    wrong: list[str] = []
+    with noting(wrong):
+        config = read_config(path)
+        family, model = _family_and_model(config, path / "config.json")
+    with noting(wrong):
+        tensors = read_headers(path)
+    if wrong:
+        raise CheckpointError("\n".join(wrong))
+    folder = HfFolder(path, config, tensors)
+    model, rules = _as_far_as_written(family, folder, model)
+    check_fit(folder, model, rules)
+    return Fit(folder, model, rules)
+
+
+def _family_and_model(config: Mapping[str, Any], file: Path) -> tuple[ModuleType, ModelConfig]:
+    """Raises CheckpointError with all that the config says that we do not do."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
-            f"{folder.path / 'config.json'}: model_type={kind!r} is no family that mai knows; it knows "
-            f"{', '.join(FAMILIES)}"
+            f"{file}: model_type={kind!r} is no family that mai knows; it knows {', '.join(FAMILIES)}"
         )
-    return FAMILIES[kind]
-
-
-def model_of_folder(folder: HfFolder) -> ModelConfig:
-    """Raises CheckpointError with all that its config.json says that we do not do."""
-    config, family = HfConfig(folder.config), family_of_folder(folder)
+    family, values = FAMILIES[kind], HfConfig(config)
+    wrong: list[str] = []
     try:
-        model: ModelConfig = family.model_of(config)
-        config.finish(f"{folder.path / 'config.json'}")
-    except RecipeError as error:
-        raise CheckpointError("\n".join(error.violations)) from error
+        with noting(wrong):
+            model: ModelConfig = family.model_of(values)
     except ValidationError as error:
-        raise CheckpointError(f"{folder.path / 'config.json'}: {error}") from error
-    return _as_far_as_written(folder, family, model)
+        wrong += [f"{file}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    with noting(wrong):
+        values.finish(f"{file}")
+    if wrong:
+        raise CheckpointError("\n".join(wrong))
+    return family, model
 
 
-def _as_far_as_written(folder: HfFolder, family: ModuleType, model: ModelConfig) -> ModelConfig:
+def _as_far_as_written(
+    family: ModuleType, folder: HfFolder, model: ModelConfig
+) -> tuple[ModelConfig, Sequence[Rule]]:
     """transformers neither reads nor writes further depths, and leaves them in the config (modeling_deepseek_v3.py,
     _keys_to_ignore_on_load_unexpected)."""
     without = replace(model, multi_token_depths=0)
-    every, known = (
-        {source.name for rule in family.rules(each) for source in rule.making.sources} for each in (model, without)
-    )
-    return without if (every - known).isdisjoint(folder.tensors) else model
+    every, known = (_rules(family, folder, each) for each in (model, without))
+    further = _source_names(every) - _source_names(known)
+    return (without, known) if further.isdisjoint(folder.tensors) else (model, every)
+
+
+def _source_names(rules: Sequence[Rule]) -> set[str]:
+    return {source.name for rule in rules for source in rule.making.sources}
+
+
+def _rules(family: ModuleType, folder: HfFolder, model: ModelConfig) -> list[Rule]:
+    """The family's weight map; a config.json that names a billion layers is told, and not gone through."""
+    entries = max((located.shape[0] for located in folder.tensors.values() if len(located.shape) > 2), default=1)
+    most = 1000 + 2 * len(folder.tensors) * entries
+    rules = list(islice(family.rules(model), most + 1))
+    if len(rules) > most:
+        raise CheckpointError(
+            f"{folder.path / 'config.json'}: names more layers or experts than {len(folder.tensors)} tensors can be"
+        )
+    return rules
 
 
 @cache
@@ -64,7 +105,7 @@ def check_fit(folder: HfFolder, model: ModelConfig, rules: Sequence[Rule]) -> No
 
     `model` as the folder has it."""
     wrong: list[str] = []
-    named = {source.name for rule in rules for source in rule.making.sources}
+    named = _source_names(rules)
     wrong += [f"{name}: missing" for name in sorted(named - folder.tensors.keys())]
     wrong += [f"{name}: not a part of this model" for name in sorted(folder.tensors.keys() - named)]
     wanted = shapes_of(model)
@@ -82,8 +123,7 @@ def check_fit(folder: HfFolder, model: ModelConfig, rules: Sequence[Rule]) -> No
             )
             wrong.append(f"{given}: cannot be {rule.target.name} {list(shape)}")
     if wrong:
-        more = [f"and {len(wrong) - _MOST} more"] if len(wrong) > _MOST else []
-        raise CheckpointError("\n".join([f"{folder.path}: does not fit its config.json", *wrong[:_MOST], *more]))
+        raise CheckpointError("\n".join([f"{folder.path}: does not fit its config.json", *first_of(wrong)]))
 
 
 def _empty(folder: HfFolder, source: Source) -> torch.Tensor:

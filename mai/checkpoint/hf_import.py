@@ -1,14 +1,16 @@
-"""A Hugging Face folder -> a checkpoint of ours at step 0, tensor by tensor.
+"""A Hugging Face folder -> a checkpoint of ours at step 0, tensor by tensor, in one process or several.
 
-At most the sources of one of our tensors (one expert's, where there are experts), that tensor, and the shard that is
-being filled are in memory. A checkpoint of ours knows no layout: any one loads it. It holds no moments; they begin at
-zero.
+In each are at most the sources of one of our tensors (one expert's, where there are experts) and that tensor. What goes
+into which file follows from shapes alone, so that any number of processes writes the same bytes. A checkpoint of ours
+knows no layout: any one loads it. It holds no moments; they begin at zero.
 """
 
 import json
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,16 @@ from mai.checkpoint.hf_fit import shapes_of
 from mai.checkpoint.hf_folder import HfFolder
 from mai.checkpoint.hf_tensors import to_ours
 from mai.checkpoint.manifest import FORMAT_VERSION, Manifest, Piece, Progress, TensorEntry
-from mai.checkpoint.shard_file import FileDigest, write_tensors
+from mai.checkpoint.shard_file import FileDigest, in_files, write_hashed
+from mai.engine.device import Device
 from mai.errors import CheckpointError
 from mai.model.hf_rules import Making, Repeated, Rule, Target
 from mai.recipe import Recipe, fingerprint
 from mai.run_folder import RunFolder
+from mai.workers import Workers
 
-SHARD_BYTES = 4 * 2**30
+SHARD_BYTES = 2**30
+"""Small enough that a few processes have something to do, large enough that 500 billion parameters are 2,000 files."""
 
 SIDE_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 """Kept below `hf/` of the run folder, for the way back; tokenizer.json stands where every run has it."""
@@ -38,6 +43,18 @@ class Imported:
     num_quantised: int
     """Of the source's tensors; what they stand for was imported."""
     shard_files: int
+    peak_memory_bytes: int
+    """Of the process that held most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file to write."""
+
+    name: str
+    parts: Sequence[tuple[Rule, Piece]]
+    source: HfFolder
+    """With the tensors that it is made of, and no others: it travels to another process."""
 
 
 def import_hf(
@@ -46,22 +63,20 @@ def import_hf(
     recipe: Recipe,
     run: RunFolder,
     *,
-    advance: Callable[[int], None],
+    workers: int,
     shard_bytes: int = SHARD_BYTES,
 ) -> Imported:
     """Commit the checkpoint; `source` fits the recipe's model but for rows of the vocabulary, which are filled up with
-    zeros. `advance` is told bytes as they are written."""
+    zeros."""
     shapes = shapes_of(recipe.model)
     temporary = store.temporary_folder(run.checkpoints, 0, 1)
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(mode=0o750, parents=True)
-    writer = _Writer(temporary, shapes, shard_bytes=shard_bytes)
-    for rule in rules:
-        tensors = [source.read(one) for one in rule.making.sources]
-        _refuse_unequal(rule.making, tensors)
-        made = to_ours(rule.making, tensors)
-        writer.add(rule.target, made)
-        advance(made.numel() * 4)
+    files = list(_plan(source, rules, shapes, shard_bytes))
+    with Workers(workers) as processes:
+        digests, peaks = zip(*processes.in_order(partial(_write, folder=temporary), files), strict=True)
+    pieces: dict[str, list[Piece]] = {}
+    for rule, piece in (part for file in files for part in file.parts):
+        pieces.setdefault(rule.target.name, []).append(piece)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         progress=Progress(step=0, position=0, tokens=0, updates=0),
@@ -69,56 +84,60 @@ def import_hf(
         layout={},
         recipe_fingerprint=fingerprint(recipe),
         data_fingerprint="",
-        files=writer.finish(),
-        tensors={name: TensorEntry(shape=shapes[name], pieces=pieces) for name, pieces in writer.pieces.items()},
+        files={file.name: digest for file, digest in zip(files, digests, strict=True)},
+        tensors={name: TensorEntry(shape=shapes[name], pieces=found) for name, found in pieces.items()},
     )
     store.commit(temporary, store.step_folder(run.checkpoints, 0), manifest.to_json())
     _keep_side_files(source, run)
-    return Imported(len(source.tensors), source.num_quantised, len(manifest.files))
+    return Imported(len(source.tensors), source.num_quantised, len(files), max(peaks))
+
+
+def _plan(
+    source: HfFolder, rules: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]], shard_bytes: int
+) -> Iterator[_File]:
+    def num_bytes(rule: Rule) -> int:
+        return 4 * math.prod(_box(rule.target, shapes)[1])
+
+    for number, group in enumerate(in_files(rules, num_bytes, most=shard_bytes)):
+        name = f"rank-{number:05d}.safetensors"
+        needed = {source.name for rule in group for source in rule.making.sources}
+        own = replace(source, tensors={name: source.tensors[name] for name in sorted(needed)})
+        yield _File(name, [(rule, _piece(rule.target, shapes, name)) for rule in group], own)
+
+
+def _box(target: Target, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where in our tensor the target lies: offset and shape."""
+    shape = shapes[target.name]
+    if target.expert is None:
+        return tuple(0 for _ in shape), shape
+    return (target.expert, *(0 for _ in shape[1:])), (1, *shape[1:])
+
+
+def _piece(target: Target, shapes: Mapping[str, tuple[int, ...]], file: str) -> Piece:
+    offset, box = _box(target, shapes)
+    return Piece(file, f"{target.name}@{','.join(map(str, offset))}", offset, box, 0, math.prod(box))
+
+
+def _write(file: _File, *, folder: Path) -> tuple[FileDigest, int]:
+    """Returns its digest, and the most memory that this process has held."""
+    entries = [(f"{piece.key}.weight", "F32", (piece.stop,)) for _, piece in file.parts]
+    tensors = (_made(file.source, rule, piece) for rule, piece in file.parts)
+    return write_hashed(folder / file.name, entries, tensors), Device("cpu", 0).peak_memory_bytes()
+
+
+def _made(source: HfFolder, rule: Rule, piece: Piece) -> Tensor:
+    tensors = [source.read(one) for one in rule.making.sources]
+    _refuse_unequal(rule.making, tensors)
+    made = to_ours(rule.making, tensors)
+    if rule.target.expert is None:
+        made = _filled_up(made, rows=piece.shape[0])
+    return made.float().flatten()
 
 
 def _refuse_unequal(making: Making, tensors: Sequence[Tensor]) -> None:
     if isinstance(making, Repeated) and not all(torch.equal(tensors[0], other) for other in tensors[1:]):
         names = ", ".join(source.name for source in making.sources)
         raise CheckpointError(f"{names}: differ, and must be one tensor under several names")
-
-
-class _Writer:
-    """Fills one file after the other."""
-
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]], *, shard_bytes: int) -> None:
-        self._folder, self._shapes, self._shard_bytes = folder, shapes, shard_bytes
-        self._waiting: dict[str, Tensor] = {}
-        self._files: dict[str, FileDigest] = {}
-        self.pieces: dict[str, list[Piece]] = {}
-
-    def add(self, target: Target, made: Tensor) -> None:
-        shape = self._shapes[target.name]
-        if target.expert is not None:
-            offset, box = (target.expert, *(0 for _ in shape[1:])), (1, *shape[1:])
-        else:
-            offset, box = tuple(0 for _ in shape), shape
-            made = _filled_up(made, rows=shape[0])
-        key = f"{target.name}@{','.join(map(str, offset))}"
-        self._waiting[f"{key}.weight"] = made.float().flatten()
-        piece = Piece(self._file_name, key, offset, box, 0, made.numel())
-        self.pieces.setdefault(target.name, []).append(piece)
-        if sum(tensor.nbytes for tensor in self._waiting.values()) >= self._shard_bytes:
-            self._flush()
-
-    def finish(self) -> dict[str, FileDigest]:
-        if self._waiting:
-            self._flush()
-        return self._files
-
-    @property
-    def _file_name(self) -> str:
-        return f"rank-{len(self._files):05d}.safetensors"
-
-    def _flush(self) -> None:
-        name = self._file_name
-        self._files[name] = write_tensors(self._folder / name, self._waiting)
-        self._waiting = {}
 
 
 def _filled_up(tensor: Tensor, *, rows: int) -> Tensor:

@@ -9,16 +9,23 @@ from torch import Tensor
 
 from mai.checkpoint.manifest import Manifest, Piece
 from mai.checkpoint.shard_file import read_range, verify
-from mai.engine.sharded_state import Shard
+from mai.engine.shard import Block, Shard
 from mai.errors import CheckpointError
 
 
 def verify_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
     """Check size and SHA-256 of every file that `shards` will read; call before anything is written into them."""
-    for name in sorted({piece.file for shard in shards for piece in _needed(manifest, shard)}):
+    for name in needed_files(folder, manifest, shards):
+        verify(folder / name, manifest.files[name])
+
+
+def needed_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> list[str]:
+    """What `shards` will read; raises CheckpointError where it does not fit the checkpoint."""
+    names = sorted({piece.file for shard in shards for piece in _needed(manifest, shard)})
+    for name in names:
         if name not in manifest.files or "/" in name:
             raise CheckpointError(f"{folder / name}: the manifest has no digest for it")
-        verify(folder / name, manifest.files[name])
+    return names
 
 
 def fill(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
@@ -74,16 +81,20 @@ def _fill_one(folder: Path, pieces: Sequence[Piece], shard: Shard, state: str, t
         target[low - shard.start : high - shard.start].copy_(values)
         filled += high - low
     if foreign:
-        target.copy_(_assemble(folder, foreign.values(), shard, state)[shard.start : shard.stop])
+        is_whole = target.numel() == math.prod(block.shape)
+        # A whole block is put together where it is wanted: it may be the largest tensor of the model.
+        out = target.view(block.shape) if is_whole else torch.empty(block.shape)
+        _assemble(folder, foreign.values(), block, state, out=out)
+        if not is_whole:
+            target.copy_(out.view(-1)[shard.start : shard.stop])
         filled = target.numel()
     if filled != target.numel():
         raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {target.numel()} elements")
 
 
-def _assemble(folder: Path, boxes: Iterable[list[Piece]], shard: Shard, state: str) -> Tensor:
-    """The shard's whole block, flattened, from boxes that were cut otherwise."""
-    block = shard.block
-    out = torch.full(block.shape, math.nan)
+def _assemble(folder: Path, boxes: Iterable[list[Piece]], block: Block, state: str, *, out: Tensor) -> None:
+    """The whole block from boxes that were cut otherwise."""
+    out.fill_(math.nan)
     filled = 0
     for pieces in boxes:
         box = torch.full((math.prod(pieces[0].shape),), math.nan)
@@ -99,4 +110,3 @@ def _assemble(folder: Path, boxes: Iterable[list[Piece]], shard: Shard, state: s
         filled += math.prod(s.stop - s.start for s in meeting)
     if filled != out.numel():
         raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {out.numel()} elements")
-    return out.view(-1)

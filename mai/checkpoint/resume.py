@@ -6,7 +6,7 @@ from pathlib import Path
 from mai.checkpoint import load, store
 from mai.checkpoint.manifest import Manifest, read_manifest
 from mai.collectives import first_told, tell_json
-from mai.engine.sharded_state import Shard
+from mai.engine.shard import Shard
 from mai.errors import CheckpointError
 
 

@@ -17,7 +17,7 @@ from mai.checkpoint import store
 from mai.checkpoint.manifest import FORMAT_VERSION, Manifest, Piece, Progress, merge_pieces
 from mai.checkpoint.shard_file import FileDigest, write_tensors
 from mai.collectives import collect_json, tell_json
-from mai.engine.sharded_state import Shard
+from mai.engine.shard import Shard
 from mai.errors import CheckpointError, StorageError
 
 

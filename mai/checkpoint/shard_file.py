@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -18,6 +19,7 @@ from torch import Tensor
 from mai.errors import CheckpointError
 
 _BLOCK_BYTES = 2**20
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +30,83 @@ class FileDigest:
     sha256: str
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileDigest:
-    """Write 1-D fp32 tensors and fsync; raises OSError when the storage refuses."""
-    arrays = {name: tensor.detach().to("cpu", torch.float32).contiguous().numpy() for name, tensor in tensors.items()}
-    header, end = {}, 0
-    for name, array in arrays.items():
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
-        end += array.nbytes
-    contents: list[bytes | memoryview[int]] = [*_head(header)]
-    # An empty array has no bytes to cast; that numpy arrays are buffers, mypy knows from Python 3.12 on.
-    contents += [memoryview(array).cast("B") for array in arrays.values() if array.size]  # type: ignore[arg-type]
-    digest, size = hashlib.sha256(), 0
-    with path.open("xb") as file:
-        for content in contents:
-            file.write(content)
-            digest.update(content)
-            size += len(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return FileDigest(bytes=size, sha256=digest.hexdigest())
-
-
+Entry = tuple[str, str, tuple[int, ...]]
+"""Name, dtype (safetensors' name) and shape of one tensor in a file."""
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 
 
-def write_stream(path: Path, entries: Sequence[tuple[str, str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> None:
-    """Write tensors one after the other as they come and fsync; `entries` name each with dtype and shape."""
-    header, end = {}, 0
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileDigest:
+    """Write 1-D fp32 tensors and fsync; raises OSError when the storage refuses."""
+    entries = [(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()]
+    values = (tensor.detach().to("cpu", torch.float32).contiguous() for tensor in tensors.values())
+    return write_hashed(path, entries, values)
+
+
+def write_hashed(path: Path, entries: Sequence[Entry], tensors: Iterable[Tensor]) -> FileDigest:
+    """As `write_stream`, with a digest of what was written."""
+    digest = hashlib.sha256()
+    size = write_stream(path, entries, tensors, told=digest.update)
+    return FileDigest(bytes=size, sha256=digest.hexdigest())
+
+
+def write_stream(
+    path: Path,
+    entries: Sequence[Entry],
+    tensors: Iterable[Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    told: Callable[[bytes | memoryview], object] = lambda content: None,
+) -> int:
+    """Write tensors one after the other as they come and fsync; returns how many bytes, of which `told` is told all."""
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
     for name, dtype, shape in entries:
         size = math.prod(shape) * _BYTES[dtype]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     with path.open("xb") as file:
-        for content in _head({"__metadata__": {"format": "pt"}, **header}):
+        for content in _contents(header, entries, tensors):
             file.write(content)
-        for (name, _, shape), tensor in zip(entries, tensors, strict=True):
-            assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)} instead of {shape}"
-            # numpy knows no bf16: the bytes are written.
-            file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]
+            told(content)
+            # Before the next one is made: each may be the largest tensor.
+            del content
         file.flush()
         os.fsync(file.fileno())
+        return file.tell()
 
 
-def _head(header: Mapping[str, object]) -> list[bytes]:
-    """What stands before the numbers in a safetensors file."""
+def _contents(
+    header: Mapping[str, object], entries: Sequence[Entry], tensors: Iterable[Tensor]
+) -> Iterator[bytes | memoryview]:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text]
+    yield len(text).to_bytes(8, "little")
+    yield text
+    coming = iter(tensors)
+    # No zip: it would hold each tensor until it has the next.
+    for name, _, shape in entries:
+        yield _bytes_of(next(coming), name, shape)
+
+
+def _bytes_of(tensor: Tensor, name: str, shape: tuple[int, ...]) -> memoryview:
+    assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)} instead of {shape}"
+    # numpy knows no bf16: the bytes are written.
+    return memoryview(tensor.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def in_files(things: Iterable[Thing], num_bytes: Callable[[Thing], int], *, most: int) -> Iterator[list[Thing]]:
+    """Neighbours that go into one file of so many bytes at most; one that is larger gets its own."""
+    group: list[Thing] = []
+    filled = 0
+    for thing in things:
+        size = num_bytes(thing)
+        if group and filled + size > most:
+            yield group
+            group, filled = [], 0
+        group.append(thing)
+        filled += size
+    if group:
+        yield group
 
 
 def verify(path: Path, expected: FileDigest) -> None:

@@ -13,7 +13,7 @@ from mai.data.documents import Piece, read_piece
 from mai.data.manifest import TOKENIZER_NAME
 from mai.data.token_text import TokenText
 from mai.data.tokenizer import encode, read_tokenizer
-from mai.workers import in_order
+from mai.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ def tokenise(
     groups: Sequence[Sequence[Piece]], *, folder: Path, end_token: int, workers: int
 ) -> Generator[list[TokenisedDocument], None, None]:
     """The kept documents of each group, in order, by the tokenizer in `folder`."""
-    return in_order(partial(tokenise_group, folder=folder, end_token=end_token), groups, workers=workers)
+    with Workers(min(workers, len(groups))) as processes:
+        yield from processes.in_order(partial(tokenise_group, folder=folder, end_token=end_token), groups)
 
 
 def tokenise_group(group: Sequence[Piece], folder: Path, end_token: int) -> list[TokenisedDocument]:

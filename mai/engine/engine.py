@@ -21,7 +21,7 @@ from mai.engine.device import Device
 from mai.engine.groups import Groups
 from mai.engine.multi_token import num_further_targets, split_depths
 from mai.engine.routing_replay import OwnTokens, Picks
-from mai.engine.sharded_state import Shard
+from mai.engine.shard import Shard
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
 

@@ -23,7 +23,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from mai.engine.sharded_state import Block, Shard, blocks, buffer_shards
+from mai.engine.shard import Block, Shard
+from mai.engine.sharded_state import blocks, buffer_shards
 from mai.engine.sharding import allocate_states, global_norm
 from mai.engine.translate import compute_dtype
 from mai.optimizer.groups import decays

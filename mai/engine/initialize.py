@@ -12,7 +12,8 @@ import torch
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from mai.engine.sharded_state import Block, blocks
+from mai.engine.shard import Block
+from mai.engine.sharded_state import blocks
 from mai.engine.translate import output_init_std
 from mai.recipe import ModelConfig
 

@@ -20,7 +20,8 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer_config import ParamPredicate
 from torch import Tensor
 
-from mai.engine.sharded_state import Shard, blocks, buffer_shards
+from mai.engine.shard import Shard
+from mai.engine.sharded_state import blocks, buffer_shards
 from mai.engine.sharding import allocate_states, global_norm
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError

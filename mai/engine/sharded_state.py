@@ -7,7 +7,7 @@ a range of a block of a named global tensor. It knows no ranks, so any layout ca
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,38 +15,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A box of a global tensor that one local parameter, or a half of it, holds whole."""
-
-    name: str
-    """Global name, layers counted over all stages."""
-    global_shape: tuple[int, ...]
-    offset: tuple[int, ...]
-    """Where the box begins in the global tensor."""
-    shape: tuple[int, ...]
-    is_replica: bool
-    """Another tensor-parallel or pipeline rank holds the same box and answers for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Elements `start` to `stop` of the flattened block, as live 1-D tensors: write into them to load."""
-
-    block: Block
-    start: int
-    stop: int
-    tensors: dict[str, Tensor]
-    """By state name: "weight" (fp32), and for training "exp_avg" and "exp_avg_sq" (fp32); a buffer has no moments."""
-
-    def weight_only(self) -> "Shard":
-        """The same shard without moments."""
-        return replace(self, tensors={"weight": self.tensors["weight"]})
-
-    def as_replica(self) -> "Shard":
-        """The same shard, for which another rank answers."""
-        return replace(self, block=replace(self.block, is_replica=True))
+from mai.engine.shard import Block, Shard
 
 
 def blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, int, Block]]:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mai.engine.sharded_state import Shard
+from mai.engine.shard import Shard
 
 
 class Sharding(Protocol):

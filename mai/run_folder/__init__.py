@@ -1,6 +1,13 @@
 """The run folder on disk: what runs, where it stands, what happened, and who owns it."""
 
-from mai.run_folder.disk import naming_storage_errors, open_for_appending, plain_json, sync_folder, utc_now
+from mai.run_folder.disk import (
+    naming_storage_errors,
+    open_for_appending,
+    plain_json,
+    sync_folder,
+    utc_now,
+    whole_or_nothing,
+)
 from mai.run_folder.folder import RunFolder, Terminal, surviving
 
 __all__ = [
@@ -12,4 +19,5 @@ __all__ = [
     "surviving",
     "sync_folder",
     "utc_now",
+    "whole_or_nothing",
 ]

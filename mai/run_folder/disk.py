@@ -74,6 +74,23 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def whole_or_nothing(final: Path) -> Iterator[Path]:
+    """A folder beside `final` to write into, which gets that name after the block; an error leaves nothing.
+
+    What a killed process left there is cleared away. `final` must not be there, or be an empty folder."""
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(mode=FOLDER_MODE, parents=True)
+        yield temporary
+        temporary.rename(final)
+        sync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def open_for_appending(path: Path) -> int:
     """Descriptor of a line file, made if missing; a line that a crash left unfinished is closed off first."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mai.checkpoint import hf_export, hf_import, store
-from mai.checkpoint.hf_fit import check_fit, family_of_folder, model_of_folder
-from mai.checkpoint.hf_folder import open_hf_folder
-from mai.data.progress import byte_progress
+from mai.checkpoint import hf_export, hf_import
+from mai.checkpoint.hf_fit import fit
+from mai.checkpoint.hf_folder import noting, read_config
+from mai.data.progress import folder_progress
 from mai.data.tokenizer import find_end_token, read_tokenizer
-from mai.errors import DataError, UsageError
+from mai.errors import CheckpointError, DataError, UsageError
 from mai.model.shapes import num_parameters
 from mai.recipe import (
     CheckpointConfig,
@@ -26,7 +26,7 @@ from mai.recipe import (
     override,
     to_dict,
 )
-from mai.run_folder import RunFolder, utc_now
+from mai.run_folder import RunFolder, naming_storage_errors, utc_now, whole_or_nothing
 from mai.train import story
 
 _MOST_SEQUENCE = 1024
@@ -40,41 +40,63 @@ class ImportedRun:
     tensors: int
     dequantised: int
     files: int
+    peak_memory_bytes: int
+    """Of the process that held most."""
 
 
-def import_run(source: Path, run: RunFolder, overrides: Sequence[str], *, progress: bool) -> ImportedRun:
-    """Raises CheckpointError with all that does not fit, and RecipeError for overrides."""
-    if store.committed_steps(run.checkpoints):
-        raise UsageError(f"{run.path} holds a run already; name a folder that does not")
-    folder = open_hf_folder(source)
-    as_it_is = model_of_folder(folder)
-    rules = list(family_of_folder(folder).rules(as_it_is))
-    check_fit(folder, as_it_is, rules)
-    recipe = override.apply(_recipe(as_it_is, folder.config, run), overrides)
-    _check_same_model(as_it_is, recipe.model)
-    end_token = _end_token(source, folder.config)
-    run.create()
-    with byte_progress("import", hf_export.num_bytes(recipe), shown=progress) as advance:
-        done = hf_import.import_hf(folder, rules, recipe, run, advance=advance)
-    run.write_json("recipe.json", to_dict(recipe))
-    run.write_json("run.json", _description(source, recipe, end_token))
+def import_run(
+    source: Path, run: RunFolder, overrides: Sequence[str], *, progress: bool, workers: int = 1
+) -> ImportedRun:
+    """Raises CheckpointError with all that does not fit, and RecipeError for overrides; the run folder is there as a
+    whole, or not at all."""
+    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise UsageError(f"{run.path} is there already, and holds something; name a folder that does not")
+    wrong: list[str] = []
+    with noting(wrong):
+        fitted = fit(source)
+    with noting(wrong):
+        end_token = _end_token(source)
+    if wrong:
+        raise CheckpointError("\n".join(wrong))
+    recipe = override.apply(_recipe(fitted.model, fitted.folder.config, run), overrides)
+    _check_same_model(fitted.model, recipe.model)
+    total_bytes = 4 * num_parameters(recipe.model)
+    with naming_storage_errors(run.path), whole_or_nothing(run.path.absolute()) as path:
+        made = RunFolder(path)
+        made.create()
+        with folder_progress("import", path, total_bytes, shown=progress):
+            done = hf_import.import_hf(fitted.folder, fitted.rules, recipe, made, workers=workers)
+        made.write_json("recipe.json", to_dict(recipe))
+        made.write_json("run.json", _description(source, recipe, end_token))
     return ImportedRun(
         recipe=str(run.path / "recipe.json"),
         parameters=num_parameters(recipe.model),
         tensors=done.num_tensors,
         dequantised=done.num_quantised,
         files=done.shard_files,
+        peak_memory_bytes=done.peak_memory_bytes,
     )
 
 
-def export_run(recipe: Recipe, run: RunFolder, out: Path, *, step: int | None, progress: bool) -> dict[str, Any]:
-    with byte_progress("export", hf_export.num_bytes(recipe), shown=progress) as advance:
-        return asdict(hf_export.export_hf(recipe, run, out, step=step, advance=advance))
+def export_run(
+    recipe: Recipe, run: RunFolder, out: Path, *, step: int | None, progress: bool, workers: int = 1
+) -> dict[str, Any]:
+    """The folder is there as a whole, or not at all."""
+    if out.exists():
+        raise UsageError(f"{out} is there already; name a folder that is not")
+    export = hf_export.plan_export(recipe, run, step=step)
+    with (
+        naming_storage_errors(out),
+        whole_or_nothing(out.absolute()) as path,
+        folder_progress("export", path, export.num_bytes, shown=progress),
+    ):
+        return asdict(hf_export.export_hf(export, run, path, workers=workers))
 
 
 def _recipe(model: ModelConfig, config: Any, run: RunFolder) -> Recipe:
     """What `mai train` goes on with: gentle steps on Python's own sources until another text is named."""
-    length = min(_MOST_SEQUENCE, int(config.get("max_position_embeddings") or _MOST_SEQUENCE))
+    longest = config.get("max_position_embeddings")
+    length = min(_MOST_SEQUENCE, longest) if isinstance(longest, int) and longest > 0 else _MOST_SEQUENCE
     # Whole paths: the recipe may be started from any folder.
     folder = RunFolder(run.path.resolve())
     return Recipe(
@@ -107,14 +129,15 @@ def _check_same_model(model: ModelConfig, changed: ModelConfig) -> None:
         )
 
 
-def _end_token(source: Path, config: Any) -> int:
-    """What config.json names; else what the tokenizer ends documents with."""
-    if (token := hf_import.end_token_of(config)) is not None:
-        return token
+def _end_token(source: Path) -> int:
+    """What config.json names; else what the tokenizer ends documents with. Raises DataError, of the tokenizer too."""
     path = source / "tokenizer.json"
-    if not path.is_file():
+    tokenizer = read_tokenizer(path) if path.is_file() else None
+    if (token := hf_import.end_token_of(read_config(source))) is not None:
+        return token
+    if tokenizer is None:
         raise DataError(f"{source}: config.json names no eos_token_id, and there is no tokenizer.json that has one")
-    return find_end_token(read_tokenizer(path), path)
+    return find_end_token(tokenizer, path)
 
 
 def _description(source: Path, recipe: Recipe, end_token: int) -> dict[str, Any]:

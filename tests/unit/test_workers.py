@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mai.errors import CheckpointError
-from mai.workers import in_order
+from mai.workers import Workers
 
 
 def slow_where_early(number: int) -> tuple[int, int]:
@@ -21,17 +21,20 @@ def refuse(number: int) -> int:
 
 
 def test_answers_come_in_order_from_other_processes() -> None:
-    answers = list(in_order(slow_where_early, range(12), workers=2))
+    with Workers(2) as workers:
+        answers = list(workers.in_order(slow_where_early, range(12)))
     assert [number for number, _ in answers] == list(range(12))
     assert os.getpid() not in {process for _, process in answers}
 
 
 def test_one_worker_or_one_thing_needs_no_other_process() -> None:
-    assert list(in_order(slow_where_early, [0], workers=4)) == [(0, os.getpid())]
-    assert list(in_order(slow_where_early, [1, 2], workers=1)) == [(1, os.getpid()), (2, os.getpid())]
+    with Workers(4) as workers:
+        assert list(workers.in_order(slow_where_early, [0])) == [(0, os.getpid())]
+    with Workers(1) as workers:
+        assert list(workers.in_order(slow_where_early, [1, 2])) == [(1, os.getpid()), (2, os.getpid())]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_arrives_as_it_was_raised(workers: int) -> None:
-    with pytest.raises(CheckpointError, match="number 3\nis damaged"):
-        list(in_order(refuse, range(6), workers=workers))
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_error_arrives_as_it_was_raised(number: int) -> None:
+    with pytest.raises(CheckpointError, match="number 3\nis damaged"), Workers(number) as workers:
+        list(workers.in_order(refuse, range(6)))

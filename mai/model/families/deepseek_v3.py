@@ -53,6 +53,8 @@ def model_of(config: HfConfig) -> ModelConfig:
     config.must_be("scoring_func", ["sigmoid"])
     config.must_be("topk_method", ["noaux_tc"])
     config.must_be("moe_layer_freq", [1])
+    # Nobody has published a deeper one, which would say what of one depth goes into the next.
+    config.must_be("num_nextn_predict_layers", [0, 1])
     expert_size = config.number("moe_intermediate_size", int)
     experts = MixtureOfExperts(
         num_experts=config.number("n_routed_experts", int),
@@ -78,7 +80,7 @@ def model_of(config: HfConfig) -> ModelConfig:
         **{**found, "num_kv_heads": found["num_heads"]},
         attention=attention,
         feed_forward=experts,
-        multi_token_depths=config.number("num_nextn_predict_layers", int, default=0),
+        multi_token_depths=min(config.number("num_nextn_predict_layers", int, default=0), 1),
     )
 
 

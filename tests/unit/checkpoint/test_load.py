@@ -60,7 +60,7 @@ def save(folder: Path, boxes: Sequence[Box], *, parts: int) -> Manifest:
 
 
 def shard(box: Box, start: int, stop: int, *, name: str = "w", global_shape: tuple[int, ...] = (8, 6)) -> Any:
-    from mai.engine.sharded_state import Block, Shard
+    from mai.engine.shard import Block, Shard
 
     block = Block(name=name, global_shape=global_shape, offset=box[0], shape=box[1], is_replica=False)
     return Shard(block, start, stop, {"weight": torch.full((stop - start,), math.nan)})

@@ -12,7 +12,7 @@ STD = 0.02
 
 def drawn(offset: tuple[int, int], shape: tuple[int, int], *, name: str = "w", seed: int = 0) -> torch.Tensor:
     from mai.engine.initialize import normal_block
-    from mai.engine.sharded_state import Block
+    from mai.engine.shard import Block
 
     block = Block(name=name, global_shape=SHAPE, offset=offset, shape=shape, is_replica=False)
     return normal_block(block, std=STD, seed=seed)
@@ -54,7 +54,7 @@ def test_residual_projections_are_narrower_by_the_depth() -> None:
 
 def drawn_expert(expert: int, *, row: int = 0, num_rows: int = SHAPE[0]) -> torch.Tensor:
     from mai.engine.initialize import normal_block
-    from mai.engine.sharded_state import Block
+    from mai.engine.shard import Block
 
     block = Block(
         name="w", global_shape=(4, *SHAPE), offset=(expert, row, 0), shape=(1, num_rows, SHAPE[1]), is_replica=False
