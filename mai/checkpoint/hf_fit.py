@@ -67,9 +67,7 @@ def _family_and_model(config: Mapping[str, Any], file: Path) -> tuple[ModuleType
     return family, model
 
 
-def _as_far_as_written(
-    family: ModuleType, folder: HfFolder, model: ModelConfig
-) -> tuple[ModelConfig, Sequence[Rule]]:
+def _as_far_as_written(family: ModuleType, folder: HfFolder, model: ModelConfig) -> tuple[ModelConfig, Sequence[Rule]]:
     """transformers neither reads nor writes further depths, and leaves them in the config (modeling_deepseek_v3.py,
     _keys_to_ignore_on_load_unexpected)."""
     without = replace(model, multi_token_depths=0)

@@ -53,7 +53,7 @@ def model_of(config: HfConfig) -> ModelConfig:
     config.must_be("scoring_func", ["sigmoid"])
     config.must_be("topk_method", ["noaux_tc"])
     config.must_be("moe_layer_freq", [1])
-    # Nobody has published a deeper one, which would say what of one depth goes into the next.
+    # Checkpoints of one depth do not say what of it a second one would take.
     config.must_be("num_nextn_predict_layers", [0, 1])
     expert_size = config.number("moe_intermediate_size", int)
     experts = MixtureOfExperts(
