@@ -12,7 +12,7 @@ WEIGHTS := .venv/weights/set_up
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full parity weights lint clean
+.PHONY: help setup quickstart test test-full parity certified weights lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ test-full: $(STAMP) $(WEIGHTS) ## run the tests with the whole of the large matr
 
 parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md
 	.venv/bin/python -m tests.parity.matrix
+
+certified: $(STAMP) ## certify the published models, write docs/certified.md
+	.venv/bin/python -m tests.parity.certified
 
 weights: $(WEIGHTS) ## fetch the small model that tests compare with (93 MB)
 

@@ -1,6 +1,7 @@
 """A Hugging Face config.json, read with all that is wrong with it told at once."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -8,7 +9,18 @@ from mai.errors import RecipeError
 from mai.recipe import Llama3Positions, UnscaledPositions, YarnPositions
 
 Value = TypeVar("Value", int, float, bool)
+_LARGEST = 2**31 - 1
+_NEEDED = {int: f"a whole number from 0 to {_LARGEST}", float: "a number", bool: "true or false"}
 _MISSING = object()
+
+
+def _is(value: object, kind: type) -> bool:
+    """A whole number is a float as well; true and false are no numbers."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is int:
+        return isinstance(value, int) and 0 <= value <= _LARGEST
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 class HfConfig:
@@ -24,12 +36,10 @@ class HfConfig:
     def number(self, key: str, kind: type[Value], *, default: Value | None = None) -> Value:
         """Of this type; noted as wrong where it is missing without a default, or of another."""
         value = self._values.get(key, default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self._wrong.append(f"{key}={value!r}: a {kind.__name__} is needed")
-            return kind(1)
-        return value
+        if _is(value, kind):
+            return kind(value)
+        self._wrong.append(f"{key}={value!r}: {_NEEDED[kind]} is needed")
+        return kind(1)
 
     def optional(self, key: str) -> int | None:
         """A positive whole number, or None where it is null or missing."""
@@ -48,6 +58,9 @@ class HfConfig:
         if isinstance(found, dict):
             return found
         scaling = self._values.get("rope_scaling") or {}
+        if not isinstance(scaling, dict):
+            self._wrong.append(f"rope_scaling={scaling!r}: a JSON object is needed")
+            scaling = {}
         return {"rope_theta": self._values.get("rope_theta", 10_000.0), **scaling}
 
     def rotary_base(self) -> float:
@@ -72,9 +85,9 @@ class HfConfig:
 
     def _yarn(self, rotary: "HfConfig") -> YarnPositions:
         factor = rotary.number("factor", float)
-        weight, all_dim = (self.rotary.get(key) for key in ("mscale", "mscale_all_dim"))
-        scale = self.rotary.get("attention_factor")
-        if scale is None and weight and all_dim:
+        weight, all_dim = (rotary.number(key, float, default=0.0) for key in ("mscale", "mscale_all_dim"))
+        scale = rotary.number("attention_factor", float) if self.rotary.get("attention_factor") is not None else None
+        if scale is None and weight and all_dim and factor > 0:
             scale = (0.1 * weight * math.log(factor) + 1) / (0.1 * all_dim * math.log(factor) + 1)
         return YarnPositions(
             factor=factor,
@@ -83,7 +96,7 @@ class HfConfig:
             beta_slow=rotary.number("beta_slow", float, default=1.0),
             whole_bounds=rotary.number("truncate", bool, default=True),
             rotation_scale=scale,
-            softmax_scale=float(all_dim or 0.0) if self._values.get("kv_lora_rank") else 0.0,
+            softmax_scale=all_dim if self._values.get("kv_lora_rank") else 0.0,
         )
 
     def _sub(self, values: Mapping[str, Any]) -> "HfConfig":
@@ -93,7 +106,7 @@ class HfConfig:
 
     def finish(self, place: str) -> None:
         if self._wrong:
-            raise RecipeError(*(f"{place}: {wrong}" for wrong in self._wrong))
+            raise RecipeError(*(f"{place}: {wrong}" for wrong in dict.fromkeys(self._wrong)))
 
 
 def rotary_parameters(base: float, positions: UnscaledPositions | Llama3Positions | YarnPositions) -> dict[str, Any]:

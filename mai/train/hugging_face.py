@@ -57,7 +57,7 @@ def import_run(
     with noting(wrong):
         end_token = _end_token(source)
     if wrong:
-        raise CheckpointError("\n".join(wrong))
+        raise CheckpointError("\n".join(dict.fromkeys(wrong)))
     recipe = override.apply(_recipe(fitted.model, fitted.folder.config, run), overrides)
     _check_same_model(fitted.model, recipe.model)
     total_bytes = 4 * num_parameters(recipe.model)

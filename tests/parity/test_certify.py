@@ -6,6 +6,7 @@ import pytest
 
 from tests.house.sources import ROOT
 from tests.parity import planted_bugs as bugs
+from tests.parity.certified import DOCUMENT, RECIPES
 from tests.parity.planted_bugs import BAD_RANK, Plant, certify
 
 TENSOR = ("parallel.tensor=2", "parallel.sequence=true", "parallel.data=1")
@@ -199,17 +200,13 @@ def test_the_guides_norm_without_its_mark_is_found(tmp_path: Path) -> None:
     assert all(name.endswith("post_norm.weight") for name in gradients)
 
 
-# Of every family that has parts of its own; the rest waits for make test-full.
-FAMILIES = ["deepseek_v3", "gpt_oss_120b", "mai_base_1"]
-MORE_FAMILIES = [
-    *("llama3_405b", "mistral_7b", "mixtral_8x7b", "qwen3_8b", "qwen3_235b_a22b"),
-    *("mai1_500b", "mai1_500b_moe", "mai1_500b_256k", "frontier_1_8t_moe"),
-]
+# Those that have parts of their own; the rest waits for make test-full.
+EVERY_COMMIT = ("deepseek_v3", "gpt_oss_120b", "mai_base_1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "recipe", [*FAMILIES, *(pytest.param(recipe, marks=pytest.mark.full) for recipe in MORE_FAMILIES)]
+    "recipe", [name if name in EVERY_COMMIT else pytest.param(name, marks=pytest.mark.full) for name in RECIPES]
 )
 def test_the_layout_of_a_published_model_passes(recipe: str, tmp_path: Path) -> None:
     outcome = certify(bugs.none, folder=tmp_path, recipe=recipe)
@@ -231,3 +228,10 @@ def test_a_rank_that_hangs_is_lost_and_not_wrong(tmp_path: Path) -> None:
     outcome = certify(bugs.silent_rank, *DATA, folder=tmp_path)
     assert outcome.code == 213, outcome.stderr
     assert outcome.certificate is None
+
+
+def test_the_document_of_certificates_has_a_line_for_every_published_model() -> None:
+    """docs/certified.md is what `make certified` wrote of certificates that passed."""
+    written = DOCUMENT.read_text()
+    assert f"**{len(RECIPES)} of {len(RECIPES)} pass.**" in written
+    assert [line.split("`")[1] for line in written.splitlines() if line.startswith("| `")] == list(RECIPES)

@@ -19,7 +19,7 @@ def sizes(config: HfConfig) -> dict[str, Any]:
         "ffn_hidden_size": config.number("intermediate_size", int),
         "num_heads": heads,
         "num_kv_heads": config.optional("num_key_value_heads") or heads,
-        "head_size": config.optional("head_dim") or hidden // heads,
+        "head_size": config.optional("head_dim") or hidden // max(heads, 1),
         "vocab_size": config.number("vocab_size", int),
         "rotary_base": config.rotary_base(),
         "positions": config.positions(),
