@@ -3,13 +3,14 @@
 import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch import Tensor
 
 from mai.engine.full_sharding import FullSharding
 from mai.engine.groups import Groups, sharding_mesh
 from mai.engine.initialize import initialize_weights
-from mai.engine.layers import decoder_block
+from mai.engine.layers import RMSNorm, decoder_block, further_layers
 from mai.engine.mends import mend
+from mai.engine.model import Model
+from mai.engine.multi_token import MultiTokenModel, multi_token_block
 from mai.engine.operations import choose, use_weight_gradient
 from mai.engine.optimizer_sharding import OptimizerSharding
 from mai.engine.sharding import Sharding
@@ -17,23 +18,6 @@ from mai.engine.translate import transformer_config
 from mai.parallel.layout import Layout
 from mai.parallel.stages import parts_of_stage
 from mai.recipe import Recipe
-
-
-class Model(GPTModel):
-    """Megatron's, with our loss of the vocabulary."""
-
-    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Labels [B, S] and this tensor rank's logits [S, B, V] -> losses of tokens [B, S], fp32. The logits are
-        overwritten in the backward pass."""
-        cross_entropy = self.config.operations.cross_entropy
-        if cross_entropy is None:
-            return super().compute_language_model_loss(labels, logits)  # type: ignore[no-any-return]
-        group = self.pg_collection.tp
-        losses_T = cross_entropy(
-            logits.flatten(0, 1), labels.t().flatten(), first_entry=group.rank() * logits.size(-1), group=group
-        )
-        losses_BS: Tensor = losses_T.view(labels.size(1), labels.size(0)).t().contiguous()
-        return losses_BS
 
 
 def build_model(
@@ -61,8 +45,9 @@ def build_parts(
 ) -> list[GPTModel]:
     """`build_model` with whatever the memory held before."""
     config = transformer_config(recipe, layout, sequence_parallel=sequence_parallel)
+    further = further_layers(recipe.model, max_length=max_length, device=device)
     return [
-        Model(
+        (MultiTokenModel if further else Model)(
             config,
             transformer_layer_spec=decoder_block(
                 recipe.model, layers=part.layers, max_length=max_length, device=device
@@ -74,6 +59,7 @@ def build_parts(
             # CoreAttention turns queries and keys itself.
             position_embedding_type="none",
             share_embeddings_and_output_weights=recipe.model.tied_embeddings,
+            mtp_block_spec=multi_token_block(further, norm=RMSNorm) if further and part.has_loss else None,
             vp_stage=virtual_stage if layout.virtual_stages > 1 else None,
         ).to(device)
         for virtual_stage, part in enumerate(
