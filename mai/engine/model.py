@@ -8,9 +8,9 @@ class Model(GPTModel):
     """One part of the model; what it returns is Megatron's."""
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Labels [B, S] and this tensor rank's logits [S, B, V] -> losses of tokens [B, S], fp32. All tensor ranks call.
+        """Labels [B, S] and this tensor rank's logits [S, B, V] -> losses of tokens [B, S], fp32.
 
-        Where gradients are wanted, the logits are overwritten with them."""
+        All tensor ranks must call. Where gradients are wanted, the logits are overwritten with them."""
         cross_entropy = self.config.operations.cross_entropy
         if cross_entropy is None:
             return super().compute_language_model_loss(labels, logits)  # type: ignore[no-any-return]

@@ -8,7 +8,8 @@ from mai.kernels.operators import operator
 
 def reference(x: Tensor) -> Tensor:
     """fp64 scalar. An fp32 sum of millions of squares is off by 1e-5, and differently in each layout."""
-    return torch.linalg.vector_norm(x, dtype=torch.float64).square()
+    norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
+    return norm.square()
 
 
 def fused(x: Tensor) -> Tensor:
