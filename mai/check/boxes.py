@@ -32,8 +32,11 @@ def held(recipe: Recipe, layout: Layout, rank: int) -> Iterator[tuple[Parameter,
     has_embedding, has_loss = (any(getattr(part, end) for part in stage) for end in ("has_embedding", "has_loss"))
     for parameter in (*parameters(model), *buffers(model)):
         if parameter.name.startswith("embedding."):
-            is_here = has_embedding or (model.tied_embeddings and has_loss)
-        elif parameter.name.startswith(("decoder.final", "output_layer")):
+            is_here = has_embedding or (has_loss and (model.tied_embeddings or model.multi_token_depths > 0))
+        elif parameter.name.startswith("decoder.final") and model.multi_token_depths == 0:
+            # With further depths it is behind the last layer, because they take what it gives.
+            is_here = has_loss
+        elif parameter.name.startswith(("mtp.", "output_layer")):
             is_here = has_loss
         else:
             is_here = parameter.layer in layers

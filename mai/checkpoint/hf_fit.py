@@ -1,7 +1,7 @@
 """Whether a Hugging Face folder is a model that we know: its family, its sizes, and every tensor in its place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -41,7 +41,7 @@ def fit(path: Path) -> Fit:
     if wrong:
         raise CheckpointError("\n".join(wrong))
     folder = HfFolder(path, config, tensors)
-    rules = _rules(family, folder, model)
+    model, rules = _as_far_as_written(family, folder, model)
     check_fit(folder, model, rules)
     return Fit(folder, model, rules)
 
@@ -67,6 +67,19 @@ def _family_and_model(config: Mapping[str, Any], file: Path) -> tuple[ModuleType
     return family, model
 
 
+def _as_far_as_written(family: ModuleType, folder: HfFolder, model: ModelConfig) -> tuple[ModelConfig, Sequence[Rule]]:
+    """transformers neither reads nor writes further depths, and leaves them in the config (modeling_deepseek_v3.py,
+    _keys_to_ignore_on_load_unexpected)."""
+    without = replace(model, multi_token_depths=0)
+    every, known = (_rules(family, folder, each) for each in (model, without))
+    further = _source_names(every) - _source_names(known)
+    return (without, known) if further.isdisjoint(folder.tensors) else (model, every)
+
+
+def _source_names(rules: Sequence[Rule]) -> set[str]:
+    return {source.name for rule in rules for source in rule.making.sources}
+
+
 def _rules(family: ModuleType, folder: HfFolder, model: ModelConfig) -> list[Rule]:
     """The family's weight map; a config.json that names a billion layers is told, and not gone through."""
     entries = max((located.shape[0] for located in folder.tensors.values() if len(located.shape) > 2), default=1)
@@ -90,7 +103,7 @@ def check_fit(folder: HfFolder, model: ModelConfig, rules: Sequence[Rule]) -> No
 
     `model` as the folder has it."""
     wrong: list[str] = []
-    named = {source.name for rule in rules for source in rule.making.sources}
+    named = _source_names(rules)
     wrong += [f"{name}: missing" for name in sorted(named - folder.tensors.keys())]
     wrong += [f"{name}: not a part of this model" for name in sorted(folder.tensors.keys() - named)]
     wanted = shapes_of(model)

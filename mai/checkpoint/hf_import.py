@@ -24,7 +24,8 @@ from mai.checkpoint.hf_tensors import to_ours
 from mai.checkpoint.manifest import FORMAT_VERSION, Manifest, Piece, Progress, TensorEntry
 from mai.checkpoint.shard_file import FileDigest, in_files, write_hashed
 from mai.engine.device import Device
-from mai.model.hf_rules import Rule, Target
+from mai.errors import CheckpointError
+from mai.model.hf_rules import Making, Repeated, Rule, Target
 from mai.recipe import Recipe, fingerprint
 from mai.run_folder import RunFolder
 from mai.workers import Workers
@@ -125,10 +126,18 @@ def _write(file: _File, *, folder: Path) -> tuple[FileDigest, int]:
 
 
 def _made(source: HfFolder, rule: Rule, piece: Piece) -> Tensor:
-    made = to_ours(rule.making, [source.read(one) for one in rule.making.sources])
+    tensors = [source.read(one) for one in rule.making.sources]
+    _refuse_unequal(rule.making, tensors)
+    made = to_ours(rule.making, tensors)
     if rule.target.expert is None:
         made = _filled_up(made, rows=piece.shape[0])
     return made.float().flatten()
+
+
+def _refuse_unequal(making: Making, tensors: Sequence[Tensor]) -> None:
+    if isinstance(making, Repeated) and not all(torch.equal(tensors[0], other) for other in tensors[1:]):
+        names = ", ".join(source.name for source in making.sources)
+        raise CheckpointError(f"{names}: differ, and must be one tensor under several names")
 
 
 def _filled_up(tensor: Tensor, *, rows: int) -> Tensor:

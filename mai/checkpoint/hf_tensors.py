@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mai.model.hf_rules import Alternating, InterleavedRotary, Making, Same, Source, Stacked, StackedByHead
+from mai.model.hf_rules import Alternating, InterleavedRotary, Making, Repeated, Same, Source, Stacked, StackedByHead
 
 
 def to_ours(making: Making, sources: Sequence[Tensor]) -> Tensor:
@@ -18,6 +18,8 @@ def to_ours(making: Making, sources: Sequence[Tensor]) -> Tensor:
     if isinstance(making, StackedByHead):
         by_head = [tensor.unflatten(0, (making.num_kv_heads, -1)) for tensor in sources]
         return torch.cat(by_head, dim=1).flatten(0, 1)
+    if isinstance(making, Repeated):
+        return sources[0]
     (tensor,) = sources
     if isinstance(making, Same):
         return tensor.t().contiguous() if making.is_transposed else tensor
@@ -35,6 +37,8 @@ def to_theirs(making: Making, ours: Tensor) -> dict[Source, Tensor]:
         by_head, size = ours.unflatten(0, (making.num_kv_heads, -1)), making.head_size
         parts = by_head.split([by_head.size(1) - 2 * size, size, size], dim=1)
         return {source: part.flatten(0, 1) for source, part in zip(making.sources, parts, strict=True)}
+    if isinstance(making, Repeated):
+        return dict.fromkeys(making.sources, ours)
     if isinstance(making, Same):
         return {making.source: ours.t().contiguous() if making.is_transposed else ours}
     if isinstance(making, Alternating):

@@ -7,8 +7,9 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from mai.engine.full_sharding import FullSharding
 from mai.engine.groups import Groups, sharding_mesh
 from mai.engine.initialize import initialize_weights
-from mai.engine.layers import decoder_block
+from mai.engine.layers import RMSNorm, decoder_block, further_layers
 from mai.engine.mends import mend
+from mai.engine.multi_token import MultiTokenModel, multi_token_block
 from mai.engine.optimizer_sharding import OptimizerSharding
 from mai.engine.sharding import Sharding
 from mai.engine.translate import transformer_config
@@ -41,8 +42,9 @@ def build_parts(
 ) -> list[GPTModel]:
     """`build_model` with whatever the memory held before."""
     config = transformer_config(recipe, layout, sequence_parallel=sequence_parallel)
+    further = further_layers(recipe.model, max_length=max_length, device=device)
     return [
-        GPTModel(
+        (MultiTokenModel if further else GPTModel)(
             config,
             transformer_layer_spec=decoder_block(
                 recipe.model, layers=part.layers, max_length=max_length, device=device
@@ -54,6 +56,7 @@ def build_parts(
             # CoreAttention turns queries and keys itself.
             position_embedding_type="none",
             share_embeddings_and_output_weights=recipe.model.tied_embeddings,
+            mtp_block_spec=multi_token_block(further, norm=RMSNorm) if further and part.has_loss else None,
             vp_stage=virtual_stage if layout.virtual_stages > 1 else None,
         ).to(device)
         for virtual_stage, part in enumerate(

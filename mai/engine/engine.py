@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from megatron.core.distributed import finalize_model_grads
@@ -19,6 +19,7 @@ from mai.engine.build import build_model, share_out
 from mai.engine.context import own_columns
 from mai.engine.device import Device
 from mai.engine.groups import Groups
+from mai.engine.multi_token import num_further_targets, split_depths
 from mai.engine.routing_replay import OwnTokens, Picks
 from mai.engine.shard import Shard
 from mai.parallel.layout import Layout
@@ -36,10 +37,23 @@ class Gradients:
     """Mean over the batch's tokens, nats."""
     norm: float
     """Global L2 norm, before clipping."""
+    multi_token_loss: float | None = None
+    """Mean over the tokens that further depths predict, nats; None without such depths."""
 
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+class _Totals(NamedTuple):
+    """Sums over all ranks' outputs of a batch."""
+
+    loss: float
+    tokens: int
+    further_loss: float
+    """Over all depths; 0 in evaluation, where they are not computed."""
+    further_tokens: int
+    """That further depths predict when they train."""
 
 
 class Engine:
@@ -73,8 +87,10 @@ class Engine:
             chunk.train()
         self._sharding.zero_gradients()
         experts.forget_counts(self._modules)
-        mean = self._mean_loss(self._run_schedule(batch, loss, forward_only=False))
-        return Gradients(loss=mean, norm=self._sharding.gradient_norm())
+        totals = self._totals(self._run_schedule(batch, loss, forward_only=False))
+        norm = self._sharding.gradient_norm()
+        further = totals.further_loss / totals.further_tokens if totals.further_tokens else None
+        return Gradients(loss=totals.loss / totals.tokens, norm=norm, multi_token_loss=further)
 
     def apply(self, gradients: Gradients, *, learning_rate: float) -> None:
         """Update the weights with the gradients of the last `forward_backward`."""
@@ -121,8 +137,8 @@ class Engine:
         """Sum of the loss over all data-parallel ranks' batches, and the number of tokens."""
         for chunk in self._sharding.chunks:
             chunk.eval()
-        total, tokens = self._totals(self._run_schedule(batch, loss, forward_only=True))
-        return total, tokens
+        totals = self._totals(self._run_schedule(batch, loss, forward_only=True))
+        return totals.loss, totals.tokens
 
     def shards(self) -> list[Shard]:
         """What this rank holds, as live tensors: read to save, write to load and then call `finish_load`."""
@@ -144,7 +160,9 @@ class Engine:
         # Every virtual stage reads all micro-batches, at its own pace.
         readers = [iter(micro_batches) for _ in self._sharding.chunks]
         return self._schedule(  # type: ignore[no-any-return]
-            forward_step_func=partial(_forward_step, loss=loss),
+            forward_step_func=partial(
+                _forward_step, loss=loss, further_weight=self._recipe.objective.multi_token_weight
+            ),
             data_iterator=readers if self._is_interleaved else readers[0],
             model=self._sharding.chunks,
             num_microbatches=len(micro_batches),
@@ -166,28 +184,37 @@ class Engine:
     def _is_interleaved(self) -> bool:
         return self._layout.virtual_stages > 1
 
-    def _totals(self, outputs: list[dict[str, Any]]) -> tuple[float, int]:
+    def _totals(self, outputs: list[dict[str, Any]]) -> _Totals:
         # The loss of each sequence, or part of it, is known to the tensor ranks of its last stage; the first counts.
         counts = self._groups.is_last_stage and self._groups.tensor_rank == 0
-        local = [[float(out["loss"]), float(out["tokens"])] for out in outputs] if counts else []
-        total, tokens = sum_floats(
-            [sum(loss for loss, _ in local), sum(tokens for _, tokens in local)], device=self._device.torch_device
+        local = [[float(out[name]) for name in ("loss", "tokens", "further_loss")] for out in outputs if counts]
+        loss, tokens, further_loss = sum_floats(
+            [sum(column) for column in zip(*local, strict=True)] or [0.0] * 3, device=self._device.torch_device
         )
-        return total, int(tokens)
+        further_tokens = num_further_targets(
+            int(tokens),
+            sequence_length=self._recipe.data.sequence_length,
+            depths=self._recipe.model.multi_token_depths,
+        )
+        return _Totals(loss, int(tokens), further_loss, further_tokens)
 
-    def _mean_loss(self, outputs: list[dict[str, Any]]) -> float:
-        total, tokens = self._totals(outputs)
-        return total / tokens
 
-
-def _forward_step(data_iterator: Iterator[Batch], model: GPTModel, *, loss: Loss) -> tuple[Tensor, Any]:
+def _forward_step(
+    data_iterator: Iterator[Batch], model: GPTModel, *, loss: Loss, further_weight: float
+) -> tuple[Tensor, Any]:
     """Megatron's forward_step_func: the stage's output, and how its last stage turns it into a loss."""
     micro_batch = next(data_iterator)
     output = model(micro_batch.tokens_BS, None, None, labels=micro_batch.targets_BS)
 
-    def loss_function(token_losses_BS: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def loss_function(losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        token_losses_BS, further_DBS = split_depths(losses)
         summed = loss(token_losses_BS, micro_batch)
+        further = further_DBS.float().sum()
+        said = {"loss": summed.detach(), "tokens": token_losses_BS.numel(), "further_loss": further.detach()}
+        if further_DBS.size(0):
+            # Equations 24 and 25: a mean over depths, each of which counts the sequence's tokens as the main loss does.
+            summed = summed + further_weight / further_DBS.size(0) * further
         tokens = torch.tensor(token_losses_BS.numel(), dtype=torch.int, device=summed.device)
-        return summed, tokens, {"loss": summed.detach(), "tokens": token_losses_BS.numel()}
+        return summed, tokens, said
 
     return output, loss_function

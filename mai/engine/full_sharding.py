@@ -183,10 +183,13 @@ def _share_out(module: GPTModel, units: Iterable[tuple[Any, DeviceMesh]], dtype:
 def _units(module: GPTModel) -> list[Any]:
     """What is gathered at once, inner before outer; the model itself holds what no other unit does."""
     experts = [part for part in module.modules() if isinstance(part, SequentialMLP)]
-    # An embedding that is the output layer too is used at both ends: the model itself holds it.
-    is_used_twice = module.share_embeddings_and_output_weights and module.pre_process and module.post_process
-    ends = [module.embedding] if module.pre_process and not is_used_twice else []
-    ends += [module.output_layer] if module.post_process and not is_used_twice else []
+    # The model itself holds both ends where one of them is used twice in a forward pass, or is a weight that the model
+    # asks for outside of the end that holds it: for further tokens, and where the embedding is the output layer too.
+    if module.mtp_process or module.share_embeddings_and_output_weights:
+        further = module.mtp.layers if module.mtp_process else []
+        return [*experts, *module.decoder.layers, *further, module]
+    ends = [module.embedding] if module.pre_process else []
+    ends += [module.output_layer] if module.post_process else []
     return [*experts, *module.decoder.layers, *ends, module]
 
 

@@ -75,6 +75,15 @@ def decoder_block(model: ModelConfig, *, layers: range, max_length: int, device:
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
 
 
+def further_layers(model: ModelConfig, *, max_length: int, device: torch.device) -> list[ModuleSpec]:
+    """The layers of `model.multi_token_depths`, each like the model's last."""
+    last = range(model.num_layers - 1, model.num_layers)
+    return [
+        decoder_block(model, layers=last, max_length=max_length, device=device).layer_specs[0]
+        for _ in range(model.multi_token_depths)
+    ]
+
+
 def _own_layer(model: ModelConfig, layer: int, standard: ModuleSpec) -> ModuleSpec:
     assert model.layer is not None
     own = call_function(model.layer, model, layer, standard, knob="model.layer")

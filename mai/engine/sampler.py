@@ -1,5 +1,7 @@
 """A model that only speaks: no optimizer, no gradients, in any layout that divides it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ class Sampler:
 
     def __init__(self, recipe: Recipe, layout: Layout, groups: Groups, device: Device, *, max_length: int) -> None:
         self._groups, self._device = groups, device
+        # The layers of further depths train the model and do not speak.
+        recipe = replace(recipe, model=replace(recipe.model, multi_token_depths=0))
         (self._module,) = build_model(
             recipe, layout, groups, device=device.torch_device, max_length=max_length, sequence_parallel=False
         )

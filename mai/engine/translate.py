@@ -71,6 +71,7 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         tensor_model_parallel_size=layout.tensor,
         context_parallel_size=layout.context,
         sequence_parallel=sequence_parallel,
+        mtp_num_layers=model.multi_token_depths or None,
         **_pipeline(recipe, layout),
         **_recompute(recipe.parallel),
         params_dtype=dtype,
@@ -101,6 +102,8 @@ def _pipeline(recipe: Recipe, layout: Layout) -> dict[str, Any]:
         num_layers=recipe.model.num_layers,
         num_parts=layout.pipeline * layout.virtual_stages,
     )
+    # Megatron's letter for them: before the loss, which is last.
+    stages[-1] = stages[-1].replace("L", "m" * recipe.model.multi_token_depths + "L")
     return {
         "pipeline_model_parallel_size": layout.pipeline,
         "virtual_pipeline_model_parallel_size": layout.virtual_stages if layout.virtual_stages > 1 else None,

@@ -9,10 +9,13 @@ what the band holds.
 
 Of a mixture of experts count the router, the picked experts and the shared expert; no idle expert and no padding.
 Latent attention counts as it is trained: all its projections, then products with keys of head size + rotary head
-size, and with values of value head size.
+size, and with values of value head size. Every depth of multi-token prediction counts its matrix, its layer and the
+output layer once more.
 """
 
-from mai.model.shapes import layer_kinds, layer_parameters, num_active_elements
+from collections.abc import Iterable
+
+from mai.model.shapes import Parameter, depth_parameters, layer_kinds, layer_parameters, num_active_elements
 from mai.recipe import ModelConfig
 
 FLOP_CONVENTION = "model FLOPs: matrix products and half of attention's square, x 3, no recomputation"
@@ -22,11 +25,16 @@ _OPERATIONS_PER_WEIGHT = 2
 
 
 def forward_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
-    """One token's share of a forward pass over a full sequence."""
-    weights = sum(num_layers * _active_weights(model, layer) for layer, num_layers in layer_kinds(model))
+    """One token's share of a forward pass over a full sequence, in training."""
+    depths, last = model.multi_token_depths, model.num_layers - 1
+    weights = sum(
+        num_layers * _active_weights(model, layer_parameters(model, layer)) for layer, num_layers in layer_kinds(model)
+    )
+    weights += sum(_active_weights(model, depth_parameters(model, depth)) for depth in range(depths))
     attention = sum(_attention_flops(model, layer, sequence_length) for layer in range(model.num_layers))
-    output_layer = _OPERATIONS_PER_WEIGHT * model.vocab_size * model.hidden_size
-    return _OPERATIONS_PER_WEIGHT * weights + attention + output_layer
+    attention += depths * _attention_flops(model, last, sequence_length)
+    output_layers = (1 + depths) * _OPERATIONS_PER_WEIGHT * model.vocab_size * model.hidden_size
+    return _OPERATIONS_PER_WEIGHT * weights + attention + output_layers
 
 
 def flops_per_token(model: ModelConfig, sequence_length: int) -> int:
@@ -34,9 +42,9 @@ def flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     return 3 * forward_flops_per_token(model, sequence_length)
 
 
-def _active_weights(model: ModelConfig, layer: int) -> int:
-    """Elements of the matrices that multiply one token in this layer."""
-    matrices = [parameter for parameter in layer_parameters(model, layer) if len(parameter.shape) > 1]
+def _active_weights(model: ModelConfig, parameters: Iterable[Parameter]) -> int:
+    """Elements of the matrices among these that multiply one token."""
+    matrices = [parameter for parameter in parameters if len(parameter.shape) > 1]
     return sum(num_active_elements(model, parameter) for parameter in matrices)
 
 

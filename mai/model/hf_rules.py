@@ -40,6 +40,13 @@ class Same:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """The same tensor under several names; an import refuses it where they differ."""
+
+    sources: Sequence[Source]
+
+
+@dataclass(frozen=True, slots=True)
 class Stacked:
     """The rows of the gate projection, then as many of the up projection."""
 
@@ -91,7 +98,7 @@ class InterleavedRotary:
         return (self.source,)
 
 
-Making = Same | Stacked | StackedByHead | Alternating | InterleavedRotary
+Making = Same | Repeated | Stacked | StackedByHead | Alternating | InterleavedRotary
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class Parameter:
     """Over all ranks; rows are outputs and columns are inputs, as in torch."""
     split: Split
     layer: int
-    """Where it lives: the embedding with the first layer, final norm and output layer with the last."""
+    """Where it lives: the embedding with the first layer, final norm, output layer and further depths with the last."""
     is_expert: bool = False
     """The leading axis counts the layer's experts; expert ranks share them out, each an equal run of neighbours."""
 
@@ -54,6 +54,8 @@ def parameters(model: ModelConfig) -> Iterator[Parameter]:
     for layer in range(model.num_layers):
         yield from layer_parameters(model, layer)
     yield Parameter("decoder.final_layernorm.weight", (model.hidden_size,), Split.NONE, last)
+    for depth in range(model.multi_token_depths):
+        yield from depth_parameters(model, depth)
     if not model.tied_embeddings:
         yield Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, last)
 
@@ -66,11 +68,34 @@ def buffers(model: ModelConfig) -> Iterator[Parameter]:
     for layer in filter(model.has_experts, range(model.num_layers)):
         name = f"decoder.layers.{layer}.mlp.router.expert_bias"
         yield Parameter(name, (experts.num_experts,), Split.NONE, layer)
+    last = model.num_layers - 1
+    for depth in range(model.multi_token_depths if model.has_experts(last) else 0):
+        name = f"{depth_layer(depth)}.mlp.router.expert_bias"
+        yield Parameter(name, (experts.num_experts,), Split.NONE, last)
+
+
+def depth_parameters(model: ModelConfig, depth: int) -> Iterator[Parameter]:
+    """What predicts one token further, counted from 0; its layer is like the model's last."""
+    hidden, last, prefix = model.hidden_size, model.num_layers - 1, f"mtp.layers.{depth}"
+    yield Parameter(f"{prefix}.enorm.weight", (hidden,), Split.NONE, last)
+    yield Parameter(f"{prefix}.hnorm.weight", (hidden,), Split.NONE, last)
+    # Its columns: the embedding of the token further on, then the hidden state.
+    yield Parameter(f"{prefix}.eh_proj.weight", (hidden, 2 * hidden), Split.ROWS, last)
+    yield from _layer_parameters(model, last, prefix=depth_layer(depth))
+    yield Parameter(f"{prefix}.final_layernorm.weight", (hidden,), Split.NONE, last)
+
+
+def depth_layer(depth: int) -> str:
+    """The name of its layer."""
+    return f"mtp.layers.{depth}.transformer_layer"
 
 
 def layer_parameters(model: ModelConfig, layer: int) -> Iterator[Parameter]:
     """One layer's parameters; a dense layer's differ from those of a layer of experts."""
-    prefix = f"decoder.layers.{layer}"
+    yield from _layer_parameters(model, layer, prefix=f"decoder.layers.{layer}")
+
+
+def _layer_parameters(model: ModelConfig, layer: int, *, prefix: str) -> Iterator[Parameter]:
     for name, (shape, split) in _for_every_token(model, layer).items():
         yield Parameter(f"{prefix}.{name}", shape, split, layer)
     experts = model.experts
@@ -98,11 +123,17 @@ def num_parameters(model: ModelConfig) -> int:
         for layer, num_layers in layer_kinds(model)
         for parameter in layer_parameters(model, layer)
     )
-    return layers + _num_outside_layers(model)
+    further = sum(
+        parameter.num_elements
+        for depth in range(model.multi_token_depths)
+        for parameter in depth_parameters(model, depth)
+    )
+    return layers + further + _num_outside_layers(model)
 
 
 def num_active_parameters(model: ModelConfig) -> int:
-    """Elements that one token meets: all but the experts that the router did not pick.
+    """Elements that one token meets when the model speaks: all but the experts that the router did not pick, and
+    nothing of further depths.
 
     The embedding counts, as in Mixtral's 12.9B (arXiv 2401.04088); DeepSeek-V3's 36.6B leave it out, as a lookup.
     """

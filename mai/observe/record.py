@@ -18,6 +18,8 @@ class StepRecord:
     """Steps done, this one included."""
     loss: float
     """Training loss of this step's batch, nats per token."""
+    multi_token_loss: float | None = None
+    """The same of the tokens that further depths predict, before its weight; None without such depths."""
     gradient_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float

@@ -219,6 +219,10 @@ class ModelConfig:
     tied_embeddings: bool = False
     """The output layer is the embedding."""
 
+    multi_token_depths: int = Field(default=0, ge=0)
+    """How many tokens after the next one are predicted too, each by one more layer behind the last (DeepSeek-V3,
+    arXiv 2412.19437, section 2.2); they train the model and do not speak."""
+
     norm_epsilon: float = Field(default=1e-5, gt=0)
     """Added to the mean square inside RMSNorm."""
 

@@ -115,6 +115,7 @@ def _model(recipe: Recipe, parallel: ParallelConfig) -> ModelConfig:
         global_every=None if model.global_every is None else min(model.global_every, 2),
         # Of a width of 64, whatever suits the real one.
         init_std=0.02,
+        multi_token_depths=min(model.multi_token_depths, 2),
     )
     if (latent := model.latent_attention) is not None:
         small = replace(small, attention=_latent(latent))

@@ -159,6 +159,7 @@ class Run:
         record = StepRecord(
             step=self.state.step,
             loss=gradients.loss,
+            multi_token_loss=gradients.multi_token_loss,
             gradient_norm=gradients.norm,
             learning_rate=learning_rate,
             tokens=self.state.tokens,

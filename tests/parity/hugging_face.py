@@ -116,6 +116,32 @@ def write_model(
     return logits
 
 
+def add_further_depth(folder: Path) -> None:
+    """Give a saved DeepSeek-V3 the layer of multi-token prediction that transformers does not write, after the names in
+    the index of deepseek-ai/DeepSeek-V3 (model.safetensors.index.json)."""
+    tensors, config = read_tensors(folder), config_of(folder)
+    last, further = (f"model.layers.{config['num_hidden_layers'] - 1 + step}." for step in (0, 1))
+    generator = torch.Generator().manual_seed(1)
+    hidden = config["hidden_size"]
+    own = {name.replace(last, further): tensor.shape for name, tensor in tensors.items() if name.startswith(last)}
+    own |= {f"{further}{name}.weight": torch.Size([hidden]) for name in ("enorm", "hnorm", "shared_head.norm")}
+    own[f"{further}eh_proj.weight"] = torch.Size([hidden, 2 * hidden])
+    added = {name: torch.randn(shape, generator=generator) for name, shape in own.items()}
+    added[f"{further}embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
+    added[f"{further}shared_head.head.weight"] = tensors["lm_head.weight"].clone()
+    write_tensors(folder, tensors | added)
+    (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+
+
+def write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """In one file, instead of those that are there."""
+    from safetensors.torch import save_file
+
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a Hugging Face folder."""
     from safetensors.torch import load_file

@@ -150,6 +150,13 @@ def lost_gradient_of_the_rotary_key() -> None:
     attention.copy_to_tensor_model_parallel_region = lambda x, **_: x
 
 
+def unshared_embedding() -> None:
+    """The gradients of the embedding and of its copy on the last stage are not summed."""
+    module = importlib.import_module("megatron.core.distributed.finalize_model_grads")
+    assert callable(module._allreduce_word_embedding_grads)
+    module._allreduce_word_embedding_grads = lambda *_, **__: None
+
+
 def other_first_tokens() -> None:
     """What a rounding does that sends a token to another expert: all differs, on these tokens and not on others."""
     trial = importlib.import_module("mai.certify.trial")

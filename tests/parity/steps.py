@@ -38,6 +38,8 @@ class RankSteps:
 
     curve: Curve = field(default_factory=list)
     """Loss and gradient norm of each step; last of all the held-out loss and its number of tokens."""
+    multi_token_losses: list[float | None] = field(default_factory=list)
+    """Of each step."""
     gradients: list[Piece] = field(default_factory=list)
     """Of the first step."""
     routing: list[Picks] = field(default_factory=list)
@@ -56,6 +58,12 @@ class LayoutSteps:
     def curve(self) -> Curve:
         assert all(rank.curve == self.ranks[0].curve for rank in self.ranks), "ranks disagree about loss or norm"
         return self.ranks[0].curve
+
+    @property
+    def multi_token_losses(self) -> list[float | None]:
+        losses = self.ranks[0].multi_token_losses
+        assert all(rank.multi_token_losses == losses for rank in self.ranks), "ranks disagree about further losses"
+        return losses
 
     @property
     def bias(self) -> dict[str, list[float]]:
@@ -176,6 +184,7 @@ def _steps(trainer: Trainer, num_steps: int, replay: Sequence[Picks] | None) -> 
             found.routing.append({name: picks.numpy() for name, picks in engine.recorded_routing().items()})
         trainer.apply(gradients, step)
         found.curve.append((gradients.loss, gradients.norm))
+        found.multi_token_losses.append(gradients.multi_token_loss)
     found.curve.append(trainer.evaluate(HELD_OUT_SEQUENCES))
     found.bias.update(selection_bias(engine))
     return found

@@ -28,6 +28,7 @@ LATENT = (
     "model.attention.rotary_head_size=8",
     "model.attention.value_head_size=16",
 )
+FURTHER_TOKENS = ("model.multi_token_depths=1", *PIPELINE)
 EVERY_AXIS = {
     "dense_every_axis": ("precision.compute=bf16",),
     "experts_every_axis": ("parallel.sharding=full", "parallel.recompute=layer"),
@@ -102,6 +103,19 @@ def test_the_lost_gradient_of_a_rotary_key_is_found(tmp_path: Path) -> None:
     assert outcome.code == 88, outcome.stderr
     gradients = [finding for finding in outcome.wrong if finding["kind"] == "gradient"]
     assert max(gradients, key=lambda finding: finding["used"])["name"].endswith("linear_kv_down_proj.weight")
+
+
+def test_multi_token_prediction_passes(tmp_path: Path) -> None:
+    outcome = certify(bugs.none, *FURTHER_TOKENS, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_an_embedding_whose_two_gradients_are_not_summed_is_found(tmp_path: Path) -> None:
+    outcome = certify(bugs.unshared_embedding, *FURTHER_TOKENS, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    gradients = [finding for finding in outcome.wrong if finding["kind"] == "gradient"]
+    assert [finding["name"] for finding in gradients] == ["embedding.word_embeddings.weight"]
+    assert gradients[0]["wrong_ranks"] == [0, 1]
 
 
 def test_an_expert_on_the_wrong_rank_is_found_and_experts_are_named_as_furthest_off(tmp_path: Path) -> None:
@@ -187,7 +201,7 @@ def test_the_guides_norm_without_its_mark_is_found(tmp_path: Path) -> None:
 
 
 # Those that have parts of their own; the rest waits for make test-full.
-EVERY_COMMIT = ("gpt_oss_120b", "mai_base_1")
+EVERY_COMMIT = ("deepseek_v3", "gpt_oss_120b", "mai_base_1")
 
 
 @pytest.mark.slow

@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from mai.errors import CheckpointError
 from mai.parallel.place import Place
 from mai.recipe import ParallelConfig, Recipe, load
 from mai.run_folder import RunFolder
-from tests.parity.hugging_face import CASES, CONFIGS, config_of, read_tensors, tokens, write_model
+from tests.parity.hugging_face import (
+    CASES,
+    CONFIGS,
+    add_further_depth,
+    config_of,
+    read_tensors,
+    tokens,
+    write_model,
+    write_tensors,
+)
 from tests.ranks import on_ranks
 
 pytestmark = pytest.mark.usefixtures("cpu_engine")
@@ -162,3 +172,45 @@ def test_rows_that_fill_up_the_vocabulary_are_zeros_and_stay_here(written: Any, 
     before, after = read_tensors(folder / "hf"), read_tensors(tmp_path / "out")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 300
+
+
+@pytest.fixture
+def further_depth(tmp_path: Path) -> Path:
+    """A DeepSeek-V3 with multi-token prediction."""
+    write_model(tmp_path / "hf", "deepseek_v3", 0)
+    add_further_depth(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_multi_token_prediction_comes_in_and_goes_out_bit_for_bit(further_depth: Path, tmp_path: Path) -> None:
+    import_(further_depth, tmp_path / "run")
+    assert recipe_of(tmp_path / "run").model.multi_token_depths == 1
+    export(tmp_path / "run", tmp_path / "out")
+    before, after = read_tensors(further_depth), read_tensors(tmp_path / "out")
+    assert "model.layers.4.shared_head.head.weight" in before
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("copy", ["embed_tokens", "shared_head.head"])
+def test_a_copy_that_differs_is_refused(copy: str, further_depth: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(further_depth)
+    tensors[f"model.layers.4.{copy}.weight"][0, 0] += 1
+    write_tensors(further_depth, tensors)
+    with pytest.raises(CheckpointError, match=rf"model.layers.4.{copy}.weight: differ, and must be one tensor"):
+        import_(further_depth, tmp_path / "run")
+
+
+def test_depths_that_transformers_left_in_the_config_alone_are_left_out_and_half_of_one_is_missed(
+    further_depth: Path, tmp_path: Path
+) -> None:
+    tensors = read_tensors(further_depth)
+    main = {name: tensor for name, tensor in tensors.items() if ".layers.4." not in name}
+    write_tensors(further_depth, main)
+    import_(further_depth, tmp_path / "run")
+    assert recipe_of(tmp_path / "run").model.multi_token_depths == 0
+    export(tmp_path / "run", tmp_path / "out")
+    assert read_tensors(tmp_path / "out").keys() == main.keys()
+    write_tensors(further_depth, main | {"model.layers.4.enorm.weight": tensors["model.layers.4.enorm.weight"]})
+    with pytest.raises(CheckpointError, match=r"model.layers.4.eh_proj.weight: missing"):
+        import_(further_depth, tmp_path / "again")

@@ -1,11 +1,16 @@
-"""DeepSeek-V3 (arXiv 2412.19437): latent attention, a shared expert, experts in groups, balanced by a bias."""
+"""DeepSeek-V3 (arXiv 2412.19437): latent attention, a shared expert, experts in groups, balanced by a bias, and
+multi-token prediction.
+
+Its checkpoints hold each further depth as one more layer behind the last, with copies of the embedding and of the
+output layer (README_WEIGHTS.md of deepseek-ai/DeepSeek-V3). transformers passes over them and writes none."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from mai.model.families.shared_parts import base_config, ends, gated_network, norms, ours, same, sizes, theirs
+from mai.model.families.shared_parts import base_config, ends, gated_network, norms_below, ours, same, sizes, theirs
 from mai.model.hf_config import HfConfig
-from mai.model.hf_rules import InterleavedRotary, Rule, Source, Target
+from mai.model.hf_rules import InterleavedRotary, Repeated, Rule, Source, Target
+from mai.model.shapes import depth_layer
 from mai.recipe import LatentAttention, MixtureOfExperts, ModelConfig, YarnPositions
 
 SIZES = {
@@ -21,6 +26,7 @@ SIZES = {
         norm_epsilon=1e-6,
         init_std=0.006,
         positions=YarnPositions(factor=40.0, original_length=4096, rotation_scale=1.0, softmax_scale=1.0),
+        multi_token_depths=1,
         attention=LatentAttention(key_value_rank=512, query_rank=1536, rotary_head_size=64, value_head_size=128),
         feed_forward=MixtureOfExperts(
             num_experts=256,
@@ -47,6 +53,8 @@ def model_of(config: HfConfig) -> ModelConfig:
     config.must_be("scoring_func", ["sigmoid"])
     config.must_be("topk_method", ["noaux_tc"])
     config.must_be("moe_layer_freq", [1])
+    # Checkpoints of one depth do not say what of it a second one would take.
+    config.must_be("num_nextn_predict_layers", [0, 1])
     expert_size = config.number("moe_intermediate_size", int)
     experts = MixtureOfExperts(
         num_experts=config.number("n_routed_experts", int),
@@ -68,7 +76,12 @@ def model_of(config: HfConfig) -> ModelConfig:
         value_head_size=config.number("v_head_dim", int),
     )
     found = {**sizes(config), "head_size": config.number("qk_nope_head_dim", int)}
-    return ModelConfig(**{**found, "num_kv_heads": found["num_heads"]}, attention=attention, feed_forward=experts)
+    return ModelConfig(
+        **{**found, "num_kv_heads": found["num_heads"]},
+        attention=attention,
+        feed_forward=experts,
+        multi_token_depths=min(config.number("num_nextn_predict_layers", int, default=0), 1),
+    )
 
 
 def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
@@ -95,21 +108,49 @@ def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
         "topk_group": experts.groups_per_token,
         "routed_scaling_factor": experts.routed_scale,
         "norm_topk_prob": True,
+        "num_nextn_predict_layers": model.multi_token_depths,
     }
 
 
 def rules(model: ModelConfig) -> Iterator[Rule]:
-    yield from ends(model)
+    yield from _ends(model)
     for layer in range(model.num_layers):
-        yield from norms(layer)
-        yield from _attention(model, layer)
-        if model.has_experts(layer):
-            yield from _experts(model, layer)
-        else:
-            yield from gated_network(ours(layer, "mlp"), theirs(layer, "mlp"))
+        yield from _layer(model, layer, ours(layer, ""), theirs(layer, ""))
+    for depth in range(model.multi_token_depths):
+        yield from _depth(model, depth, theirs(model.num_layers + depth, ""))
 
 
-def _attention(model: ModelConfig, layer: int) -> Iterator[Rule]:
+def _ends(model: ModelConfig) -> Iterator[Rule]:
+    """Every depth has a copy of the embedding and of the output layer."""
+    copies = {
+        "embedding.word_embeddings.weight": "embed_tokens.weight",
+        "output_layer.weight": "shared_head.head.weight",
+    }
+    for rule in ends(model):
+        if (copy := copies.get(rule.target.name)) is None:
+            yield rule
+            continue
+        further = [Source(theirs(model.num_layers + depth, copy)) for depth in range(model.multi_token_depths)]
+        yield Rule(rule.target, Repeated((*rule.making.sources, *further)))
+
+
+def _depth(model: ModelConfig, depth: int, their: str) -> Iterator[Rule]:
+    our = f"mtp.layers.{depth}."
+    yield from (same(f"{our}{name}.weight", f"{their}{name}.weight") for name in ("enorm", "hnorm", "eh_proj"))
+    yield from _layer(model, model.num_layers - 1, f"{depth_layer(depth)}.", their)
+    yield same(f"{our}final_layernorm.weight", f"{their}shared_head.norm.weight")
+
+
+def _layer(model: ModelConfig, layer: int, our: str, their: str) -> Iterator[Rule]:
+    yield from norms_below(our, their)
+    yield from _attention(model, f"{our}self_attention.", f"{their}self_attn.")
+    if model.has_experts(layer):
+        yield from _experts(model, f"{our}mlp.", f"{their}mlp.")
+    else:
+        yield from gated_network(f"{our}mlp", f"{their}mlp")
+
+
+def _attention(model: ModelConfig, our: str, their: str) -> Iterator[Rule]:
     latent = model.latent_attention
     assert latent is not None
     names = {"kv_layernorm": "kv_a_layernorm", "linear_kv_up_proj": "kv_b_proj", "linear_proj": "o_proj"}
@@ -117,25 +158,24 @@ def _attention(model: ModelConfig, layer: int) -> Iterator[Rule]:
     if latent.query_rank is not None:
         names |= {"linear_q_down_proj": "q_a_proj", "q_layernorm": "q_a_layernorm"}
         queries = "linear_q_up_proj", "q_b_proj"
-    for our, their in names.items():
-        yield same(ours(layer, f"self_attention.{our}.weight"), theirs(layer, f"self_attn.{their}.weight"))
+    for our_name, their_name in names.items():
+        yield same(f"{our}{our_name}.weight", f"{their}{their_name}.weight")
     heads = {queries: (model.num_heads, model.head_size), _KEYS: (1, latent.key_value_rank)}
-    for (our, their), (num_heads, still_size) in heads.items():
-        source = Source(theirs(layer, f"self_attn.{their}.weight"))
+    for (our_name, their_name), (num_heads, still_size) in heads.items():
+        source = Source(f"{their}{their_name}.weight")
         making = InterleavedRotary(source, num_heads, still_size, latent.rotary_head_size)
-        yield Rule(Target(ours(layer, f"self_attention.{our}.weight")), making)
+        yield Rule(Target(f"{our}{our_name}.weight"), making)
 
 
 _KEYS = ("linear_kv_down_proj", "kv_a_proj_with_mqa")
 
 
-def _experts(model: ModelConfig, layer: int) -> Iterator[Rule]:
+def _experts(model: ModelConfig, our: str, their: str) -> Iterator[Rule]:
     experts = model.experts
     assert experts is not None
-    yield same(ours(layer, "mlp.router.weight"), theirs(layer, "mlp.gate.weight"))
-    yield same(ours(layer, "mlp.router.expert_bias"), theirs(layer, "mlp.gate.e_score_correction_bias"))
+    yield same(f"{our}router.weight", f"{their}gate.weight")
+    yield same(f"{our}router.expert_bias", f"{their}gate.e_score_correction_bias")
     if experts.shared_ffn_hidden_size:
-        yield from gated_network(ours(layer, "mlp.shared_experts"), theirs(layer, "mlp.shared_experts"))
+        yield from gated_network(f"{our}shared_experts", f"{their}shared_experts")
     for expert in range(experts.num_experts):
-        source = theirs(layer, f"mlp.experts.{expert}")
-        yield from gated_network(ours(layer, "mlp.experts.experts"), source, expert=expert)
+        yield from gated_network(f"{our}experts.experts", f"{their}experts.{expert}", expert=expert)

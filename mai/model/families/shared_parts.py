@@ -58,8 +58,13 @@ def ends(model: ModelConfig) -> Iterator[Rule]:
 
 
 def norms(layer: int) -> Iterator[Rule]:
-    yield same(ours(layer, "input_layernorm.weight"), theirs(layer, "input_layernorm.weight"))
-    yield same(ours(layer, "pre_mlp_layernorm.weight"), theirs(layer, "post_attention_layernorm.weight"))
+    yield from norms_below(ours(layer, ""), theirs(layer, ""))
+
+
+def norms_below(our: str, their: str) -> Iterator[Rule]:
+    """Of a layer by what its names begin with."""
+    yield same(f"{our}input_layernorm.weight", f"{their}input_layernorm.weight")
+    yield same(f"{our}pre_mlp_layernorm.weight", f"{their}post_attention_layernorm.weight")
 
 
 def grouped_query_attention(model: ModelConfig, layer: int) -> Iterator[Rule]:

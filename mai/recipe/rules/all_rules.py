@@ -9,7 +9,19 @@ from dataclasses import replace
 from mai.errors import RecipeError
 from mai.recipe.breach import Breach
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules import attention, batch, experts, functions, ranks, recompute, schedule, stages, tensor, text
+from mai.recipe.rules import (
+    attention,
+    batch,
+    experts,
+    functions,
+    multi_token,
+    ranks,
+    recompute,
+    schedule,
+    stages,
+    tensor,
+    text,
+)
 
 Rule = Callable[[Recipe], Iterator[Breach]]
 
@@ -32,6 +44,9 @@ RULES: tuple[Rule, ...] = (
     experts.ranks_share_the_experts_evenly,
     experts.ranks_share_each_expert_evenly,
     experts.tensor_ranks_need_a_cut_sequence,
+    multi_token.every_depth_has_a_token_to_predict,
+    multi_token.further_tokens_need_mais_layer_and_loss,
+    multi_token.stages_do_not_share_a_tied_embedding_with_further_tokens,
     tensor.ranks_share_evenly,
     tensor.a_cut_sequence_needs_ranks,
     tensor.ranks_share_the_sequence_evenly,

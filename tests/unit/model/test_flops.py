@@ -115,6 +115,15 @@ def test_only_attention_grows_with_the_sequence() -> None:
     assert flops_per_token(deeper, 2 * SEQUENCE_LENGTH) - flops_per_token(deeper, SEQUENCE_LENGTH) == 2 * grown
 
 
+def test_a_further_depth_costs_a_layer_a_matrix_and_an_output_layer_once_more() -> None:
+    deeper, shorter = (
+        forward_flops_per_token(replace(LATENT_EXPERTS, **change), SEQUENCE_LENGTH)
+        for change in ({"multi_token_depths": 2}, {"num_layers": LATENT_EXPERTS.num_layers + 2})
+    )
+    matrices = 2 * MODEL.hidden_size * (2 * MODEL.hidden_size + MODEL.vocab_size)
+    assert deeper == shorter + 2 * matrices
+
+
 def test_idle_experts_cost_their_line_in_the_router_and_no_more() -> None:
     more = replace(LATENT_EXPERTS, feed_forward=replace(EXPERTS, num_experts=2 * EXPERTS.num_experts))
     router = 2 * EXPERTS.num_experts * MODEL.hidden_size

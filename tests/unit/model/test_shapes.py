@@ -26,6 +26,17 @@ def test_deepseek_v3_has_the_elements_that_its_checkpoint_holds_beside_multi_tok
     assert num_parameters(DEEPSEEK_V3) + sum(each.num_elements for each in buffers(DEEPSEEK_V3)) == 671_026_419_200
 
 
+def test_multi_token_prediction_adds_what_the_checkpoint_holds_of_its_own() -> None:
+    """685B on Hugging Face, with copies of the embedding and of the output layer (README.md of DeepSeek-V3)."""
+    with_it = replace(DEEPSEEK_V3, multi_token_depths=1)
+    copies = 2 * DEEPSEEK_V3.vocab_size * DEEPSEEK_V3.hidden_size
+    assert (num_parameters(with_it) + copies) / 1e9 == pytest.approx(685, abs=0.6)
+    own = num_parameters(with_it) - num_parameters(DEEPSEEK_V3)
+    layer = sum(each.num_elements for each in layer_parameters(DEEPSEEK_V3, 60))
+    assert own == layer + 2 * 7168 * 7168 + 3 * 7168
+    assert num_active_parameters(with_it) == num_active_parameters(DEEPSEEK_V3), "they do not speak"
+
+
 def test_active_parameters_are_those_that_the_papers_name() -> None:
     assert num_active_parameters(MIXTRAL_8X7B) == 12_879_925_248  # "12.9B"
     assert num_active_parameters(DEEPSEEK_V2) == 21_375_800_320  # "21B"
@@ -42,7 +53,7 @@ def test_every_parameter_of_a_dense_model_is_active() -> None:
 @pytest.mark.parametrize("num_layers", [3, 4, 7])
 def test_the_closed_form_counts_what_the_list_holds(model: ModelConfig, num_layers: int) -> None:
     """The three dense layers of DeepSeek-V3 alone among them."""
-    model = replace(model, num_layers=num_layers)
+    model = replace(model, num_layers=num_layers, multi_token_depths=num_layers % 3)
     assert num_parameters(model) == sum(parameter.num_elements for parameter in parameters(model))
 
 
@@ -118,6 +129,8 @@ def test_only_biased_routers_have_a_buffer() -> None:
     assert biases[0].name == "decoder.layers.3.mlp.router.expert_bias"
     assert {(bias.shape, bias.split) for bias in biases} == {((256,), Split.NONE)}
     assert not [*buffers(MIXTRAL_8X7B), *buffers(LLAMA_3_8B)]
+    (further,) = set(buffers(replace(DEEPSEEK_V3, multi_token_depths=1))) - set(biases)
+    assert further.name == "mtp.layers.0.transformer_layer.mlp.router.expert_bias"
 
 
 def test_parameters_live_beside_their_layer() -> None:

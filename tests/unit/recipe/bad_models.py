@@ -1,7 +1,10 @@
 """Mixtures of experts and latent attention that do not fit themselves or their layout, and what people are told."""
 
+from tests.house.sources import ROOT
 from tests.unit.recipe.bad import Bad
 from tests.unit.recipe.samples import experts, latent
+
+OWN = ROOT / "docs/guides/your_own_part/parts.py"
 
 BAD_MODELS = {
     # Kinds
@@ -169,6 +172,29 @@ BAD_MODELS = {
         messages=(
             "model.feed_forward.num_dense_layers=3, model.feed_forward.every=2, model.num_layers=4: no layer is left ",
             "use 2 or less, or model.feed_forward.kind=dense",
+        ),
+    ),
+    # Multi-token prediction
+    "more tokens ahead than a sequence has": Bad(
+        overrides="model.multi_token_depths=64",
+        messages=(
+            "model.multi_token_depths=64, data.sequence_length=64: the last depth would have no token to predict; ",
+            "use model.multi_token_depths=63 or less",
+        ),
+    ),
+    "further tokens with a layer and a loss of one's own": Bad(
+        overrides=f"model.multi_token_depths=1 model.layer={OWN}:post_normed_layer objective.loss={OWN}:focal_loss",
+        messages=(
+            f"model.multi_token_depths=1, model.layer={OWN}:post_normed_layer: further tokens are predicted with ",
+            "mai's own; use model.multi_token_depths=0, or model.layer=none",
+            f"model.multi_token_depths=1, objective.loss={OWN}:focal_loss: ",
+        ),
+    ),
+    "further tokens with a tied embedding on two stages": Bad(
+        overrides="model.multi_token_depths=1 model.tied_embeddings=true parallel.pipeline=2",
+        messages=(
+            "model.multi_token_depths=1, model.tied_embeddings=true, parallel.pipeline=2: ",
+            "use parallel.pipeline=1, model.tied_embeddings=false, or model.multi_token_depths=0",
         ),
     ),
 }

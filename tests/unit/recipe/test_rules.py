@@ -49,6 +49,8 @@ def test_a_good_recipe_breaks_no_rule() -> None:
         (f"{experts()} parallel.expert=4 parallel.data=8 parallel.sharding_ranks=4", 8),
         (f"{latent(query_rank=15)} model.head_size=15 parallel.tensor=2", 2),
         (f"{latent()} {experts()} {EVERY_AXIS}", 16),
+        (f"{latent()} {experts()} model.multi_token_depths=2 {EVERY_AXIS}", 16),
+        ("model.multi_token_depths=63 model.tied_embeddings=true parallel.tensor=2", 2),
     ],
 )
 def test_what_the_rules_allow(words: str, ranks: int) -> None:
