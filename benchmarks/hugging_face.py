@@ -4,7 +4,7 @@
 
 A Llama of random bf16 weights goes the ways below in turn, each time in a fresh process that has imported what it needs
 before the clock starts (mai's worker processes have not: they start within it). On a machine that others use as well,
-CPU seconds, of all processes of a way, tell more than seconds. Speeds are bytes of the Hugging Face folder over seconds.
+CPU seconds, of all processes of a way, tell more than seconds. Speeds are bytes of the folder of weights over seconds.
 The result goes to benchmarks/results/hugging_face_cpu_<date>.json.
 """
 
