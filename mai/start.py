@@ -196,7 +196,7 @@ def import_hf(
     devices.prepare("cpu")
     from mai.train.hugging_face import import_run
 
-    return asdict(import_run(source, RunFolder(run), overrides, progress=progress, workers=workers or _few()))
+    return asdict(import_run(source, RunFolder(run), overrides, progress=progress, workers=workers))
 
 
 def export_hf(run: Path, out: Path, *, step: int | None, progress: bool, workers: int | None) -> dict[str, Any]:
@@ -208,12 +208,7 @@ def export_hf(run: Path, out: Path, *, step: int | None, progress: bool, workers
     devices.prepare("cpu")
     from mai.train.hugging_face import export_run
 
-    return export_run(recipe, folder, out, step=step, progress=progress, workers=workers or _few())
-
-
-def _few() -> int:
-    """Each holds the largest tensor twice, and a disk gains little from more."""
-    return min(os.cpu_count() or 1, 8)
+    return export_run(recipe, folder, out, step=step, progress=progress, workers=workers)
 
 
 def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "Run":

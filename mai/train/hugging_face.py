@@ -1,5 +1,6 @@
 """A run folder made of a Hugging Face folder, and the other way."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ class ImportedRun:
 
 
 def import_run(
-    source: Path, run: RunFolder, overrides: Sequence[str], *, progress: bool, workers: int = 1
+    source: Path, run: RunFolder, overrides: Sequence[str], *, progress: bool, workers: int | None = None
 ) -> ImportedRun:
     """Raises CheckpointError with all that does not fit, and RecipeError for overrides; the run folder is there as a
     whole, or not at all."""
@@ -65,6 +66,7 @@ def import_run(
         made = RunFolder(path)
         made.create()
         with folder_progress("import", path, total_bytes, shown=progress):
+            workers = workers or _workers_for(total_bytes)
             done = hf_import.import_hf(fitted.folder, fitted.rules, recipe, made, workers=workers)
         made.write_json("recipe.json", to_dict(recipe))
         made.write_json("run.json", _description(source, recipe, end_token))
@@ -79,7 +81,7 @@ def import_run(
 
 
 def export_run(
-    recipe: Recipe, run: RunFolder, out: Path, *, step: int | None, progress: bool, workers: int = 1
+    recipe: Recipe, run: RunFolder, out: Path, *, step: int | None, progress: bool, workers: int | None = None
 ) -> dict[str, Any]:
     """The folder is there as a whole, or not at all."""
     if out.exists():
@@ -90,7 +92,13 @@ def export_run(
         whole_or_nothing(out.absolute()) as path,
         folder_progress("export", path, export.num_bytes, shown=progress),
     ):
+        workers = workers or _workers_for(4 * num_parameters(recipe.model))
         return asdict(hf_export.export_hf(export, run, path, workers=workers))
+
+
+def _workers_for(fp32_bytes: int) -> int:
+    """One a core, 8 at most: each holds the largest tensor twice. To start one takes as long as to write 2 GiB."""
+    return min(os.cpu_count() or 1, 8, 1 + fp32_bytes // 2**31)
 
 
 def _recipe(model: ModelConfig, config: Any, run: RunFolder) -> Recipe:

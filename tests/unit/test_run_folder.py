@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from mai.errors import EnvironmentMismatchError, ExitCode, RefusedError, RunFolderBusyError, StorageError
-from mai.run_folder import RunFolder, Terminal, naming_storage_errors, open_for_appending, plain_json, surviving
+from mai.run_folder import (
+    RunFolder,
+    Terminal,
+    naming_storage_errors,
+    open_for_appending,
+    plain_json,
+    surviving,
+    whole_or_nothing,
+)
 
 OWNER = """
 import sys, time
@@ -317,3 +325,25 @@ def test_numbers_that_json_lacks_are_written_as_words_that_float_reads() -> None
 def test_a_read_only_disk_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="read-only, broken or gone"), naming_storage_errors(tmp_path / "a"):
         (tmp_path / "a" / "b").touch()
+
+
+def test_a_folder_that_is_written_whole_or_not_at_all_gets_its_name_last(tmp_path: Path) -> None:
+    final = tmp_path / "final"
+    (tmp_path / ".final.tmp").mkdir()
+    (tmp_path / ".final.tmp/left").write_text("by a process that was killed")
+    with whole_or_nothing(final) as folder:
+        (folder / "part").write_text("written")
+        assert not final.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    assert [path.name for path in final.iterdir()] == ["part"]
+
+
+def test_a_folder_that_met_an_error_is_not_there(tmp_path: Path) -> None:
+    def half() -> None:
+        with whole_or_nothing(tmp_path / "final") as folder:
+            (folder / "part").write_text("written")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert list(tmp_path.iterdir()) == []

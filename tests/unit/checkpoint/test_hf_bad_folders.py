@@ -184,6 +184,20 @@ def test_a_run_folder_of_mai_is_no_hugging_face_folder(folder: Path) -> None:
     assert "config.json: No such file or directory" in refused(inner / "hf")
 
 
+def test_an_export_of_a_damaged_checkpoint_leaves_nothing_behind(folder: Path) -> None:
+    assert import_(folder).exit_code == 0
+    run, out = folder.parent / "run", folder.parent / "out"
+    (file,) = run.glob("checkpoints/*/*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    before = sorted(folder.parent.iterdir())
+    result = CliRunner().invoke(cli, ["export", "hf", str(run), str(out), "--json"])
+    assert result.exit_code == 82, result.output
+    assert f"{file}: damaged" in result.stdout
+    assert sorted(folder.parent.iterdir()) == before
+
+
 BLOCKS = {"w_blocks": torch.zeros(4, 2, 16, dtype=torch.uint8)}
 
 
