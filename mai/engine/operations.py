@@ -107,10 +107,7 @@ _MODULE = "fused_weight_gradient_mlp_cuda"
 
 def offer_weight_gradient() -> None:
     """Before Megatron-Core is imported: let it find the module that it adds weight gradients with."""
-    try:
-        __import__(_MODULE)
-    except ImportError:
-        sys.modules[_MODULE] = ModuleType(_MODULE)
+    sys.modules.setdefault(_MODULE, ModuleType(_MODULE))
 
 
 def use_weight_gradient(operations: Operations) -> None:

@@ -1,7 +1,10 @@
 """The operations of NVIDIA apex (github.com/NVIDIA/apex) under the names of ours: `kernels=apex`."""
 
 import importlib
+import importlib.util
+from importlib.machinery import PathFinder
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ from mai.kernels.adamw import Update
 
 def load() -> SimpleNamespace:
     """`weight_gradient` and `adamw` as our own; raises ImportError where apex's extensions are absent."""
-    products = importlib.import_module("fused_weight_gradient_mlp_cuda")
+    products = _own_module("fused_weight_gradient_mlp_cuda")
     multi_tensor = importlib.import_module("amp_C")
     applier = importlib.import_module("apex.multi_tensor_apply").multi_tensor_applier
 
@@ -38,3 +41,13 @@ def load() -> SimpleNamespace:
             copy.copy_(weight)
 
     return SimpleNamespace(weight_gradient=products.wgrad_gemm_accum_fp32, adamw=adamw)
+
+
+def _own_module(name: str) -> Any:
+    """apex's module of a name under which `mai/engine/operations.py` shows Megatron-Core another one."""
+    spec = PathFinder.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"No module named {name!r}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,9 +1,8 @@
 """What a recipe's `kernels` stands for."""
 
-import sys
+import importlib
 from dataclasses import replace
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,28 +32,27 @@ def test_full_sharding_has_no_sum_that_a_weight_gradient_could_be_added_to() -> 
     assert described(fully_sharded, "cuda")["adamw"] == "fused, Triton"
 
 
-def test_apex_that_is_not_there_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "amp_C", None)
-    with pytest.raises(EnvironmentMismatchError, match="kernels=apex: NVIDIA apex is not installed.*kernels=auto"):
+def test_apex_that_is_not_there_is_named_with_the_way_out() -> None:
+    with pytest.raises(EnvironmentMismatchError, match=r"kernels=apex: NVIDIA apex is not installed.*kernels=auto"):
         choose(replace(tiny(), kernels="apex"))
 
 
-def test_apex_takes_its_two_operations_and_gets_the_arguments_of_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """apex cannot be built without CUDA: stand-ins with its signature (csrc/multi_tensor_adam.cu) note what they get."""
-    calls: list[tuple[Any, ...]] = []
+STAND_INS = {
+    "fused_weight_gradient_mlp_cuda.py": "def wgrad_gemm_accum_fp32(inputs, gradient, total): ...",
+    "amp_C.py": "multi_tensor_adam = 'the kernel'",
+    "apex/__init__.py": "",
+    "apex/multi_tensor_apply.py": "calls = []\ndef multi_tensor_applier(*given): calls.append(given)",
+}
+"""apex cannot be built without CUDA: these have its names and note what they get (csrc/multi_tensor_adam.cu)."""
 
-    def wgrad_gemm_accum_fp32(*_: Any) -> None:
-        pass
 
-    wgrad_gemm_accum_fp32.__module__ = "fused_weight_gradient_mlp_cuda"
-    stand_ins = {
-        "fused_weight_gradient_mlp_cuda": SimpleNamespace(wgrad_gemm_accum_fp32=wgrad_gemm_accum_fp32),
-        "amp_C": SimpleNamespace(multi_tensor_adam="the kernel"),
-        "apex": ModuleType("apex"),
-        "apex.multi_tensor_apply": SimpleNamespace(multi_tensor_applier=lambda *given: calls.append(given)),
-    }
-    for name, module in stand_ins.items():
-        monkeypatch.setitem(sys.modules, name, module)
+def test_apex_takes_its_two_operations_and_gets_what_its_kernel_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in STAND_INS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
     recipe = replace(tiny(), kernels="apex")
     told = described(recipe, "cuda")
     assert {name for name, what in told.items() if what == "apex"} == {"weight_gradient", "adamw"}
@@ -66,7 +64,7 @@ def test_apex_takes_its_two_operations_and_gets_the_arguments_of_its_kernel(monk
     kernel = choose(recipe).adamw
     assert kernel is not None
     kernel(weight, exp_avg, exp_avg_sq, gradient, None, update)
-    ((called, noop, lists, *numbers),) = calls
+    ((called, noop, lists, *numbers),) = importlib.import_module("apex.multi_tensor_apply").calls
     assert called == "the kernel"
     assert not noop.any()
     assert [tensors[0] is each for tensors, each in zip(lists, (gradient, weight, exp_avg, exp_avg_sq), strict=True)]
