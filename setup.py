@@ -12,6 +12,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mai", "mai.*", "recipes", "recipes.*", "launch", "launch.*"]),
+    # Compiled where there is a GPU, after the installation: python -m mai.kernels.cuda.build
+    package_data={"mai.kernels.cuda": ["*.cu"]},
     entry_points={"console_scripts": ["mai = mai.cli:main"]},
     install_requires=[
         "click>=8.1",
@@ -29,7 +31,14 @@ setup(
         "wandb>=0.20",
     ],
     extras_require={
-        "gpu": ["nvidia-ml-py>=12.570"],
+        # The compiler of torch's CUDA, for mai/kernels/cuda: no CUDA needs to be installed.
+        "gpu": [
+            "nvidia-cuda-cccl>=13.0,<13.1",
+            "nvidia-cuda-crt>=13.0,<13.1",
+            "nvidia-cuda-nvcc>=13.0,<13.1",
+            "nvidia-ml-py>=12.570",
+            "nvidia-nvvm>=13.0,<13.1",
+        ],
         # transformers, gguf and accelerate: the weights and logits that the tests of families compare with.
         "dev": [
             "accelerate>=1.10",

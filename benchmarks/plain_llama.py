@@ -109,10 +109,11 @@ def plain_name(name: str) -> str:
 
 
 class PlainLoop:
-    """Gradient accumulation, clipping and fused AdamW, as one would write it by hand."""
+    """Gradient accumulation, clipping and fused AdamW, as one would write it by hand; bf16 by autocast."""
 
     def __init__(self, recipe: Recipe, *, device: torch.device) -> None:
         self.recipe = recipe
+        self.computes_bf16 = recipe.precision.compute == "bf16"
         self.model = PlainLlama(recipe.model, max_length=recipe.data.sequence_length).to(device)
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
@@ -134,7 +135,8 @@ class PlainLoop:
         num_tokens, total = targets_BS.numel(), 0.0
         size = self.recipe.parallel.micro_batch_sequences
         for tokens, targets in zip(tokens_BS.split(size), targets_BS.split(size), strict=True):
-            logits = self.model(tokens)
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.computes_bf16):
+                logits = self.model(tokens)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
             (loss / num_tokens).backward()
             total += loss.item()

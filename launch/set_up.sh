@@ -89,6 +89,17 @@ install() {
     fi
 }
 
+# One kernel is CUDA C++, and a GPU's machine compiles it: half a minute.
+build_cuda_part() {
+    if ! has_gpu; then
+        echo "CUDA part: not built, this machine has no GPU; the same operations run in plain torch here."
+    elif $venv/bin/python -m mai.kernels.cuda.build; then
+        echo "CUDA part: built for Hopper (sm_90a)."
+    else
+        echo "CUDA part: not built, see above; Triton takes its place."
+    fi
+}
+
 report() {
     torch=$($venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))')
     echo "Set up in .venv with $tool and torch $torch, in $(($(date +%s) - started_seconds)) seconds."
@@ -104,5 +115,6 @@ check_python
 drop_unusable_venv
 make_venv
 install || fail "$tool could not install the packages; it says why above. The other installer may: make setup INSTALLER=uv (or pip)"
+build_cuda_part
 report
 pwd -P >$stamp

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,8 @@ from tests.jobs import TRAINED, Job, ended_jobs, on_corpus, start
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 os.environ.pop("WANDB_API_KEY", None)
 
+KERNELS = Path(__file__).parent / "kernels"
+
 # A shell's nohup ignores SIGHUP, and every child inherits that: tests that send it would wait for ever.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -28,7 +31,13 @@ device.prepare("cpu")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="Also the tests marked `full` (make test-full).")
+    parser.addoption("--kernels", action="store_true", help="Also tests/kernels, by Triton (make test-kernels).")
     parser.addoption("--regenerate-golden", action="store_true", help="Write tests/golden anew from what is found.")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Not skipped one by one: whoever asks for them must have what they need."""
+    return True if collection_path == KERNELS and not config.getoption("--kernels") else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

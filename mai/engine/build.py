@@ -9,7 +9,9 @@ from mai.engine.groups import Groups, sharding_mesh
 from mai.engine.initialize import initialize_weights
 from mai.engine.layers import RMSNorm, decoder_block, further_layers
 from mai.engine.mends import mend
+from mai.engine.model import Model
 from mai.engine.multi_token import MultiTokenModel, multi_token_block
+from mai.engine.operations import choose, use_weight_gradient
 from mai.engine.optimizer_sharding import OptimizerSharding
 from mai.engine.sharding import Sharding
 from mai.engine.translate import transformer_config
@@ -33,6 +35,7 @@ def build_model(
 def prepare_megatron(recipe: Recipe) -> None:
     """After the groups are built, and before any layer is."""
     mend()
+    use_weight_gradient(choose(recipe))
     # Nothing here draws from Megatron's random states, but its layers refuse to be built without them.
     model_parallel_cuda_manual_seed(recipe.train.seed, force_reset_rng=True)
 
@@ -44,7 +47,7 @@ def build_parts(
     config = transformer_config(recipe, layout, sequence_parallel=sequence_parallel)
     further = further_layers(recipe.model, max_length=max_length, device=device)
     return [
-        (MultiTokenModel if further else GPTModel)(
+        (MultiTokenModel if further else Model)(
             config,
             transformer_layer_spec=decoder_block(
                 recipe.model, layers=part.layers, max_length=max_length, device=device

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mai.kernels import rope
 from mai.parallel.context import order_of_all_parts, own_parts
 
 AttentionCore = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -22,15 +21,17 @@ AttentionCore = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Positions:
     """The positions that this rank holds, and their rotary embedding: the one place that knows both."""
 
-    def __init__(self, tables: tuple[Tensor, Tensor], group: dist.ProcessGroup | None) -> None:
-        """`tables`: cos and sin [S, D], fp32. `group`: the context ranks; None for one."""
-        self._tables = tables
+    def __init__(
+        self, tables: tuple[Tensor, Tensor], group: dist.ProcessGroup | None, *, turn: Callable[..., Tensor]
+    ) -> None:
+        """`tables`: cos and sin [S, D], fp32. `group`: the context ranks; None for one. `turn`: as in kernels/rope."""
+        self._tables, self._turn = tables, turn
         self._rank, self._ranks = (0, 1) if group is None else (group.rank(), group.size())
 
     def rotate(self, x_LBHD: Tensor, *, start: int = 0) -> Tensor:
         """Turn by each position; `start` is the first one's, of a sequence that is not cut (while generating)."""
         cos_LD, sin_LD = (self._of_this_rank(table, x_LBHD.size(0), start) for table in self._tables)
-        return rope.reference(x_LBHD, cos_LD, sin_LD)
+        return self._turn(x_LBHD, cos_LD, sin_LD)
 
     def _of_this_rank(self, table_SD: Tensor, length: int, start: int) -> Tensor:
         if self._ranks == 1:

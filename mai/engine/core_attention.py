@@ -57,7 +57,7 @@ class CoreAttention(MegatronModule):
         super().__init__(config=config)
         self.tensor_group = pg_collection.tp
         self.context_group = pg_collection.cp if pg_collection.cp.size() > 1 else None
-        self.positions = None if tables is None else Positions(tables, self.context_group)
+        self.positions = None if tables is None else Positions(tables, self.context_group, turn=config.operations.rope)
         self.rotates, self.core = rotates, core
         self.cache: KeyValueCache | None = None
         sinks_H = None

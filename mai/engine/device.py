@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from mai.engine.operations import offer_weight_gradient
 from mai.errors import EnvironmentMismatchError
 from mai.parallel.place import Place
 
@@ -87,6 +88,7 @@ def choose(requested: Literal["auto", "cpu", "cuda"]) -> DeviceKind:
 def prepare(kind: DeviceKind) -> None:
     """Make `megatron.core` importable for this device; call before anything imports it, in every process once."""
     _silence_known_warnings()
+    offer_weight_gradient()
     if kind == "cpu":
         # Imported by name and not above: a run on CUDA never loads it.
         importlib.import_module(_CPU_ADAPTER).install()

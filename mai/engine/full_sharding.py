@@ -23,9 +23,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from mai.engine.operations import choose
 from mai.engine.shard import Block, Shard
 from mai.engine.sharded_state import blocks, buffer_shards
-from mai.engine.sharding import allocate_states, global_norm
+from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
 from mai.engine.translate import compute_dtype
 from mai.optimizer.groups import decays
 from mai.recipe import OptimizerConfig, Recipe
@@ -54,6 +55,7 @@ class FullSharding:
                 piece for name, start, block in named_blocks for piece in _meeting(rows[name], start, block)
             ]
             self.chunks.append(_Chunk(module, [own.gradient for own in rows.values()]))
+        self._operations = choose(recipe)
         self._adamw = _adamw([own.weight for own in self._rows], recipe.optimizer)
 
     def zero_gradients(self) -> None:
@@ -61,13 +63,25 @@ class FullSharding:
 
     def gradient_norm(self) -> float:
         owned = [piece.of(piece.rows.gradient) for piece in self._pieces if not piece.block.is_replica]
-        return global_norm(owned, device=self._rows[0].gradient.device, group=None)
+        return global_norm(
+            owned, device=self._rows[0].gradient.device, group=None, sum_of_squares=self._operations.sum_of_squares
+        )
 
+    @torch.no_grad()
     def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
-        # The small number is Megatron's (megatron/core/optimizer/clip_grads.py), so that both shardings clip alike.
-        scale = clip_norm / (norm + 1.0e-6)
-        if scale < 1.0:
-            torch._foreach_mul_(self._gradients, scale)
+        factor = clip_factor(norm=norm, clip_norm=clip_norm)
+        if self._operations.adamw is not None:
+            update_each(
+                self._adamw,
+                {},
+                kernel=self._operations.adamw,
+                learning_rate=learning_rate,
+                gradient_factor=factor,
+                number=self.updates_done() + 1,
+            )
+            return
+        if factor < 1:
+            torch._foreach_mul_(self._gradients, factor)
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()

@@ -24,7 +24,7 @@ from mai.engine.core_attention import CoreAttention
 from mai.engine.experts import expert_layer
 from mai.engine.latent_attention import latent_self_attention
 from mai.errors import RecipeError
-from mai.kernels import attention, rms_norm, rope, swiglu
+from mai.kernels import attention, rope, swiglu
 from mai.model import rotary
 from mai.recipe import GroupedQueryAttention, ModelConfig
 from mai.recipe.named_function import call_function, load_function
@@ -43,14 +43,16 @@ class RMSNorm(MegatronModule):
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm.reference(x, self.weight, epsilon=self.epsilon)
+        out: Tensor = self.config.operations.rms_norm(x, self.weight, epsilon=self.epsilon)
+        return out
 
 
 class SwiGLU(MegatronModule):
     """The activation between the two matrices of a gated feed-forward layer."""
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
-        return swiglu.reference(gate_and_up)
+        out: Tensor = self.config.operations.swiglu(gate_and_up)
+        return out
 
 
 class ClampedSwiGLU(MegatronModule):
@@ -58,6 +60,37 @@ class ClampedSwiGLU(MegatronModule):
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
         return swiglu.clamped_reference(gate_and_up)
+
+
+class Layer(TransformerLayer):
+    """Megatron's, whose addition of the attention's output and norm after it are one operation."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._normed: Tensor | None = None
+        is_ours = self.self_attn_bda is get_bias_dropout_add and type(self.pre_mlp_layernorm) is RMSNorm
+        # Recomputing the norms means that their outputs are not kept.
+        if is_ours and not self.recompute_pre_mlp_layernorm:
+            self.self_attn_bda: Any = self._bias_dropout_add
+
+    def _bias_dropout_add(self, *_: Any) -> Any:
+        return self._add_and_norm
+
+    def _add_and_norm(self, out_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+        assert dropout == 0
+        out, bias = out_and_bias
+        norm = self.pre_mlp_layernorm
+        total: Tensor
+        self._normed, total = self.config.operations.rms_norm_of_sum(
+            out if bias is None else out + bias, residual, norm.weight, epsilon=norm.epsilon
+        )
+        return total
+
+    def _forward_pre_mlp_layernorm(self, hidden: Tensor) -> Tensor:
+        if self._normed is None:
+            return super()._forward_pre_mlp_layernorm(hidden)  # type: ignore[no-any-return]
+        normed, self._normed = self._normed, None
+        return normed
 
 
 _ACTIVATIONS = {"swiglu": SwiGLU, "clamped_swiglu": ClampedSwiGLU}
@@ -100,7 +133,7 @@ def _layer(model: ModelConfig, layer: int, tables: tuple[Tensor, Tensor] | None)
         activation_func=_ACTIVATIONS[model.activation],
     )
     return ModuleSpec(
-        module=TransformerLayer,
+        module=Layer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
             self_attention=_attention(model, layer, tables),

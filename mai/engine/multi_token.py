@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import ModuleSpec
 from megatron.core.transformer.multi_token_prediction import (
@@ -30,9 +29,11 @@ from megatron.core.transformer.multi_token_prediction import (
 )
 from torch import Tensor
 
+from mai.engine.model import Model
 
-class MultiTokenModel(GPTModel):
-    """GPTModel whose last part returns the token losses of all depths, [1 + D, B, S]; in evaluation [1, B, S].
+
+class MultiTokenModel(Model):
+    """The model whose last part returns the token losses of all depths, [1 + D, B, S]; in evaluation [1, B, S].
 
     A position that has no token so far on has loss 0. It needs labels: `Sampler` leaves the block out."""
 

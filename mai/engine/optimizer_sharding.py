@@ -10,6 +10,7 @@ Used on one rank too, so that there is one path and one checkpoint format. `full
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer_config import ParamPredicate
 from torch import Tensor
 
+from mai.engine.operations import choose
 from mai.engine.shard import Shard
 from mai.engine.sharded_state import blocks, buffer_shards
-from mai.engine.sharding import allocate_states, global_norm
+from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError
 from mai.optimizer.groups import decays
@@ -43,7 +45,9 @@ class OptimizerSharding:
             )
             for virtual_stage, module in enumerate(modules)
         ]
+        self._operations = choose(recipe)
         self._optimizer = _optimizer(self.chunks, recipe)
+        self._owned = list(_owned_ranges(self._optimizer))
 
     def zero_gradients(self) -> None:
         for chunk in self.chunks:
@@ -61,9 +65,27 @@ class OptimizerSharding:
             ],
             device=self._optimizer.get_loss_scale().device,
             group=self._optimizer.get_grad_stats_parallel_group(),
+            sum_of_squares=self._operations.sum_of_squares,
         )
 
+    @torch.no_grad()
     def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
+        if self._operations.adamw is None:
+            self._update_in_parts(norm=norm, clip_norm=clip_norm, learning_rate=learning_rate)
+            return
+        number = self.updates_done() + 1
+        copies = {own.weight: own.copy for own in self._owned if own.copy is not None}
+        for part in _with_states(self._optimizer):
+            update_each(
+                part.optimizer,
+                copies,
+                kernel=self._operations.adamw,
+                learning_rate=learning_rate,
+                gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
+                number=number,
+            )
+
+    def _update_in_parts(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
         for part in self._optimizer.chained_optimizers:
             for group in part.param_groups:
                 group["lr"] = learning_rate
@@ -72,11 +94,11 @@ class OptimizerSharding:
         self._optimizer.step_with_ready_grads()
 
     def updates_done(self) -> int:
-        return next((int(state["step"].item()) for state in self._states()), 0)
+        return next((int(own.state["step"].item()) for own in self._owned), 0)
 
     def set_updates_done(self, updates: int) -> None:
-        for state in self._states():
-            state["step"].fill_(updates)
+        for own in self._owned:
+            own.state["step"].fill_(updates)
 
     @torch.no_grad()
     def publish_main_weights(self) -> None:
@@ -87,35 +109,35 @@ class OptimizerSharding:
             chunk.start_param_sync(force_sync=True)
 
     def shards(self) -> list[Shard]:
-        owned = {
-            parameter: (start, {"weight": main.detach(), **{name: state[name] for name in ("exp_avg", "exp_avg_sq")}})
-            for parameter, start, main, state in _owned_ranges(self._optimizer)
+        tensors = {
+            own.parameter: {
+                "weight": own.weight.detach(),
+                **{name: own.state[name] for name in ("exp_avg", "exp_avg_sq")},
+            }
+            for own in self._owned
         }
-        return self._shards(owned) + buffer_shards(self._modules)
+        return self._shards(tensors) + buffer_shards(self._modules)
 
     def gradients(self) -> list[Shard]:
-        owned = {}
-        for parameter, start, main, _ in _owned_ranges(self._optimizer):
-            assert main.grad is not None
-            owned[parameter] = (start, {"gradient": main.grad})
-        return self._shards(owned)
+        tensors = {}
+        for own in self._owned:
+            assert own.weight.grad is not None
+            tensors[own.parameter] = {"gradient": own.weight.grad}
+        return self._shards(tensors)
 
-    def _states(self) -> Iterator[dict[str, Tensor]]:
-        for part in _with_states(self._optimizer):
-            yield from part.optimizer.state.values()
-
-    def _shards(self, owned: dict[torch.nn.Parameter, tuple[int, dict[str, Tensor]]]) -> list[Shard]:
-        """`owned`: parameter -> (start of the owned range, its tensors). The first copy answers for all."""
+    def _shards(self, tensors: dict[torch.nn.Parameter, dict[str, Tensor]]) -> list[Shard]:
+        """`tensors`: of each parameter, over the range that this rank owns. The first copy answers for all."""
+        starts = {own.parameter: own.start for own in self._owned}
         shards = []
         for parameter, block_start, block in blocks(self._modules):
-            if parameter not in owned:
+            if parameter not in tensors:
                 continue
-            start, tensors = owned[parameter]
-            stop = start + next(iter(tensors.values())).numel()
+            start = starts[parameter]
+            stop = start + next(iter(tensors[parameter].values())).numel()
             block_stop = block_start + math.prod(block.shape)
             first, last = max(start, block_start), min(stop, block_stop)
             if first < last:
-                pieces = {name: tensor[first - start : last - start] for name, tensor in tensors.items()}
+                pieces = {name: tensor[first - start : last - start] for name, tensor in tensors[parameter].items()}
                 shards.append(Shard(block, first - block_start, last - block_start, pieces))
         return shards if self._copy == 0 else [shard.as_replica() for shard in shards]
 
@@ -129,28 +151,28 @@ def _optimizer(chunks: list[DistributedDataParallel], recipe: Recipe) -> Megatro
         use_gloo_process_groups=False,
     )
     for part in _with_states(optimizer):
-        _refuse_foreign(part.optimizer)
-        _prepare(part.optimizer)
+        part.optimizer = _torch_adamw(part.optimizer)
     return optimizer
 
 
-def _refuse_foreign(optimizer: torch.optim.Optimizer) -> None:
-    # megatron/core/optimizer/__init__.py takes the FusedAdam of Transformer Engine or apex wherever one can be
-    # imported; they count their steps elsewhere than the checkpoint looks.
-    if type(optimizer) is not torch.optim.AdamW:
+def _torch_adamw(adamw: torch.optim.Optimizer) -> torch.optim.AdamW:
+    """The optimizer whose groups and states are read here, whichever Megatron-Core made: it takes the FusedAdam of apex
+    wherever that can be imported (megatron/core/optimizer/__init__.py), which counts its steps elsewhere than the
+    checkpoint looks. Raises EnvironmentMismatchError for Transformer Engine's, whose other effects nobody tried."""
+    if type(adamw).__module__.startswith("transformer_engine"):
         raise EnvironmentMismatchError(
-            f"Megatron-Core found {type(optimizer).__module__}.{type(optimizer).__name__} in this environment and "
-            "would train with it, and mai trains with torch's AdamW so far; run in an environment without "
-            "transformer_engine and apex (make setup makes one)"
+            "Megatron-Core found Transformer Engine in this environment and would train with its parts, which mai does "
+            "not do; run in an environment without transformer_engine (make setup makes one)"
         )
-
-
-def _prepare(adamw: torch.optim.AdamW) -> None:
+    ours = torch.optim.AdamW([torch.zeros(1)])
     for group in adamw.param_groups:
-        # Megatron makes AdamW with torch's defaults, which on a CPU loop over the parameters in Python.
-        group["fused"], group["foreach"] = True, False
-        group["weight_decay"] *= group["wd_mult"]
-    allocate_states(adamw)
+        decay = group["weight_decay"] * group["wd_mult"]
+        # Neither one kernel nor a list of them is torch's default, a loop in Python over the parameters of a CPU is.
+        group.update({**ours.defaults, **group, "fused": True, "foreach": False, "weight_decay": decay})
+    # Not given to AdamW itself, which refuses Megatron's shards: they are views.
+    ours.param_groups = adamw.param_groups
+    allocate_states(ours)
+    return ours
 
 
 def _with_states(optimizer: MegatronOptimizer) -> Iterator[Any]:
@@ -158,16 +180,33 @@ def _with_states(optimizer: MegatronOptimizer) -> Iterator[Any]:
     yield from (part for part in optimizer.chained_optimizers if not part.is_stub_optimizer)
 
 
-def _owned_ranges(
-    optimizer: MegatronOptimizer,
-) -> Iterator[tuple[torch.nn.Parameter, int, Tensor, dict[str, Tensor]]]:
-    """Each parameter of which this rank owns a range, the range's start, its fp32 weights, and their AdamW state."""
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """The range of a parameter that this rank updates."""
+
+    parameter: torch.nn.Parameter
+    start: int
+    weight: Tensor
+    """fp32, flat; its gradient is there after `gradient_norm`."""
+    copy: Tensor | None
+    """The same range of the parameter that the model computes with; None where that is `weight` itself."""
+    state: dict[str, Tensor]
+
+
+def _owned_ranges(optimizer: MegatronOptimizer) -> Iterator[_Owned]:
     for part in _with_states(optimizer):
         pairs = [
             *zip(part.model_float16_groups, part.shard_fp32_from_float16_groups, strict=True),
             *zip(part.model_fp32_groups, part.shard_fp32_groups, strict=True),
         ]
-        for parameters, main_parameters in pairs:
-            for parameter, main in zip(parameters, main_parameters, strict=True):
+        for parameters, weights in pairs:
+            for parameter, weight in zip(parameters, weights, strict=True):
                 start = part._get_model_param_range_map(parameter)["param"].start
-                yield parameter, start, main, part.optimizer.state[main]
+                copy = parameter.detach().view(-1)[start : start + weight.numel()]
+                yield _Owned(
+                    parameter,
+                    start,
+                    weight,
+                    None if copy.dtype == torch.float32 else copy,
+                    part.optimizer.state[weight],
+                )

@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from mai.engine.experts import expert_fields
 from mai.engine.latent_attention import latent_fields
+from mai.engine.operations import choose
 from mai.parallel.layout import Layout
 from mai.recipe import GroupedQueryAttention, ModelConfig, OptimizerConfig, ParallelConfig, PrecisionConfig, Recipe
 from mai.recipe.stage_text import parts_of
@@ -46,8 +47,8 @@ def output_init_std(model: ModelConfig) -> float:
 def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: bool) -> TransformerConfig:
     """`sequence_parallel` is an argument because decoding one token at a time cannot be split along the sequence."""
     model, dtype = recipe.model, compute_dtype(recipe.precision)
-    latent = model.latent_attention
-    return _honest(
+    latent, operations = model.latent_attention, choose(recipe)
+    config = _honest(
         TransformerConfig if latent is None else MLATransformerConfig,
         **({} if latent is None else latent_fields(model, latent)),
         **expert_fields(model, layout),
@@ -84,14 +85,16 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         init_method=_leave_as_it_is,
         output_layer_init_method=_leave_as_it_is,
         embedding_init_method=_leave_as_it_is,
+        gradient_accumulation_fusion=operations.weight_gradient is not None,
         # Fusions of Megatron that need apex, Transformer Engine or a compiler.
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
-        gradient_accumulation_fusion=False,
         persist_layer_norm=False,
         apply_rope_fusion=False,
     )
+    config.operations = operations
+    return config
 
 
 def _pipeline(recipe: Recipe, layout: Layout) -> dict[str, Any]:

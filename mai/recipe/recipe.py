@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -33,6 +33,8 @@ class Recipe:
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     precision: PrecisionConfig = Field(default_factory=PrecisionConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    kernels: Literal["auto", "reference", "apex"] = "auto"
+    """What computes the hot path: our fused operations, plain torch, or NVIDIA apex's where it has them."""
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     observe: ObserveConfig = Field(default_factory=ObserveConfig)

@@ -1,7 +1,8 @@
 """The run folder: all that is known about a run, on disk. Resume and `mai show` read nothing else.
 
     run.json                  what runs: run_id, recipe_fingerprint, data_fingerprint, versions {name: version},
-                              commit, layout {axis: degree}, num_parameters, created
+                              commit, layout {axis: degree}, kernels {operation: what computes it}, num_parameters,
+                              created
     recipe.json               the resolved recipe
     tokenizer.json            what turns its tokens into text
     status.json               where it stands: phase, step, last_committed_step, tokens, tokens_per_second,

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mai.engine.operations import described
 from mai.errors import ExitCode
 from mai.model.flops import FLOP_CONVENTION
 from mai.model.shapes import num_parameters
@@ -38,6 +39,7 @@ def description(run: Run, old: dict[str, Any]) -> dict[str, Any]:
         "commit": commit(),
         "layout": run.layout.degrees,
         "device": run.device.kind,
+        "kernels": described(run.recipe, run.device.kind),
         "num_parameters": num_parameters(run.recipe.model),
         "end_token": run.dataset.manifest.end_token,
     }

@@ -58,7 +58,7 @@ def _complaint(command: str) -> str:
     """Why a quoted command would be refused; empty when it parses."""
     program, *words = shlex.split(command, comments=True)
     if program == "make":
-        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         unknown = {word for word in words if "=" not in word} - targets
         return f"the Makefile has no {sorted(unknown)}" if unknown else ""
     return _mai_complaint(cli, words)

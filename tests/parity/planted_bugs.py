@@ -81,11 +81,12 @@ def skipped_all_reduce() -> None:
 def scaled_gradient() -> None:
     """One data-parallel rank's gradients count 1 % more than the others'."""
 
-    def scale(model: torch.nn.Module) -> None:
-        for parameter in model.parameters():
-            parameter.register_hook(lambda gradient: gradient * SCALE)
+    def scale(_: torch.nn.Module, __: Any, out: tuple[torch.Tensor, None]) -> None:
+        if out[0].requires_grad:
+            out[0].register_hook(lambda gradient: gradient * SCALE)
 
-    _change_model_of_bad_rank(scale)
+    # Of the logits, and so of everything: matrices add their gradients where no hook of theirs sees them.
+    _change_model_of_bad_rank(lambda model: model.output_layer.register_forward_hook(scale))
 
 
 def transposed_shard() -> None:

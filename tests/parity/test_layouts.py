@@ -68,6 +68,14 @@ def test_layout_gives_the_one_rank_losses_gradient_norms_and_held_out_loss(
         assert ours == pytest.approx(one_rank, rel=TOLERANCE, abs=0), f"step {step}"
 
 
+def test_fused_and_plain_operations_give_the_same_losses(
+    prepared: Recipe, fp32_curves: dict[ParallelConfig, Curve]
+) -> None:
+    ((plain,),) = on_ranks(1, curves, replace(prepared, kernels="reference"), [ONE_RANK])
+    for fused, expected in zip(fp32_curves[ONE_RANK], plain, strict=True):
+        assert fused == pytest.approx(expected, rel=TOLERANCE)
+
+
 def test_the_model_learns_in_these_steps(fp32_curves: dict[ParallelConfig, Curve]) -> None:
     first, last = fp32_curves[ONE_RANK][0], fp32_curves[ONE_RANK][STEPS - 1]
     assert last[0] < first[0] - 0.3, "a parity of models that do not move proves little"

@@ -1,0 +1,310 @@
+"""What benchmarks/kernels.py measures: the operations at the sizes of a layer of Llama 3 8B, and their peers."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mai.kernels import adamw, attention, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+
+TOKENS, HIDDEN, FEATURES, VOCABULARY = 8192, 4096, 14336, 128256
+HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
+LAYER_PARAMETERS = 218_112_000
+IN_PLACE = False  # Liger's last argument: whether the backward pass writes over its input
+
+Call = Callable[[], Any]
+
+
+@dataclass
+class Case:
+    """One operation: what it must move, and the calls that do it."""
+
+    name: str
+    least_bytes: int
+    calls: dict[str, Call]
+    exact: Call | None = None
+    """The same in fp64 or fp32, for the error of what the first call returns."""
+    flops: int = 0
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=dtype)
+
+
+def gradient_of(function: Callable[..., Any], inputs: tuple[Tensor, ...], above: Any) -> Call:
+    """A call that runs the backward pass, again and again; its first also the forward pass."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    outs: list[Any] = []
+
+    def call() -> Any:
+        if not outs:
+            outs.append(function(*leaves))
+        return torch.autograd.grad(outs[0], leaves, above, retain_graph=True)
+
+    return call
+
+
+def both_ways(
+    name: str,
+    functions: dict[str, Callable[..., Any]],
+    inputs: tuple[Tensor, ...],
+    *,
+    forward_bytes: int,
+    backward_bytes: int,
+    exact: Callable[..., Any],
+) -> Iterator[Case]:
+    """The forward and the backward pass of each peer, against `exact` in fp32."""
+    wide = tuple(x.float() for x in inputs)
+    yield Case(
+        f"{name}, forward",
+        forward_bytes,
+        {peer: (lambda f=f: f(*inputs)) for peer, f in functions.items()},
+        exact=lambda: exact(*wide),
+    )
+    out = exact(*inputs)
+    above = torch.randn_like(out) if isinstance(out, Tensor) else tuple(torch.randn_like(x) for x in out)
+    wide_above = above.float() if isinstance(above, Tensor) else tuple(x.float() for x in above)
+    calls = {peer: gradient_of(function, inputs, above) for peer, function in functions.items()}
+    yield Case(f"{name}, backward", backward_bytes, calls, exact=gradient_of(exact, wide, wide_above))
+
+
+def swiglu_cases() -> Iterator[Case]:
+    both = draw(TOKENS, 2 * FEATURES)
+    size = TOKENS * FEATURES * 2
+    functions = {
+        "mai": swiglu.fused,
+        "torch": swiglu.reference,
+        "torch.compile": torch.compile(swiglu.reference),
+        "Megatron": megatron(
+            "core.fusions.fused_bias_swiglu", lambda module: lambda x: module.bias_swiglu_impl(x, None)
+        ),
+        "Liger": liger("ops.swiglu", lambda its: its.LigerFusedGateUpSiLUMulFunction.apply),
+    }
+    yield from both_ways(
+        "SwiGLU",
+        functions,
+        (both,),
+        forward_bytes=3 * size,
+        backward_bytes=5 * size,
+        exact=swiglu.reference,
+    )
+
+
+def norm_cases() -> Iterator[Case]:
+    x, residual, weight = draw(TOKENS, HIDDEN), draw(TOKENS, HIDDEN), 1 + 0.1 * draw(HIDDEN)
+    size = x.nbytes
+
+    def reference(x: Tensor, residual: Tensor, weight: Tensor) -> Any:
+        return rms_norm.reference_of_sum(x, residual, weight, epsilon=1e-5)
+
+    functions = {
+        "mai": lambda *inputs: rms_norm.fused_of_sum(*inputs, epsilon=1e-5),
+        "torch": reference,
+        "torch.compile": torch.compile(reference),
+        "Liger": liger(
+            "ops.fused_add_rms_norm",
+            lambda module: (
+                lambda x, r, w: module.LigerFusedAddRMSNormFunction.apply(x, r, w, 1e-5, 0.0, "llama", IN_PLACE)
+            ),
+        ),
+    }
+    yield from both_ways(
+        "residual + RMSNorm",
+        functions,
+        (x, residual, weight),
+        forward_bytes=4 * size,
+        backward_bytes=4 * size,
+        exact=reference,
+    )
+
+    def alone(x: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm.reference(x, weight, epsilon=1e-5)
+
+    functions = {
+        "mai": lambda *inputs: rms_norm.fused(*inputs, epsilon=1e-5),
+        "torch": alone,
+        "torch.compile": torch.compile(alone),
+        "Liger": liger(
+            "ops.rms_norm",
+            lambda its: lambda *inputs: its.LigerRMSNormFunction.apply(*inputs, 1e-5, 0.0, "llama", IN_PLACE),
+        ),
+    }
+    yield from both_ways(
+        "RMSNorm", functions, (x, weight), forward_bytes=2 * size, backward_bytes=3 * size, exact=alone
+    )
+
+
+def rope_cases() -> Iterator[Case]:
+    query, key = draw(TOKENS, 1, HEADS, HEAD_SIZE), draw(TOKENS, 1, KEY_HEADS, HEAD_SIZE)
+    cos, sin = (table.cuda() for table in rope.tables(TOKENS, [1e4 ** (-i / 64) for i in range(64)]))
+
+    def reference(query: Tensor, key: Tensor) -> Any:
+        return rope.reference(query, cos, sin), rope.reference(key, cos, sin)
+
+    functions = {
+        "mai": lambda query, key: (rope.fused(query, cos, sin), rope.fused(key, cos, sin)),
+        "torch": reference,
+        "torch.compile": torch.compile(reference),
+    }
+    size = 2 * (query.nbytes + key.nbytes)
+    yield from both_ways(
+        "RoPE of queries and keys", functions, (query, key), forward_bytes=size, backward_bytes=size, exact=reference
+    )
+
+
+def cross_entropy_cases() -> Iterator[Case]:
+    logits, targets = draw(TOKENS, VOCABULARY), torch.randint(VOCABULARY, (TOKENS,), device="cuda")
+    # As the trainer asks: of the sum of all losses. What each token counts is folded into the step.
+    above = torch.ones(TOKENS, device="cuda")
+
+    def both_passes(function: Callable[[Tensor], Tensor]) -> Call:
+        # The backward pass overwrites the logits; any numbers take the same time.
+        def call() -> Any:
+            leaf = logits.detach().requires_grad_()
+            losses = function(leaf)
+            return losses, torch.autograd.grad(losses, leaf, above.to(losses.dtype))
+
+        return call
+
+    def once() -> Any:
+        return cross_entropy.reference(logits.float(), targets)
+
+    compiled = torch.compile(cross_entropy.reference)
+    # Before any backward pass: only the forward pass leaves the logits as they are.
+    yield Case(
+        "cross entropy, forward",
+        logits.nbytes,
+        {
+            "mai": lambda: cross_entropy.fused(logits, targets),
+            "torch": lambda: cross_entropy.reference(logits, targets),
+            "torch.compile": lambda: compiled(logits, targets),
+        },
+        exact=once,
+    )
+    group = dist.group.WORLD
+    calls = {
+        "mai": both_passes(lambda x: cross_entropy.fused(x, targets)),
+        "torch": both_passes(lambda x: cross_entropy.reference(x, targets)),
+        "torch.compile": both_passes(lambda x: compiled(x, targets)),
+        "Megatron, fused": both_passes(
+            megatron(
+                "core.fusions.fused_cross_entropy",
+                lambda module: (
+                    lambda x: module.fused_vocab_parallel_cross_entropy(x[:, None], targets[:, None], group)[:, 0]
+                ),
+            )
+        ),
+        "Liger": both_passes(
+            liger(
+                "ops.cross_entropy",
+                lambda module: (
+                    lambda x: module.LigerCrossEntropyFunction.apply(x, targets, None, -100, 0.0, 0.0, "none")[0]
+                ),
+            )
+        ),
+    }
+    yield Case("cross entropy, loss and gradient", 2 * logits.nbytes, calls)
+
+
+def optimizer_cases() -> Iterator[Case]:
+    weight, exp_avg, gradient = (draw(LAYER_PARAMETERS, dtype=torch.float32) for _ in range(3))
+    exp_avg_sq, copy = gradient.square(), torch.empty_like(weight, dtype=torch.bfloat16)
+    update = adamw.Update(
+        learning_rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, gradient_factor=0.5, number=10
+    )
+
+    def in_parts() -> None:
+        adamw.reference(weight, exp_avg, exp_avg_sq, gradient, copy, update)
+
+    yield Case(
+        "AdamW with clipping and bf16 copy",
+        30 * LAYER_PARAMETERS,
+        {
+            "mai": lambda: adamw.fused(weight, exp_avg, exp_avg_sq, gradient, copy, update),
+            "torch fused + 2 passes": in_parts,
+        },
+    )
+    yield Case(
+        "gradient norm",
+        4 * LAYER_PARAMETERS,
+        {
+            "mai": lambda: sum_of_squares.fused(gradient),
+            "torch": lambda: torch.linalg.vector_norm(gradient, dtype=torch.float64) ** 2,
+        },
+        exact=lambda: sum_of_squares.reference(gradient),
+    )
+
+
+def product_cases() -> Iterator[Case]:
+    inputs, gradient = draw(TOKENS, HIDDEN), draw(TOKENS, 2 * FEATURES)
+    total = torch.zeros(2 * FEATURES, HIDDEN, device="cuda")
+    yield Case(
+        "weight gradient of gate and up",
+        0,
+        {
+            "mai": lambda: weight_gradient.fused(inputs, gradient, total),
+            "product, then add": lambda: weight_gradient.reference(inputs, gradient, total),
+            "product alone": lambda: gradient.t() @ inputs,
+        },
+        flops=2 * TOKENS * HIDDEN * 2 * FEATURES,
+    )
+
+
+def attention_cases() -> Iterator[Case]:
+    """Which of torch's backends takes our call, and how long each needs; causal, so half of the products count."""
+    query = draw(TOKENS, 1, HEADS, HEAD_SIZE)
+    key, value = (draw(TOKENS, 1, KEY_HEADS, HEAD_SIZE) for _ in range(2))
+    backends = {"torch's choice": None, "cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+
+    def attend(backend: SDPBackend | None) -> Callable[..., Tensor]:
+        def call(*inputs: Tensor) -> Tensor:
+            with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
+                return attention.reference(*inputs)
+
+        return call
+
+    flops = 2 * TOKENS * TOKENS * HEADS * HEAD_SIZE
+    calls = {name: attend(backend) for name, backend in backends.items()}
+    inputs = (query, key, value)
+    yield Case("attention, forward", 0, {name: partial(call, *inputs) for name, call in calls.items()}, flops=flops)
+    above = torch.randn_like(query)
+    backward = {name: gradient_of(call, inputs, above) for name, call in calls.items()}
+    yield Case("attention, backward", 0, backward, flops=flops * 5 // 2)
+
+
+CASES = [
+    swiglu_cases,
+    norm_cases,
+    rope_cases,
+    cross_entropy_cases,
+    optimizer_cases,
+    product_cases,
+    attention_cases,
+]
+
+
+def megatron(module: str, make: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
+    return peer_of("megatron", module, make)
+
+
+def liger(module: str, make: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
+    return peer_of("liger_kernel", module, make)
+
+
+def peer_of(package: str, module: str, make: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
+    """Imported at the call: a peer that is not there is a row that says so."""
+    made: list[Callable[..., Any]] = []
+
+    def call(*inputs: Tensor) -> Any:
+        if not made:
+            made.append(make(importlib.import_module(f"{package}.{module}")))
+        return made[0](*inputs)
+
+    return call

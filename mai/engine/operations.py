@@ -1,0 +1,116 @@
+"""Which implementation each operation of the hot path has: the recipe's `kernels`, resolved.
+
+It travels as an attribute of Megatron's TransformerConfig, which reaches every module, a user's own included.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from types import ModuleType
+from typing import Any, Literal
+
+from mai.errors import EnvironmentMismatchError
+from mai.kernels import adamw, apex, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels.cuda import library
+from mai.recipe import Recipe
+
+Kernel = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operations:
+    """What a model and its optimizer compute with; each one's meaning stands in `mai/kernels`."""
+
+    rms_norm: Kernel
+    rms_norm_of_sum: Kernel
+    swiglu: Kernel
+    rope: Kernel
+    cross_entropy: Kernel | None
+    """None: Megatron's own, in several passes."""
+    sum_of_squares: Kernel | None
+    """None: torch's norms of a list."""
+    adamw: Kernel | None
+    """None: clipping, torch's AdamW and the copy of the weights, one after the other."""
+    weight_gradient: Kernel | None
+    """None: a product of its own, then added to the sum."""
+
+
+REFERENCE = Operations(
+    rms_norm=rms_norm.reference,
+    rms_norm_of_sum=rms_norm.reference_of_sum,
+    swiglu=swiglu.reference,
+    rope=rope.reference,
+    cross_entropy=None,
+    sum_of_squares=None,
+    adamw=None,
+    weight_gradient=None,
+)
+FUSED = Operations(
+    rms_norm=rms_norm.fused,
+    rms_norm_of_sum=rms_norm.fused_of_sum,
+    swiglu=swiglu.fused,
+    rope=rope.fused,
+    cross_entropy=cross_entropy.fused,
+    sum_of_squares=sum_of_squares.fused,
+    adamw=adamw.fused,
+    weight_gradient=weight_gradient.fused,
+)
+
+
+def choose(recipe: Recipe) -> Operations:
+    """As `kernels` says; raises EnvironmentMismatchError for apex where it is not installed."""
+    operations = _named(recipe.kernels)
+    if recipe.parallel.sharding == "full":
+        # FSDP2 keeps no running sum of a whole gradient to add to.
+        operations = replace(operations, weight_gradient=None)
+    return operations
+
+
+def _named(kernels: Literal["auto", "reference", "apex"]) -> Operations:
+    if kernels == "reference":
+        return REFERENCE
+    if kernels == "auto":
+        return FUSED
+    try:
+        theirs = apex.load()
+    except ImportError as error:
+        raise EnvironmentMismatchError(
+            f"kernels=apex: NVIDIA apex is not installed here with its CUDA extensions ({error}); "
+            "use kernels=auto, which needs nothing else"
+        ) from error
+    return replace(FUSED, weight_gradient=theirs.weight_gradient, adamw=theirs.adamw)
+
+
+def described(recipe: Recipe, device: Literal["cpu", "cuda"]) -> dict[str, str]:
+    """Each operation and what computes it, for the run's record."""
+    operations = choose(recipe)
+    return {field.name: _described(getattr(operations, field.name), device) for field in fields(operations)}
+
+
+def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
+    if kernel is None or kernel.__name__.startswith("reference"):
+        return "torch"
+    if kernel.__module__ not in _OURS:
+        return "apex"
+    if device == "cpu":
+        return "fused, in plain torch on a CPU"
+    if kernel is weight_gradient.fused:
+        return "fused, cuBLAS"
+    return "fused, CUDA C++" if kernel is cross_entropy.fused and library.is_loaded() else "fused, Triton"
+
+
+_OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}
+
+# tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
+_MODULE = "fused_weight_gradient_mlp_cuda"
+
+
+def offer_weight_gradient() -> None:
+    """Before Megatron-Core is imported: let it find the module that it adds weight gradients with."""
+    sys.modules.setdefault(_MODULE, ModuleType(_MODULE))
+
+
+def use_weight_gradient(operations: Operations) -> None:
+    """From now on Megatron-Core's matrices add their gradients with this one."""
+    if operations.weight_gradient is not None:
+        sys.modules[_MODULE].wgrad_gemm_accum_fp32 = operations.weight_gradient  # type: ignore[attr-defined]

@@ -1,0 +1,25 @@
+"""What the launchers share."""
+
+import functools
+
+import torch
+import triton
+from torch import Tensor
+
+
+def rows(x: Tensor) -> tuple[Tensor, int, int]:
+    """A tensor as contiguous rows of its last dim: [N, M], N, M."""
+    flat = x.reshape(-1, x.size(-1))
+    flat = flat if flat.is_contiguous() else flat.contiguous()
+    return flat, flat.size(0), flat.size(1)
+
+
+def cover(length: int, block: int) -> int:
+    """How many blocks cover the length."""
+    return int(triton.cdiv(length, block))
+
+
+@functools.cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Of the card; the interpreter's CPU counts as four."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

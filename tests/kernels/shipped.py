@@ -1,0 +1,218 @@
+"""Every Triton kernel in the configurations that mai ships, compiled for an H100 on a machine without one."""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mai.kernels.gpu import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu
+
+TARGET = GPUTarget("cuda", 90, 32)
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A kernel with the types of its arguments and the values of its constants.
+
+    Pointers and WHOLE numbers count as multiples of 16, as those of REAL sizes are."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the compiler made of it."""
+
+    registers: int
+    stack_bytes: int
+    local_accesses: int
+    """Loads and stores of spilled values."""
+    shared_bytes: int
+    loads_of_16_bytes: int
+    stores_of_16_bytes: int
+    tensor_core_instructions: int
+
+
+def shipped() -> Iterator[Shipped]:
+    """All of them: bf16 as a 500B model computes, and fp32 where the optimizer does."""
+    yield from _activations()
+    yield from _norms()
+    yield from _cross_entropy()
+    yield from _optimizer()
+
+
+HALF, WIDE, WHOLE, REAL = "*bf16", "*fp32", "i32", "fp32"
+
+
+def _activations() -> Iterator[Shipped]:
+    rows = {"F": WHOLE, "BLOCKS": WHOLE}
+    block = {"BLOCK": swiglu.BLOCK}
+    yield Shipped(
+        "swiglu",
+        swiglu.forward_kernel,
+        {"gate_and_up": HALF, "out": HALF, **rows},
+        {"weight": None, "WEIGHTED": False, **block},
+        swiglu.NUM_WARPS,
+    )
+    yield Shipped(
+        "weighted swiglu",
+        swiglu.forward_kernel,
+        {"gate_and_up": HALF, "weight": WIDE, "out": HALF, **rows},
+        {"WEIGHTED": True, **block},
+        swiglu.NUM_WARPS,
+    )
+    yield Shipped(
+        "swiglu backward",
+        swiglu.backward_kernel,
+        {"gate_and_up": HALF, "gradient": HALF, "of_both": HALF, **rows},
+        block,
+        swiglu.NUM_WARPS,
+    )
+    yield Shipped(
+        "weighted swiglu backward",
+        swiglu.weighted_backward_kernel,
+        {"gate_and_up": HALF, "weight": WIDE, "gradient": HALF, "of_both": HALF, "of_weight": WIDE, "F": WHOLE},
+        block,
+        swiglu.NUM_WARPS,
+    )
+    strides = dict.fromkeys(("B", "H", "stride_S", "stride_B", "stride_H", "table_stride"), WHOLE)
+    yield Shipped(
+        "rope",
+        rope.turn_kernel,
+        {"x": HALF, "cos": WIDE, "sin": WIDE, "out": HALF, **strides},
+        {"HALF": 64, "DIRECTION": 1, "HEADS": 32, "BLOCK": 64},
+        rope.NUM_WARPS,
+    )
+
+
+def _norms() -> Iterator[Shipped]:
+    for features in (4096, 8192, 16384):
+        block_size, warps = rms_norm.shape_of_launch(features)
+        yield Shipped(
+            f"norm of a sum, {features}",
+            rms_norm.forward_kernel,
+            {
+                **dict.fromkeys(("x", "residual", "weight", "out", "total"), HALF),
+                "scale": WIDE,
+                "H": WHOLE,
+                "epsilon": REAL,
+            },
+            {"OF_SUM": True, "BLOCK": block_size},
+            warps,
+        )
+        yield Shipped(
+            f"norm of a sum backward, {features}",
+            rms_norm.backward_kernel,
+            {
+                **dict.fromkeys(("x", "weight", "gradient", "of_total", "of_x"), HALF),
+                "scale": WIDE,
+                "of_weight": WIDE,
+                "N": WHOLE,
+                "H": WHOLE,
+            },
+            {"OF_SUM": True, "BLOCK": block_size},
+            warps,
+        )
+
+
+def _cross_entropy() -> Iterator[Shipped]:
+    numbers = {"V": WHOLE, "stride": WHOLE, "first_entry": WHOLE}
+    yield Shipped(
+        "cross entropy statistics",
+        cross_entropy.statistics_kernel,
+        {"logits": HALF, "targets": "*i64", "out": WIDE, "T": WHOLE, **numbers},
+        {"BLOCK": cross_entropy.BLOCK},
+        cross_entropy.NUM_WARPS,
+    )
+    yield Shipped(
+        "cross entropy gradient",
+        cross_entropy.gradient_kernel,
+        {"logits": HALF, "targets": "*i64", "log_sum": WIDE, "gradient": WIDE, **numbers, "BLOCKS": WHOLE},
+        {"BLOCK": cross_entropy.BLOCK},
+        cross_entropy.NUM_WARPS,
+    )
+    yield Shipped(
+        "scale rows",
+        cross_entropy.scale_rows_kernel,
+        {"x": HALF, "factor": WIDE, "V": WHOLE, "stride": WHOLE},
+        {"BLOCK": cross_entropy.BLOCK},
+        cross_entropy.NUM_WARPS,
+    )
+
+
+def _optimizer() -> Iterator[Shipped]:
+    reals = ("decay", "gradient_factor", "beta1", "beta2", "step_size", "root_correction", "epsilon")
+    yield Shipped(
+        "adamw",
+        adamw.adamw_kernel,
+        {
+            **dict.fromkeys(("weight", "exp_avg", "exp_avg_sq", "gradient"), WIDE),
+            "copy": HALF,
+            "length": WHOLE,
+            **dict.fromkeys(reals, REAL),
+        },
+        {"HAS_COPY": True, "BLOCK": adamw.BLOCK},
+        adamw.NUM_WARPS,
+    )
+    yield Shipped(
+        "sum of squares",
+        sum_of_squares.sum_of_squares_kernel,
+        {"x": WIDE, "out": "*fp64", "length": WHOLE},
+        {"BLOCK": sum_of_squares.BLOCK},
+        sum_of_squares.NUM_WARPS,
+    )
+
+
+def resources(one: Shipped) -> Resources:
+    """Compile it for sm_90a and read what came out."""
+    names = one.kernel.arg_names
+    signature = {name: "constexpr" if name in one.constants else one.types[name] for name in names}
+    multiples = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if one.types.get(name, "").startswith(("*", "i"))
+    }
+    constants = {(names.index(name),): value for name, value in one.constants.items()}
+    source = ASTSource(fn=one.kernel, signature=signature, constexprs=constants, attrs=multiples)
+    compiled = triton.compile(source, target=TARGET, options={"num_warps": one.num_warps})
+    assert ".target sm_90a" in compiled.asm["ptx"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage, code = _read("cuobjdump", "-res-usage", cubin.name), _read("nvdisasm", cubin.name)
+    return Resources(
+        registers=_number(r"REG:(\d+)", usage),
+        stack_bytes=_number(r"STACK:(\d+)", usage),
+        local_accesses=len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        shared_bytes=compiled.metadata.shared,
+        loads_of_16_bytes=len(re.findall(r"\bLDG\.E\S*\.128\b", code)),
+        stores_of_16_bytes=len(re.findall(r"\bSTG\.E\S*\.128\b", code)),
+        tensor_core_instructions=len(re.findall(r"\bHGMMA\b", code)),
+    )
+
+
+def _read(tool: str, *arguments: str) -> str:
+    return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found, f"{pattern} is not in: {text}"
+    return int(found[1])
+
+
+def table() -> dict[str, dict[str, int]]:
+    """Name of each shipped kernel -> what the compiler made of it."""
+    return {one.name: asdict(resources(one)) for one in shipped()}

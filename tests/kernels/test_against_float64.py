@@ -1,0 +1,207 @@
+"""Every Triton kernel against float64, with ragged shapes and poisoned outputs: on a GPU, or interpreted on a CPU."""
+
+from collections.abc import Callable
+from dataclasses import astuple
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+
+from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu
+from mai.kernels.gpu import adamw as gpu_adamw
+from mai.kernels.gpu import cross_entropy as gpu_cross_entropy
+from mai.kernels.gpu import rms_norm as gpu_rms_norm
+from mai.kernels.gpu import rope as gpu_rope
+from mai.kernels.gpu import sum_of_squares as gpu_sum_of_squares
+from mai.kernels.gpu import swiglu as gpu_swiglu
+
+INTERPRETED = triton.knobs.runtime.interpret
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+
+# Relative error by norm. bf16 keeps 8 bits: rounding the result once gives about 2^-9 / sqrt(3), and inputs are exact.
+BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 2.0**-8}
+each_dtype = pytest.mark.parametrize("dtype", BOUNDS)
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def assert_close(ours: Tensor, exact: Tensor, *, bound: float | None = None) -> None:
+    assert ours.shape == exact.shape
+    assert exact.dtype == torch.float64
+    error = (ours.double() - exact).norm() / exact.norm().clamp(min=1e-30)
+    # NaN fails here too.
+    assert error <= (bound or BOUNDS[ours.dtype]), f"relative error {error:.2e}"
+
+
+def exact_gradients(function: Callable[..., Tensor], *inputs: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    leaves = [x.double().requires_grad_() for x in inputs]
+    return torch.autograd.grad(function(*leaves), leaves, gradient.double())
+
+
+@each_dtype
+@pytest.mark.parametrize(("tokens", "features"), [(1, 1), (3, 40), (2, 2048), (3, 2049), (0, 8)])
+def test_swiglu(dtype: torch.dtype, tokens: int, features: int) -> None:
+    both, above = draw(tokens, 2 * features, dtype=dtype), draw(tokens, features, dtype=dtype, seed=1)
+    assert_close(gpu_swiglu.forward(both), swiglu.reference(both.double()))
+    (of_both,) = exact_gradients(swiglu.reference, both, gradient=above)
+    assert_close(gpu_swiglu.backward(both, above), of_both)
+
+
+@each_dtype
+@pytest.mark.parametrize(("tokens", "features"), [(1, 1), (5, 40), (2, 2049), (0, 8)])
+def test_weighted_swiglu(dtype: torch.dtype, tokens: int, features: int) -> None:
+    def plain(both: Tensor, weight: Tensor) -> Tensor:
+        return swiglu.reference(both) * weight[:, None]
+
+    both, above = draw(tokens, 2 * features, dtype=dtype), draw(tokens, features, dtype=dtype, seed=1)
+    weight = draw(tokens, seed=2)
+    assert_close(gpu_swiglu.weighted_forward(both, weight), plain(both.double(), weight.double()))
+    of_both, of_weight = exact_gradients(plain, both, weight, gradient=above)
+    ours_both, ours_weight = gpu_swiglu.weighted_backward(both, weight, above)
+    assert_close(ours_both, of_both)
+    assert_close(ours_weight, of_weight)
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (2, 3, 1000), (37, 512)])
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-1])
+def test_rms_norm(dtype: torch.dtype, shape: tuple[int, ...], epsilon: float) -> None:
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm.reference(x, weight, epsilon=epsilon)
+
+    x, weight, above = draw(*shape, dtype=dtype), draw(shape[-1], dtype=dtype, seed=1), draw(*shape, seed=2)
+    above = above.to(dtype)
+    out, scale = gpu_rms_norm.forward(x, weight, epsilon)
+    assert_close(out, plain(x.double(), weight.double()))
+    of_x, of_weight = exact_gradients(plain, x, weight, gradient=above)
+    ours_x, ours_weight = gpu_rms_norm.backward(x, weight, scale, above, None)
+    # One feature's gradient is a difference of nearly equal numbers.
+    assert_close(ours_x, of_x, bound=None if shape[-1] > 1 else 0.1)
+    assert_close(ours_weight, of_weight)
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", [(3, 40), (2, 3, 1000), (37, 512)])
+def test_rms_norm_of_sum(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x, residual, weight = (
+        draw(*shape, dtype=dtype),
+        draw(*shape, dtype=dtype, seed=1),
+        draw(shape[-1], seed=2).to(dtype),
+    )
+    above, of_total = draw(*shape, dtype=dtype, seed=3), draw(*shape, dtype=dtype, seed=4)
+    out, total, scale = gpu_rms_norm.forward_of_sum(x, residual, weight, 1e-5)
+    assert torch.equal(total, x + residual)
+
+    def plain(total: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm.reference(total, weight, epsilon=1e-5)
+
+    assert_close(out, plain(total.double(), weight.double()))
+    of_x, of_weight = exact_gradients(plain, total, weight, gradient=above)
+    ours_x, ours_weight = gpu_rms_norm.backward(total, weight, scale, above, of_total)
+    assert_close(ours_x, of_x + of_total.double())
+    assert_close(ours_weight, of_weight)
+
+
+@each_dtype
+@pytest.mark.parametrize(("heads", "size"), [(1, 2), (3, 64), (5, 96), (40, 128)])
+def test_rope(dtype: torch.dtype, heads: int, size: int) -> None:
+    # Queries as Megatron cuts them out of one product: strided views.
+    whole = draw(5, 2, heads, size + 8, dtype=dtype)
+    x = whole[..., :size]
+    cos, sin = rope.tables(9, [0.5 / (pair + 1) for pair in range(size // 2)])
+    cos, sin = cos[4:].to(DEVICE), sin[4:].to(DEVICE)
+    in_double = (cos.double(), sin.double())
+    assert_close(gpu_rope.turn(x, cos, sin, direction=1), plain_rope(x.double(), *in_double))
+    above = draw(5, 2, heads, size, dtype=dtype, seed=1)
+    (of_x,) = exact_gradients(lambda x: plain_rope(x, *in_double), x, gradient=above)
+    assert_close(gpu_rope.turn(above, cos, sin, direction=-1), of_x)
+
+
+def plain_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As complex numbers: each pair, times its angle's."""
+    first, second = x.chunk(2, dim=-1)
+    half = x.size(-1) // 2
+    turned = torch.complex(first, second) * torch.complex(cos[:, :half], sin[:, :half])[:, None, None]
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+@each_dtype
+@pytest.mark.parametrize("entries", [[7], [4097], [5, 4100], [1, 2, 3]])
+def test_cross_entropy_over_ranks(dtype: torch.dtype, entries: list[int]) -> None:
+    tokens = 5
+    # Large logits: without the maximum their exponentials would overflow.
+    logits = (draw(tokens, sum(entries)) * 50).to(dtype)
+    targets = torch.randint(sum(entries), (tokens,), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    targets[0] = 0
+    above = draw(tokens, seed=2)
+
+    def plain(logits: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    parts = [part.clone(memory_format=torch.contiguous_format) for part in logits.split(entries, dim=1)]
+    starts = [sum(entries[:rank]) for rank in range(len(entries))]
+    statistics = [gpu_cross_entropy.statistics(part, targets, start) for part, start in zip(parts, starts, strict=True)]
+    log_sum, target = cross_entropy.combine(torch.stack(statistics))
+    assert_close(log_sum - target, plain(logits.double()))
+    for part, start in zip(parts, starts, strict=True):
+        gpu_cross_entropy.write_gradient(part, targets, log_sum, above, start)
+    (of_logits,) = exact_gradients(plain, logits, gradient=above)
+    # exp(logit - sum): an fp32 exponent of about 50 has an error of 50 * 2^-24.
+    assert_close(torch.cat(parts, dim=1), of_logits, bound=1e-5 if dtype == torch.float32 else None)
+
+
+@each_dtype
+@pytest.mark.parametrize("entries", [8, 1000, 1003, 20_000])
+def test_cross_entropy_of_one_rank(dtype: torch.dtype, entries: int) -> None:
+    logits = (draw(5, entries) * 50).to(dtype)
+    targets = torch.tensor([0, 1, entries - 1, entries // 2, 7], device=DEVICE)
+    above = draw(5, seed=2)
+    above[:2] = 1
+
+    def plain(logits: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    (of_logits,) = exact_gradients(plain, logits, gradient=above)
+    losses = plain(logits.double())
+    gradient = logits.clone()
+    assert_close(gpu_cross_entropy.loss_and_gradient(gradient, targets), losses)
+    gpu_cross_entropy.scale_rows(gradient, above)
+    # Rounded twice in bf16; an fp32 exponent of about 50 has an error of 50 * 2^-24.
+    assert_close(gradient, of_logits, bound=1e-5 if dtype == torch.float32 else 2.0**-7)
+
+
+@pytest.mark.parametrize("length", [1, 1000, 1025])
+@pytest.mark.parametrize("copied_to", [None, torch.bfloat16])
+def test_adamw(length: int, copied_to: torch.dtype | None) -> None:
+    ours = [draw(length), draw(length, seed=1), draw(length, seed=2).square(), draw(length, seed=3)]
+    exact = [x.double() for x in ours]
+    copy = None if copied_to is None else torch.empty(length, dtype=copied_to, device=DEVICE)
+    for step in (1, 2, 3):
+        update = adamw.Update(
+            learning_rate=0.1 / step,
+            beta1=0.9,
+            beta2=0.95,
+            epsilon=1e-8,
+            weight_decay=0.1,
+            gradient_factor=1 / step,
+            number=step,
+        )
+        gpu_adamw.adamw(*ours, copy, *astuple(update))
+        adamw.reference(*exact, None, update)
+    for our, their in zip(ours, exact, strict=True):
+        assert_close(our, their)
+    if copy is not None:
+        assert torch.equal(copy, ours[0].to(copied_to))
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [0, 1, 4096, 30_000])
+def test_sum_of_squares(dtype: torch.dtype, length: int) -> None:
+    x = draw(length, dtype=dtype)
+    ours = gpu_sum_of_squares.sum_of_squares(x)
+    assert ours.dtype == torch.float64
+    assert ours.item() == pytest.approx(sum_of_squares.reference(x).item(), rel=1e-6)

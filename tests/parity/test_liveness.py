@@ -1,0 +1,111 @@
+"""The fused operations are what a step runs, in every layout, and what they displace is not: read from a profile."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mai.parallel.place import Place
+from mai.recipe import Recipe
+from tests.parity.matrix import LAYOUTS, ONE_RANK, SHAPES, Layout, recipe_of
+from tests.parity.trainer import name_of, num_ranks
+from tests.ranks import on_ranks
+
+DISPLACED = {
+    "aten::silu",
+    "aten::silu_backward",
+    "aten::rms_norm",
+    "aten::rsqrt",
+    "aten::_fused_adamw_",
+    "_VocabParallelCrossEntropy",
+}
+"""What plain torch and Megatron-Core run for the same; `aten::rsqrt` is in nothing but a norm."""
+
+
+def operators(place: Place, recipes: list[Recipe]) -> list[Counter[str]]:
+    """Runs on every rank: for one recipe after the other, how often a step called each operator; what our operators
+    call inside, on a CPU, is left out."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from tests.parity.trainer import open_trainer
+
+    found = []
+    for recipe in recipes:
+        trainer = open_trainer(place, recipe, is_synthetic=True)
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            trainer.step(0)
+        trainer.close()
+        assert isinstance(torch.__version__, str)
+        found.append(Counter(event.name for event in profiler.events() if not _is_inside_ours(event)))
+    return found
+
+
+def _is_inside_ours(event: Any) -> bool:
+    parent = event.cpu_parent
+    while parent is not None:
+        if parent.name.startswith("mai::"):
+            return True
+        parent = parent.cpu_parent
+    return False
+
+
+def ours(calls: Counter[str]) -> dict[str, int]:
+    return {name.removeprefix("mai::"): count for name, count in calls.items() if name.startswith("mai::")}
+
+
+def test_a_step_of_one_rank_calls_each_operation_as_often_as_the_model_has_it() -> None:
+    recipe = recipe_of("dense", ONE_RANK)
+    (fused, reference), *_ = on_ranks(1, operators, [recipe, replace(recipe, kernels="reference")])
+    layers = recipe.model.num_layers
+    passes = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
+    parameters = 5 * layers + 3 + layers  # four matrices and two norms a layer; embedding, output and last norm
+    assert ours(fused) == {
+        "rms_norm": (layers + 1) * passes,
+        "rms_norm_of_sum": layers * passes,
+        "rms_norm_backward": (2 * layers + 1) * passes,
+        "swiglu": layers * passes,
+        "swiglu_backward": layers * passes,
+        "rope": 4 * layers * passes,
+        "cross_entropy_loss_and_gradient": passes,
+        "scale_rows": passes,
+        "add_weight_gradient": (4 * layers + 1) * passes,
+        "sum_of_squares": parameters,
+        "adamw": parameters,
+    }
+    assert not DISPLACED & fused.keys()
+    assert not ours(reference)
+    assert reference.keys() >= DISPLACED
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ranks", sorted({num_ranks(layout.parallel(SHAPES["dense"])) for layout in LAYOUTS}))
+def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.FixtureRequest) -> None:
+    layouts = [layout for layout in LAYOUTS if num_ranks(layout.parallel(SHAPES[shape])) == ranks]
+    if not request.config.getoption("--full"):
+        layouts = [layout for layout in layouts if layout.every_commit and ranks <= 4]
+    if not layouts:
+        pytest.skip("make test-full profiles these layouts")
+    by_rank = on_ranks(ranks, operators, [recipe_of(shape, layout) for layout in layouts])
+    for number, layout in enumerate(layouts):
+        calls = sum((found[number] for found in by_rank), Counter())
+        name = name_of(layout.parallel(SHAPES[shape]))
+        missing = expected(shape, layout) - ours(calls).keys()
+        assert not missing, f"{name}: {missing} never ran"
+        assert not DISPLACED & calls.keys(), f"{name}: {DISPLACED & calls.keys()} ran outside of ours"
+
+
+def expected(shape: str, layout: Layout) -> set[str]:
+    """All of them, less what a layout has no place for."""
+    parallel = layout.parallel(SHAPES[shape])
+    names = {"rms_norm", "rms_norm_backward", "swiglu", "swiglu_backward", "rope", "sum_of_squares", "adamw"}
+    if parallel.tensor > 1:
+        names |= {"cross_entropy_statistics", "cross_entropy_write_gradient"}
+    else:
+        names |= {"cross_entropy_loss_and_gradient", "scale_rows"}
+    if "norms" not in parallel.recompute:
+        names.add("rms_norm_of_sum")
+    if parallel.sharding == "optimizer":
+        names.add("add_weight_gradient")
+    return names

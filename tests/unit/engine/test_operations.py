@@ -1,0 +1,72 @@
+"""What a recipe's `kernels` stands for."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mai.engine.operations import FUSED, REFERENCE, choose, described
+from mai.errors import EnvironmentMismatchError
+from mai.kernels import adamw
+from recipes.debug.tiny import tiny
+
+
+def test_auto_is_fused_and_reference_is_plain() -> None:
+    assert choose(tiny()) == FUSED
+    assert choose(replace(tiny(), kernels="reference")) == REFERENCE
+
+
+def test_the_record_says_what_each_operation_was() -> None:
+    assert set(described(replace(tiny(), kernels="reference"), "cpu").values()) == {"torch"}
+    assert set(described(tiny(), "cpu").values()) == {"fused, in plain torch on a CPU"}
+    on_gpu = described(tiny(), "cuda")
+    assert (on_gpu["swiglu"], on_gpu["weight_gradient"]) == ("fused, Triton", "fused, cuBLAS")
+
+
+def test_full_sharding_has_no_sum_that_a_weight_gradient_could_be_added_to() -> None:
+    recipe = tiny()
+    fully_sharded = replace(recipe, parallel=replace(recipe.parallel, sharding="full"))
+    assert described(fully_sharded, "cuda")["weight_gradient"] == "torch"
+    assert described(fully_sharded, "cuda")["adamw"] == "fused, Triton"
+
+
+def test_apex_that_is_not_there_is_named_with_the_way_out() -> None:
+    with pytest.raises(EnvironmentMismatchError, match=r"kernels=apex: NVIDIA apex is not installed.*kernels=auto"):
+        choose(replace(tiny(), kernels="apex"))
+
+
+STAND_INS = {
+    "fused_weight_gradient_mlp_cuda.py": "def wgrad_gemm_accum_fp32(inputs, gradient, total): ...",
+    "amp_C.py": "multi_tensor_adam = 'the kernel'",
+    "apex/__init__.py": "",
+    "apex/multi_tensor_apply.py": "calls = []\ndef multi_tensor_applier(*given): calls.append(given)",
+}
+"""apex cannot be built without CUDA: these have its names and note what they get (csrc/multi_tensor_adam.cu)."""
+
+
+def test_apex_takes_its_two_operations_and_gets_what_its_kernel_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in STAND_INS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = replace(tiny(), kernels="apex")
+    told = described(recipe, "cuda")
+    assert {name for name, what in told.items() if what == "apex"} == {"weight_gradient", "adamw"}
+
+    weight, exp_avg, exp_avg_sq, gradient = (torch.full((3,), float(value)) for value in range(4))
+    update = adamw.Update(
+        learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.2, gradient_factor=0.5, number=7
+    )
+    kernel = choose(recipe).adamw
+    assert kernel is not None
+    kernel(weight, exp_avg, exp_avg_sq, gradient, None, update)
+    ((called, noop, lists, *numbers),) = importlib.import_module("apex.multi_tensor_apply").calls
+    assert called == "the kernel"
+    assert not noop.any()
+    assert [tensors[0] is each for tensors, each in zip(lists, (gradient, weight, exp_avg, exp_avg_sq), strict=True)]
+    assert gradient.tolist() == [1.5, 1.5, 1.5], "clipped"
+    assert numbers == [0.1, 0.9, 0.95, 1e-8, 7, 1, 1, 0.2]

@@ -1,0 +1,159 @@
+"""Fused operations on the CPU, where the operator is plain torch: the same numbers as the reference, sound gradients,
+and all that torch asks of an operator."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+COS, SIN = rope.tables(6, (1.0, 0.5, 0.1))
+TARGETS = torch.tensor([0, 3, 6, 2])
+
+PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]] = {
+    "swiglu": (swiglu.reference, swiglu.fused, (draw(3, 5, 8),)),
+    "weighted swiglu": (swiglu.weighted_reference, swiglu.weighted_fused, (draw(5, 8), draw(5, seed=1))),
+    "norm": (
+        lambda x, weight: rms_norm.reference(x, weight, epsilon=1e-3),
+        lambda x, weight: rms_norm.fused(x, weight, epsilon=1e-3),
+        (draw(3, 5, 8), draw(8, seed=1)),
+    ),
+    "norm of a sum": (
+        lambda *inputs: rms_norm.reference_of_sum(*inputs, epsilon=1e-3),
+        lambda *inputs: rms_norm.fused_of_sum(*inputs, epsilon=1e-3),
+        (draw(3, 5, 8), draw(3, 5, 8, seed=1), draw(8, seed=2)),
+    ),
+    "rope": (
+        lambda x: rope.reference(x, COS, SIN),
+        lambda x: rope.fused(x, COS, SIN),
+        (draw(6, 2, 3, 6),),
+    ),
+    "cross entropy": (
+        lambda logits: cross_entropy.reference(logits * 1, TARGETS),
+        # Not the leaf itself: the backward pass overwrites what it is given.
+        lambda logits: cross_entropy.fused(logits * 1, TARGETS),
+        (draw(4, 7) * 5,),
+    ),
+}
+each_pair = pytest.mark.parametrize("name", PAIRS)
+
+
+def outputs_and_gradients(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    outs = out if isinstance(out, tuple) else (out,)
+    above = [draw(*x.shape, dtype=x.dtype, seed=9 + index) for index, x in enumerate(outs)]
+    return [*(x.detach() for x in outs), *torch.autograd.grad(outs, leaves, above)]
+
+
+@each_pair
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_is_the_reference(name: str, dtype: torch.dtype) -> None:
+    reference, fused, inputs = PAIRS[name]
+    inputs = tuple(x.to(dtype) for x in inputs)
+    for ours, expected in zip(
+        outputs_and_gradients(fused, inputs), outputs_and_gradients(reference, inputs), strict=True
+    ):
+        assert ours.dtype == expected.dtype
+        bound = 1e-6 if ours.dtype == torch.float32 and dtype == torch.float32 else 2.0**-6
+        assert (ours - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("weighted swiglu", "cross entropy", "rope")])
+def test_gradients_are_those_of_the_function(name: str) -> None:
+    """Against finite differences, in float64; the three others compute in fp32 whatever they are given."""
+    _, fused, inputs = PAIRS[name]
+    torch.autograd.gradcheck(fused, tuple(x.double().requires_grad_() for x in inputs))
+
+
+def operator_calls() -> dict[str, tuple[Any, ...]]:
+    both, x, weight, scale = draw(3, 8), draw(3, 8), draw(8, seed=1), draw(3, seed=2)
+    flat = [draw(9, seed=seed).square() for seed in range(4)]
+    logits, targets = draw(4, 7), TARGETS
+    return {
+        "swiglu": (both,),
+        "swiglu_backward": (both, draw(3, 4)),
+        "weighted_swiglu": (both, scale),
+        "weighted_swiglu_backward": (both, scale, draw(3, 4)),
+        "rms_norm": (x, weight, 1e-5),
+        "rms_norm_of_sum": (x, x + 1, weight, 1e-5),
+        "rms_norm_backward": (x, weight, scale, x + 1, x + 2),
+        "rope": (draw(6, 2, 3, 6), COS, SIN, -1),
+        "cross_entropy_loss_and_gradient": (logits, targets),
+        "scale_rows": (logits, draw(4)),
+        "cross_entropy_statistics": (logits, targets, 2),
+        "cross_entropy_write_gradient": (logits, targets, draw(4), draw(4, seed=1), 2),
+        "adamw": (*flat, torch.empty(9, dtype=torch.bfloat16), 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 3),
+        "sum_of_squares": (x,),
+        "add_weight_gradient": (draw(8, 4), draw(3, 4), draw(3, 8)),
+    }
+
+
+def test_torch_accepts_every_operator() -> None:
+    """Schemas that say what is written, fakes with the real shapes, tracing with shapes that change."""
+    calls = operator_calls()
+    registered = {name.partition("::")[2] for name in torch._C._dispatch_get_all_op_names() if name.startswith("mai::")}
+    assert registered == calls.keys(), "an operator without a row here, or a row without an operator"
+    for name, arguments in calls.items():
+        torch.library.opcheck(getattr(torch.ops.mai, name).default, arguments)
+
+
+def test_a_layer_s_operations_compile_as_one_graph() -> None:
+    def layer(x: Tensor, residual: Tensor, weight: Tensor) -> Tensor:
+        normal, total = rms_norm.fused_of_sum(x, residual, weight, epsilon=1e-5)
+        turned = rope.fused(normal.unflatten(-1, (3, 6)), COS, SIN).flatten(2)
+        return swiglu.fused(turned + total)
+
+    inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for ours, expected in zip(
+        outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
+    ):
+        assert torch.equal(ours, expected)
+
+
+def test_an_update_is_torch_s_adamw_after_clipping() -> None:
+    weight, gradients = torch.nn.Parameter(draw(11)), [draw(11, seed=seed) for seed in (1, 2, 3)]
+    optimizer = torch.optim.AdamW([weight], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+    ours, exp_avg, exp_avg_sq = weight.detach().clone(), torch.zeros(11), torch.zeros(11)
+    copy = torch.empty(11, dtype=torch.bfloat16)
+    for number, gradient in enumerate(gradients, start=1):
+        weight.grad = gradient * 0.25
+        optimizer.step()
+        update = adamw.Update(
+            learning_rate=0.1,
+            beta1=0.9,
+            beta2=0.95,
+            epsilon=1e-8,
+            weight_decay=0.1,
+            gradient_factor=0.25,
+            number=number,
+        )
+        adamw.fused(ours, exp_avg, exp_avg_sq, gradient, copy, update)
+    assert torch.equal(ours, weight)
+    assert torch.equal(copy, ours.bfloat16())
+
+
+def test_a_weight_gradient_is_added_to_what_is_there_and_its_operations_are_counted() -> None:
+    inputs, gradient, total = draw(5, 3), draw(5, 4, seed=1), draw(4, 3, seed=2)
+    expected = total.clone()
+    weight_gradient.reference(inputs, gradient, expected)
+    with FlopCounterMode(display=False) as counter:
+        weight_gradient.fused(inputs, gradient, total)
+    torch.testing.assert_close(total, expected)
+    assert counter.get_total_flops() == 2 * 5 * 3 * 4
+
+
+def test_squares_are_summed_in_float64() -> None:
+    x = torch.full((2**12,), 1.0)
+    x[0] = 2.0**13
+    assert sum_of_squares.fused(x).item() == 2.0**26 + 2**12 - 1
