@@ -1,5 +1,5 @@
 """Our layers inside Megatron-Core's: the spec of a decoder block whose norm, activation, rotary embedding and
-attention core come from `mai/kernels`. A fused kernel enters at one class here.
+attention core come from `mai/kernels`; which implementation, says `operations.py`.
 
 Shapes follow Megatron: S sequence, B batch, H heads, G key and value heads, D head size.
 """

@@ -84,7 +84,15 @@ def _named(kernels: Literal["auto", "reference", "apex"]) -> Operations:
 def described(recipe: Recipe, device: Literal["cpu", "cuda"]) -> dict[str, str]:
     """Each operation and what computes it, for the run's record."""
     operations = choose(recipe)
-    return {field.name: _described(getattr(operations, field.name), device) for field in fields(operations)}
+    found = {field.name: _described(getattr(operations, field.name), device) for field in fields(operations)}
+    if (
+        operations.cross_entropy is not None
+        and device == "cuda"
+        and recipe.parallel.tensor == 1
+        and library.is_loaded()
+    ):
+        found["cross_entropy"] = "fused, CUDA C++"
+    return found
 
 
 def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
@@ -96,7 +104,7 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
         return "fused, in plain torch on a CPU"
     if kernel is weight_gradient.fused:
         return "fused, cuBLAS"
-    return "fused, CUDA C++" if kernel is cross_entropy.fused and library.is_loaded() else "fused, Triton"
+    return "fused, Triton"
 
 
 _OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}
