@@ -24,6 +24,7 @@ class Operations:
     rms_norm: Kernel
     rms_norm_of_sum: Kernel
     swiglu: Kernel
+    weighted_swiglu: Kernel
     rope: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
@@ -39,6 +40,7 @@ REFERENCE = Operations(
     rms_norm=rms_norm.reference,
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
+    weighted_swiglu=swiglu.weighted_reference,
     rope=rope.reference,
     cross_entropy=None,
     sum_of_squares=None,
@@ -49,6 +51,7 @@ FUSED = Operations(
     rms_norm=rms_norm.fused,
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
+    weighted_swiglu=swiglu.weighted_fused,
     rope=rope.fused,
     cross_entropy=cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
@@ -96,7 +99,7 @@ def described(recipe: Recipe, device: Literal["cpu", "cuda"]) -> dict[str, str]:
 
 
 def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
-    if kernel is None or kernel.__name__.startswith("reference"):
+    if kernel is None or "reference" in kernel.__name__:
         return "torch"
     if kernel.__module__ not in _OURS:
         return "apex"
