@@ -27,7 +27,7 @@ def subject(recipe: Recipe) -> dict[str, Any]:
             found[section][field] = f"{function} of {_digest([Path(file).expanduser()])}"
     # What AdamW and clipping make of a gradient, and so of the tolerances.
     optimizer = {field: values["optimizer"][field] for field in _OPTIMIZER_FIELDS}
-    return {**found, "optimizer": {"name": "adamw", **optimizer}}
+    return {**found, "kernels": values["kernels"], "optimizer": {"name": "adamw", **optimizer}}
 
 
 def fingerprint(subject: Mapping[str, Any]) -> str:
@@ -52,7 +52,8 @@ def code() -> dict[str, str]:
     found = versions()
     libraries = {name: str(found[name]).partition("+")[0] for name in _LIBRARIES}
     package = Path(__file__).parents[1]
-    return {**libraries, "mai_source": _digest(sorted(package.rglob("*.py")), inside=package)}
+    sources = sorted([*package.rglob("*.py"), *package.rglob("*.cu")])
+    return {**libraries, "mai_source": _digest(sources, inside=package)}
 
 
 def _digest(files: list[Path], *, inside: Path | None = None) -> str:

@@ -6,16 +6,14 @@ shared expert on every token, added
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel import RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
-from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
@@ -47,13 +45,16 @@ class LatentMoELayer(MoELayer):
         return out if shared_expert_output is None else out + shared_expert_output
 
 
-class ExpertRowLinear(RowParallelLinear):
-    """Megatron's MLP adds an expert's bias in place (transformer/mlp.py, MLP.forward, core 0.16.1), which autograd
-    refuses of the view that one tensor rank's output is."""
+class Expert(MLP):
+    """One network. Megatron's own forward pass (transformer/mlp.py, core 0.16.1) weighs the tokens in a pass of its
+    own, and adds an expert's bias in place, which autograd refuses of the view that one tensor rank's output is."""
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        out, bias = super().forward(hidden)
-        return (out if bias is None else out.clone()), bias
+    def forward(self, hidden: Tensor, per_token_scale: Tensor) -> tuple[Tensor, None]:
+        gate_and_up, bias = self.linear_fc1(hidden)
+        if bias is not None:
+            gate_and_up = gate_and_up + bias
+        out, bias = self.linear_fc2(self.activation_func.weighted(gate_and_up, per_token_scale))
+        return (out if bias is None else out + (bias * per_token_scale[:, None]).to(out.dtype)), None
 
 
 class Experts(SequentialMLP):
@@ -72,7 +73,19 @@ class Experts(SequentialMLP):
         config = copy(config)
         config.sequence_parallel = False
         config.hidden_size = latent_size or config.hidden_size
-        super().__init__(num_local_experts, config, submodules, pg_collection=pg_collection)
+        super().__init__(0, config, submodules, pg_collection=pg_collection)
+        self.num_local_experts = num_local_experts
+        # `self.config`: SequentialMLP has set it to the experts' width.
+        self.local_experts.extend(
+            Expert(
+                self.config,
+                submodules,
+                ffn_hidden_size=self.config.moe_ffn_hidden_size,
+                is_expert=True,
+                tp_group=pg_collection.expt_tp,
+            )
+            for _ in range(num_local_experts)
+        )
         # `allreduce` means: a dense weight, held alike by all data-parallel ranks. Megatron-Core (tensor_parallel/
         # layers.py, core 0.16.1) clears it only where several ranks share out the experts. With one, but with another
         # number of tensor ranks for experts than for the rest, their gradients then lack the tensor ranks' sum, and
@@ -88,14 +101,13 @@ class Experts(SequentialMLP):
 def expert_layer(experts: MixtureOfExperts, submodules: MLPSubmodules) -> ModuleSpec:
     """The feed-forward spec of a layer with experts; `submodules` are the matrices and activation of each network."""
     shared = ModuleSpec(module=SharedExpertMLP, submodules=submodules) if experts.shared_ffn_hidden_size else None
-    network = replace(submodules, linear_fc2=ExpertRowLinear)
     latent = {} if experts.latent_size is None else {"latent_size": experts.latent_size}
     return ModuleSpec(
         module=LatentMoELayer if latent else MoELayer,
         params=latent,
         submodules=MoESubmodules(
             router=partial(ExpertRouter, experts=experts),
-            experts=ModuleSpec(module=Experts, submodules=network, params=latent),
+            experts=ModuleSpec(module=Experts, submodules=submodules, params=latent),
             shared_experts=shared,
         ),
     )

@@ -1,5 +1,5 @@
 """Our layers inside Megatron-Core's: the spec of a decoder block whose norm, activation, rotary embedding and
-attention core come from `mai/kernels`. A fused kernel enters at one class here.
+attention core come from `mai/kernels`; which implementation, says `operations.py`.
 
 Shapes follow Megatron: S sequence, B batch, H heads, G key and value heads, D head size.
 """
@@ -54,12 +54,22 @@ class SwiGLU(MegatronModule):
         out: Tensor = self.config.operations.swiglu(gate_and_up)
         return out
 
+    def weighted(self, gate_and_up: Tensor, weight_T: Tensor) -> Tensor:
+        """Of routed tokens, times what their router gave each."""
+        out: Tensor = self.config.operations.weighted_swiglu(gate_and_up, weight_T)
+        return out
+
 
 class ClampedSwiGLU(MegatronModule):
     """The same, of gpt-oss."""
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
         return swiglu.clamped_reference(gate_and_up)
+
+    def weighted(self, gate_and_up: Tensor, weight_T: Tensor) -> Tensor:
+        """As `SwiGLU.weighted`."""
+        weighted: Tensor = self(gate_and_up) * weight_T[:, None]
+        return weighted.to(gate_and_up.dtype)
 
 
 class Layer(TransformerLayer):

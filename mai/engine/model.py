@@ -7,6 +7,12 @@ from torch import Tensor
 class Model(GPTModel):
     """One part of the model; what it returns is Megatron's."""
 
+    def _is_in_embd_group(self) -> bool:
+        """Whether GPTModel copies the first stage's embedding here when it is built (models/common/language_module/
+        language_module.py). No: `initialize.py` gives both stages the same, and `mai check --build` has nothing to
+        copy."""
+        return False
+
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Labels [B, S] and this tensor rank's logits [S, B, V] -> losses of tokens [B, S], fp32.
 

@@ -37,12 +37,6 @@ class MultiTokenModel(Model):
 
     A position that has no token so far on has loss 0. It needs labels: `Sampler` leaves the block out."""
 
-    def _is_in_embd_group(self) -> bool:
-        """Whether GPTModel copies the first stage's embedding here when it is built (models/common/language_module/
-        language_module.py). No: `initialize.py` gives both stages the same, and `mai check --build` has nothing to
-        copy."""
-        return False
-
     def _postprocess(self, hidden_states: Tensor, input_ids: Tensor, *, labels: Tensor, **_: Any) -> Tensor:
         if not self.post_process:
             return hidden_states

@@ -24,6 +24,7 @@ class Operations:
     rms_norm: Kernel
     rms_norm_of_sum: Kernel
     swiglu: Kernel
+    weighted_swiglu: Kernel
     rope: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
@@ -39,6 +40,7 @@ REFERENCE = Operations(
     rms_norm=rms_norm.reference,
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
+    weighted_swiglu=swiglu.weighted_reference,
     rope=rope.reference,
     cross_entropy=None,
     sum_of_squares=None,
@@ -49,6 +51,7 @@ FUSED = Operations(
     rms_norm=rms_norm.fused,
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
+    weighted_swiglu=swiglu.weighted_fused,
     rope=rope.fused,
     cross_entropy=cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
@@ -84,11 +87,19 @@ def _named(kernels: Literal["auto", "reference", "apex"]) -> Operations:
 def described(recipe: Recipe, device: Literal["cpu", "cuda"]) -> dict[str, str]:
     """Each operation and what computes it, for the run's record."""
     operations = choose(recipe)
-    return {field.name: _described(getattr(operations, field.name), device) for field in fields(operations)}
+    found = {field.name: _described(getattr(operations, field.name), device) for field in fields(operations)}
+    if (
+        operations.cross_entropy is not None
+        and device == "cuda"
+        and recipe.parallel.tensor == 1
+        and library.is_loaded()
+    ):
+        found["cross_entropy"] = "fused, CUDA C++"
+    return found
 
 
 def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
-    if kernel is None or kernel.__name__.startswith("reference"):
+    if kernel is None or "reference" in kernel.__name__:
         return "torch"
     if kernel.__module__ not in _OURS:
         return "apex"
@@ -96,7 +107,7 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
         return "fused, in plain torch on a CPU"
     if kernel is weight_gradient.fused:
         return "fused, cuBLAS"
-    return "fused, CUDA C++" if kernel is cross_entropy.fused and library.is_loaded() else "fused, Triton"
+    return "fused, Triton"
 
 
 _OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}

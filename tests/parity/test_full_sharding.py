@@ -78,12 +78,15 @@ def test_rows_that_do_not_divide_give_the_one_rank_curve_and_some_ranks_may_hold
 
 def test_an_embedding_that_is_the_output_layer_too_is_one_over_two_stages(prepared: Recipe) -> None:
     recipe = changed(prepared, model={"tied_embeddings": True})
-    _assert_equal(curves_of(recipe, [cut(pipeline=2, data=2)])[0], curves_of(recipe, [ONE_RANK])[0])
+    one_rank = curves_of(recipe, [ONE_RANK])[0]
+    for curve in curves_of(recipe, [cut(pipeline=2, data=2), cut(pipeline=2, data=2, sharding="optimizer")]):
+        _assert_equal(curve, one_rank)
 
 
 def test_in_bf16_both_shardings_compute_with_the_same_rounded_weights(prepared: Recipe) -> None:
-    """fp32 weights, sums of gradients and moments: on two ranks the losses are the same to the last bit."""
-    recipe = changed(prepared, precision={"compute": "bf16"})
+    """fp32 weights, sums of gradients and moments: on two ranks the losses are the same to the last bit. With plain
+    operations: the fused weight gradient, which full sharding cannot have, is not rounded to bf16 before it is added."""
+    recipe = replace(changed(prepared, precision={"compute": "bf16"}), kernels="reference")
     full, zero = curves_of(recipe, [cut(data=2), cut(data=2, sharding="optimizer")])
     assert [loss for loss, _ in full] == [loss for loss, _ in zero]
     assert [norm for _, norm in full] == pytest.approx([norm for _, norm in zero], rel=1e-9, abs=0)

@@ -98,8 +98,14 @@ def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.
 
 def expected(shape: str, layout: Layout) -> set[str]:
     """All of them, less what a layout has no place for."""
-    parallel = layout.parallel(SHAPES[shape])
-    names = {"rms_norm", "rms_norm_backward", "swiglu", "swiglu_backward", "rope", "sum_of_squares", "adamw"}
+    model = SHAPES[shape]
+    parallel = layout.parallel(model)
+    names = {"rms_norm", "rms_norm_backward", "rope", "sum_of_squares", "adamw"}
+    has_experts = [model.has_experts(layer) for layer in range(model.num_layers)]
+    if any(has_experts):
+        names |= {"weighted_swiglu", "weighted_swiglu_backward"}
+    if not all(has_experts) or (model.experts is not None and model.experts.shared_ffn_hidden_size):
+        names |= {"swiglu", "swiglu_backward"}
     if parallel.tensor > 1:
         names |= {"cross_entropy_statistics", "cross_entropy_write_gradient"}
     else:

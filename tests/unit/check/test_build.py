@@ -71,6 +71,11 @@ def test_every_rank_of_a_500b_model_that_differs_is_built(name: str, num_ranks: 
     assert found["parameters"] == parameters
 
 
+def test_an_embedding_that_is_the_output_layer_too_stands_on_the_last_stage() -> None:
+    words = ("model.tied_embeddings=true", "parallel.pipeline=2", "parallel.data=1")
+    assert [one["pipeline"] for one in check_build("tiny", *words)["built"]] == [0, 1]
+
+
 def test_every_rank_or_the_chosen_one_is_built_and_numbers_of_a_token_are_told() -> None:
     every = check_build("experts_every_axis")
     places = [(one["pipeline"], one["tensor"], one["expert"]) for one in every["built"]]
