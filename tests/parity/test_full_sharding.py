@@ -84,8 +84,10 @@ def test_an_embedding_that_is_the_output_layer_too_is_one_over_two_stages(prepar
 
 
 def test_in_bf16_both_shardings_compute_with_the_same_rounded_weights(prepared: Recipe) -> None:
-    """fp32 weights, sums of gradients and moments: on two ranks the losses are the same to the last bit. With plain
-    operations: the fused weight gradient, which full sharding cannot have, is not rounded to bf16 before it is added."""
+    """fp32 weights, sums of gradients and moments: on two ranks the losses are the same to the last bit.
+
+    With plain operations: the fused weight gradient, which full sharding cannot have, is not rounded to bf16 before it
+    is added."""
     recipe = replace(changed(prepared, precision={"compute": "bf16"}), kernels="reference")
     full, zero = curves_of(recipe, [cut(data=2), cut(data=2, sharding="optimizer")])
     assert [loss for loss, _ in full] == [loss for loss, _ in zero]
