@@ -57,6 +57,7 @@ class FullSharding:
             self.chunks.append(_Chunk(module, [own.gradient for own in rows.values()]))
         self._operations = choose(recipe)
         self._adamw = _adamw([own.weight for own in self._rows], recipe.optimizer)
+        self._updates = 0
 
     def zero_gradients(self) -> None:
         torch._foreach_zero_(self._gradients)
@@ -69,6 +70,7 @@ class FullSharding:
 
     @torch.no_grad()
     def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
+        self._updates += 1
         factor = clip_factor(norm=norm, clip_norm=clip_norm)
         if self._operations.adamw is not None:
             update_each(
@@ -77,7 +79,7 @@ class FullSharding:
                 kernel=self._operations.adamw,
                 learning_rate=learning_rate,
                 gradient_factor=factor,
-                number=self.updates_done() + 1,
+                number=self._updates,
             )
             return
         if factor < 1:
@@ -87,9 +89,10 @@ class FullSharding:
         self._adamw.step()
 
     def updates_done(self) -> int:
-        return int(self._adamw.state[self._rows[0].weight]["step"].item())
+        return self._updates
 
     def set_updates_done(self, updates: int) -> None:
+        self._updates = updates
         for state in self._adamw.state.values():
             state["step"].fill_(updates)
 

@@ -48,6 +48,8 @@ class OptimizerSharding:
         self._operations = choose(recipe)
         self._optimizer = _optimizer(self.chunks, recipe)
         self._owned = list(_owned_ranges(self._optimizer))
+        self._copies = {own.weight: own.copy for own in self._owned if own.copy is not None}
+        self._updates = 0
 
     def zero_gradients(self) -> None:
         for chunk in self.chunks:
@@ -70,19 +72,18 @@ class OptimizerSharding:
 
     @torch.no_grad()
     def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
+        self._updates += 1
         if self._operations.adamw is None:
             self._update_in_parts(norm=norm, clip_norm=clip_norm, learning_rate=learning_rate)
             return
-        number = self.updates_done() + 1
-        copies = {own.weight: own.copy for own in self._owned if own.copy is not None}
         for part in _with_states(self._optimizer):
             update_each(
                 part.optimizer,
-                copies,
+                self._copies,
                 kernel=self._operations.adamw,
                 learning_rate=learning_rate,
                 gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
-                number=number,
+                number=self._updates,
             )
 
     def _update_in_parts(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
@@ -94,9 +95,10 @@ class OptimizerSharding:
         self._optimizer.step_with_ready_grads()
 
     def updates_done(self) -> int:
-        return next((int(own.state["step"].item()) for own in self._owned), 0)
+        return self._updates
 
     def set_updates_done(self, updates: int) -> None:
+        self._updates = updates
         for own in self._owned:
             own.state["step"].fill_(updates)
 

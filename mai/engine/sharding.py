@@ -98,9 +98,9 @@ def update_each(
             number=number,
         )
         for weight in group["params"]:
+            # Its own count of steps stays behind: reading it would wait for the card.
             state = adamw.state[weight]
             kernel(weight, state["exp_avg"], state["exp_avg_sq"], weight.grad, copies.get(weight), update)
-            state["step"].fill_(number)
 
 
 def allocate_states(adamw: torch.optim.AdamW) -> None:
