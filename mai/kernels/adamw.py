@@ -2,7 +2,8 @@
 weights ride along, so that an update reads and writes everything once.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,35 @@ class Update:
     number: int
     """Of this update, from 1."""
 
+    @classmethod
+    def of(cls, *numbers: Any) -> "Update":
+        """From the operator's arguments."""
+        return cls(**dict(zip((field.name for field in fields(cls)), numbers, strict=True)))
+
 
 def reference(
     weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, copy: Tensor | None, update: Update
 ) -> None:
     """In place: weights and moments take the update; `copy` takes the weights in its own dtype."""
-    _cpu(weight, exp_avg, exp_avg_sq, gradient, copy, *astuple(update))
+    adamw(
+        [weight],
+        [gradient if update.gradient_factor == 1 else gradient * update.gradient_factor],
+        [exp_avg],
+        [exp_avg_sq],
+        [],
+        # torch counts up before it uses the number.
+        [torch.tensor(float(update.number - 1), device=weight.device)],
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+        lr=update.learning_rate,
+        beta1=update.beta1,
+        beta2=update.beta2,
+        eps=update.epsilon,
+        weight_decay=update.weight_decay,
+    )
+    if copy is not None:
+        copy.copy_(weight)
 
 
 def fused(
@@ -41,38 +65,9 @@ def fused(
 
 
 def _cpu(
-    weight: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    gradient: Tensor,
-    copy: Tensor | None,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-    gradient_factor: float,
-    number: int,
+    weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, copy: Tensor | None, *numbers: float
 ) -> None:
-    adamw(
-        [weight],
-        [gradient if gradient_factor == 1 else gradient * gradient_factor],
-        [exp_avg],
-        [exp_avg_sq],
-        [],
-        # torch counts up before it uses the number.
-        [torch.tensor(float(number - 1), device=weight.device)],
-        fused=True,
-        amsgrad=False,
-        maximize=False,
-        lr=learning_rate,
-        beta1=beta1,
-        beta2=beta2,
-        eps=epsilon,
-        weight_decay=weight_decay,
-    )
-    if copy is not None:
-        copy.copy_(weight)
+    reference(weight, exp_avg, exp_avg_sq, gradient, copy, Update.of(*numbers))
 
 
 _adamw = operator(

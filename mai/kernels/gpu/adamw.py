@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mai.kernels.adamw import Update
 from mai.kernels.gpu.launch import cover
 
 BLOCK, NUM_WARPS = 1024, 4
@@ -45,19 +46,9 @@ def adamw_kernel(
 
 
 def adamw(
-    weight: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    gradient: Tensor,
-    copy: Tensor | None,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-    gradient_factor: float,
-    number: int,
+    weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, copy: Tensor | None, *numbers: float
 ) -> None:
+    update = Update.of(*numbers)
     if not weight.numel():
         return
     adamw_kernel[(cover(weight.numel(), BLOCK),)](
@@ -67,14 +58,14 @@ def adamw(
         gradient,
         copy,
         weight.numel(),
-        1 - learning_rate * weight_decay,
-        gradient_factor,
-        beta1,
-        beta2,
+        1 - update.learning_rate * update.weight_decay,
+        update.gradient_factor,
+        update.beta1,
+        update.beta2,
         # The moments begin at zero: their means are short by these.
-        learning_rate / (1 - beta1**number),
-        math.sqrt(1 - beta2**number),
-        epsilon,
+        update.learning_rate / (1 - update.beta1**update.number),
+        math.sqrt(1 - update.beta2**update.number),
+        update.epsilon,
         HAS_COPY=copy is not None,
         BLOCK=BLOCK,
         num_warps=NUM_WARPS,
