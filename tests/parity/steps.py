@@ -139,6 +139,28 @@ def layouts(
     return found
 
 
+@dataclass(frozen=True)
+class Found:
+    one_rank: LayoutSteps
+    layouts: dict[str, LayoutSteps]
+
+
+def beside_one_rank(
+    recipes: dict[str, Recipe],
+    cuts: dict[str, list[ParallelConfig]],
+    more_cuts: dict[str, list[ParallelConfig]],
+    config: pytest.Config,
+) -> dict[str, Found]:
+    """Every recipe on one rank, and in every layout, where there are experts with the routing of one rank; those of
+    `more_cuts` for `make test-full`."""
+    answers = {}
+    for name, recipe in recipes.items():
+        chosen = cuts[name] + (more_cuts[name] if config.getoption("--full") else [])
+        alone = one_rank(recipe)
+        answers[name] = Found(alone, layouts(recipe, chosen, replay=alone.ranks[0].routing))
+    return answers
+
+
 def cases(cuts: dict[str, list[ParallelConfig]], more_cuts: dict[str, list[ParallelConfig]]) -> list[Any]:
     """Pairs of model and layout to parametrize with; those of `more_cuts` for `make test-full`."""
     each, more = (

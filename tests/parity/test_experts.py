@@ -17,8 +17,9 @@ from mai.parallel.place import Place
 from mai.recipe import MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
 from tests.parity.steps import (
-    LayoutSteps,
+    Found,
     Piece,
+    beside_one_rank,
     cases,
     full,
     layouts,
@@ -84,22 +85,10 @@ def experts_recipe(prepared: Recipe, experts: MixtureOfExperts) -> Recipe:
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    one_rank: LayoutSteps
-    layouts: dict[str, LayoutSteps]
-
-
 @pytest.fixture(scope="module")
 def found(prepared: Recipe, pytestconfig: pytest.Config) -> dict[str, Found]:
-    """Every model on one rank, and in every layout with that routing."""
-    answers = {}
-    for name, experts in MODELS.items():
-        recipe = experts_recipe(prepared, experts)
-        chosen = CUTS[name] + (MORE_CUTS[name] if pytestconfig.getoption("--full") else [])
-        alone = one_rank(recipe)
-        answers[name] = Found(alone, layouts(recipe, chosen, replay=alone.ranks[0].routing))
-    return answers
+    recipes = {name: experts_recipe(prepared, experts) for name, experts in MODELS.items()}
+    return beside_one_rank(recipes, CUTS, MORE_CUTS, pytestconfig)
 
 
 @pytest.mark.parametrize(("model", "layout"), CASES)

@@ -4,7 +4,6 @@ fp32: relative difference of every loss and gradient norm over 20 steps at most 
 step as a whole. The latter is what a gradient that is not summed over the tensor ranks cannot pass.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 from mai.parallel.place import Place
 from mai.recipe import LatentAttention, MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
-from tests.parity.steps import LayoutSteps, cases, layouts, one_rank, relative_differences
+from tests.parity.steps import Found, beside_one_rank, cases, relative_differences
 from tests.parity.trainer import STEPS, open_trainer
 from tests.ranks import on_ranks
 
@@ -63,22 +62,10 @@ def latent_recipe(prepared: Recipe, model: str) -> Recipe:
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    one_rank: LayoutSteps
-    layouts: dict[str, LayoutSteps]
-
-
 @pytest.fixture(scope="module")
 def found(prepared: Recipe, pytestconfig: pytest.Config) -> dict[str, Found]:
-    """Every model on one rank, and in every layout, where there are experts with the routing of one rank."""
-    answers = {}
-    for model in MODELS:
-        recipe = latent_recipe(prepared, model)
-        chosen = CUTS[model] + (MORE_CUTS[model] if pytestconfig.getoption("--full") else [])
-        alone = one_rank(recipe)
-        answers[model] = Found(alone, layouts(recipe, chosen, replay=alone.ranks[0].routing))
-    return answers
+    recipes = {model: latent_recipe(prepared, model) for model in MODELS}
+    return beside_one_rank(recipes, CUTS, MORE_CUTS, pytestconfig)
 
 
 @pytest.mark.parametrize(("model", "layout"), CASES)

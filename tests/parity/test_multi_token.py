@@ -16,7 +16,7 @@ from torch import Tensor
 from mai.parallel.place import Place
 from mai.recipe import LatentAttention, MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
-from tests.parity.steps import LayoutSteps, cases, layouts, one_rank, relative_differences, whole_tensors
+from tests.parity.steps import Found, beside_one_rank, cases, one_rank, relative_differences, whole_tensors
 from tests.parity.test_experts import load, save_after_two_steps
 from tests.parity.trainer import STEPS, num_ranks, open_trainer
 from tests.ranks import on_ranks
@@ -84,22 +84,10 @@ def multi_token_recipe(prepared: Recipe, model: str) -> Recipe:
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    one_rank: LayoutSteps
-    layouts: dict[str, LayoutSteps]
-
-
 @pytest.fixture(scope="module")
 def found(prepared: Recipe, pytestconfig: pytest.Config) -> dict[str, Found]:
-    """Every model on one rank, and in every layout, where there are experts with the routing of one rank."""
-    answers = {}
-    for model in MODELS:
-        recipe = multi_token_recipe(prepared, model)
-        chosen = CUTS[model] + (MORE_CUTS[model] if pytestconfig.getoption("--full") else [])
-        alone = one_rank(recipe)
-        answers[model] = Found(alone, layouts(recipe, chosen, replay=alone.ranks[0].routing))
-    return answers
+    recipes = {model: multi_token_recipe(prepared, model) for model in MODELS}
+    return beside_one_rank(recipes, CUTS, MORE_CUTS, pytestconfig)
 
 
 @pytest.mark.parametrize(("model", "layout"), CASES)
