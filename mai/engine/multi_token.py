@@ -37,9 +37,10 @@ class MultiTokenModel(Model):
 
     A position that has no token so far on has loss 0. It needs labels: `Sampler` leaves the block out."""
 
-    def _postprocess(self, hidden_states: Tensor, input_ids: Tensor, *, labels: Tensor, **_: Any) -> Tensor:
+    def _postprocess(self, hidden_states: Tensor, input_ids: Tensor, *, labels: Tensor | None, **_: Any) -> Tensor:
         if not self.post_process:
             return hidden_states
+        assert labels is not None
         losses = [self._token_losses(hidden_states, labels)]
         if self.training:
             losses += self._further_losses(hidden_states, input_ids, labels)
@@ -54,17 +55,13 @@ class MultiTokenModel(Model):
             attention_mask=None,
             embedding=self.embedding,
         )
+        # What each further loss counts (Engine weighs them), told before the backward pass says so.
+        weight = self.config.mtp_loss_scaling_factor / self.config.mtp_num_layers
         is_there_BS = torch.ones_like(targets_BS)
         for deeper_SBH in of_all_depths.split(hidden_SBH.size(0))[1:]:
             # The end of a sequence is filled up with zeros.
             targets_BS, is_there_BS = (roll_tensor(x, cp_group=self.mtp.cp_group)[0] for x in (targets_BS, is_there_BS))
-            yield self._token_losses(deeper_SBH, targets_BS) * is_there_BS
-
-    def _token_losses(self, hidden_SBH: Tensor, targets_BS: Tensor) -> Tensor:
-        tied = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-        logits_SBV, _ = self.output_layer(hidden_SBH, weight=tied)
-        losses_BS: Tensor = self.compute_language_model_loss(targets_BS, logits_SBV)
-        return losses_BS
+            yield self._token_losses(deeper_SBH, targets_BS, weight * is_there_BS) * is_there_BS
 
 
 def multi_token_block(layers: list[ModuleSpec], *, norm: type) -> ModuleSpec:

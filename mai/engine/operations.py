@@ -10,7 +10,17 @@ from types import ModuleType
 from typing import Any, Literal
 
 from mai.errors import EnvironmentMismatchError
-from mai.kernels import adamw, apex, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    apex,
+    cross_entropy,
+    linear_cross_entropy,
+    rms_norm,
+    rope,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 from mai.kernels.cuda import library
 from mai.recipe import Recipe
 
@@ -28,6 +38,8 @@ class Operations:
     rope: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
+    linear_cross_entropy: Kernel | None
+    """None: the output layer's product for all tokens, then `cross_entropy`."""
     sum_of_squares: Kernel | None
     """None: torch's norms of a list."""
     adamw: Kernel | None
@@ -43,6 +55,7 @@ REFERENCE = Operations(
     weighted_swiglu=swiglu.weighted_reference,
     rope=rope.reference,
     cross_entropy=None,
+    linear_cross_entropy=None,
     sum_of_squares=None,
     adamw=None,
     weight_gradient=None,
@@ -54,6 +67,7 @@ FUSED = Operations(
     weighted_swiglu=swiglu.weighted_fused,
     rope=rope.fused,
     cross_entropy=cross_entropy.fused,
+    linear_cross_entropy=linear_cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
     adamw=adamw.fused,
     weight_gradient=weight_gradient.fused,
@@ -65,7 +79,10 @@ def choose(recipe: Recipe) -> Operations:
     operations = _named(recipe.kernels)
     if recipe.parallel.sharding == "full":
         # FSDP2 keeps no running sum of a whole gradient to add to.
-        operations = replace(operations, weight_gradient=None)
+        operations = replace(operations, weight_gradient=None, linear_cross_entropy=None)
+    if recipe.objective.loss is not None:
+        # It may weigh each token as it likes, and only its backward pass says how.
+        operations = replace(operations, linear_cross_entropy=None)
     return operations
 
 
@@ -105,12 +122,24 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
         return "apex"
     if device == "cpu":
         return "fused, in plain torch on a CPU"
-    if kernel is weight_gradient.fused:
+    if kernel in (weight_gradient.fused, linear_cross_entropy.fused):
         return "fused, cuBLAS"
     return "fused, Triton"
 
 
-_OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}
+_OURS = {
+    module.__name__
+    for module in (
+        adamw,
+        cross_entropy,
+        linear_cross_entropy,
+        rms_norm,
+        rope,
+        sum_of_squares,
+        swiglu,
+        weight_gradient,
+    )
+}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"

@@ -73,6 +73,7 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         context_parallel_size=layout.context,
         sequence_parallel=sequence_parallel,
         mtp_num_layers=model.multi_token_depths or None,
+        mtp_loss_scaling_factor=recipe.objective.multi_token_weight,
         **_pipeline(recipe, layout),
         **_recompute(recipe.parallel),
         params_dtype=dtype,

@@ -25,10 +25,29 @@ def fused(
     """`reference`, where this rank holds the entries from `first_entry` on. All ranks of the group must call.
 
     Where gradients are wanted, the logits are overwritten with them: nothing else may need them."""
-    is_whole = group is None or group.size() == 1
-    if is_whole and torch.is_grad_enabled() and logits_TV.requires_grad:
+    if _is_whole(group) and torch.is_grad_enabled() and logits_TV.requires_grad:
         return _WholeCrossEntropy.apply(logits_TV, targets_T)  # type: ignore[no-any-return,no-untyped-call]
     return _CrossEntropy.apply(logits_TV, targets_T, first_entry, group)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def overwrite_with_gradient(
+    logits_TV: Tensor, targets_T: Tensor, gradient_T: Tensor, *, first_entry: int, group: dist.ProcessGroup | None
+) -> Tensor:
+    """The losses; the logits become their gradient, for whom the gradient of each loss is known already.
+
+    All ranks of the group must call; autograd sees nothing of it."""
+    if _is_whole(group):
+        losses_T: Tensor = _loss_and_gradient(logits_TV, targets_T)
+        _scale_rows(logits_TV, gradient_T)
+        return losses_T
+    log_sum_T, target_T = combine(_gather(_statistics(logits_TV, targets_T, first_entry), group))
+    _write_gradient(logits_TV, targets_T, log_sum_T, gradient_T, first_entry)
+    return log_sum_T - target_T
+
+
+def _is_whole(group: dist.ProcessGroup | None) -> bool:
+    """Whether one rank holds the whole vocabulary."""
+    return group is None or group.size() == 1
 
 
 class _WholeCrossEntropy(torch.autograd.Function):
@@ -70,7 +89,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _gather(statistics_3T: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """[R, 3, T] of all ranks: one collective, where a maximum and two sums would be three."""
-    if group is None or group.size() == 1:
+    if group is None or _is_whole(group):
         return statistics_3T[None]
     gathered = statistics_3T.new_empty((group.size() * 3, statistics_3T.size(1)))
     dist.all_gather_into_tensor(gathered, statistics_3T, group=group)

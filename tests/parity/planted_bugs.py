@@ -81,12 +81,20 @@ def skipped_all_reduce() -> None:
 def scaled_gradient() -> None:
     """One data-parallel rank's gradients count 1 % more than the others'."""
 
-    def scale(_: torch.nn.Module, __: Any, out: tuple[torch.Tensor, None]) -> None:
-        if out[0].requires_grad:
-            out[0].register_hook(lambda gradient: gradient * SCALE)
+    module = importlib.import_module("mai.engine.engine")
+    share_out = module.share_out
 
-    # Of the logits, and so of everything: matrices add their gradients where no hook of theirs sees them.
-    _change_model_of_bad_rank(lambda model: model.output_layer.register_forward_hook(scale))
+    def share_out_and_scale(*arguments: Any, **named: Any) -> Any:
+        sharding = share_out(*arguments, **named)
+        if dist.get_world_size() > 1 and dist.get_rank() == BAD_RANK:
+            for bucket in (
+                bucket for chunk in sharding.chunks for group in chunk.bucket_groups for bucket in group.buckets
+            ):
+                # Megatron's own factor on what a bucket holds before it is summed over the ranks.
+                bucket.gradient_scaling_factor *= SCALE
+        return sharding
+
+    module.share_out = share_out_and_scale
 
 
 def transposed_shard() -> None:

@@ -22,6 +22,9 @@ DISPLACED = {
 }
 """What plain torch and Megatron-Core run for the same; `aten::rsqrt` is in nothing but a norm."""
 
+CHUNKED = "_LinearCrossEntropy"
+"""The output layer and cross entropy together: the function of autograd around operators that others call too."""
+
 
 def operators(place: Place, recipes: list[Recipe]) -> list[Counter[str]]:
     """Runs on every rank: for one recipe after the other, how often a step called each operator; what our operators
@@ -74,7 +77,9 @@ def test_a_step_of_one_rank_calls_each_operation_as_often_as_the_model_has_it() 
         "sum_of_squares": parameters,
         "adamw": parameters,
     }
+    assert fused[CHUNKED] == passes
     assert not DISPLACED & fused.keys()
+    assert CHUNKED not in reference
     assert not ours(reference)
     assert reference.keys() >= DISPLACED
 
@@ -93,6 +98,7 @@ def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.
         name = name_of(layout.parallel(SHAPES[shape]))
         missing = expected(shape, layout) - ours(calls).keys()
         assert not missing, f"{name}: {missing} never ran"
+        assert (CHUNKED in calls) == (layout.parallel(SHAPES[shape]).sharding == "optimizer"), name
         assert not DISPLACED & calls.keys(), f"{name}: {DISPLACED & calls.keys()} ran outside of ours"
 
 

@@ -32,6 +32,16 @@ def test_full_sharding_has_no_sum_that_a_weight_gradient_could_be_added_to() -> 
     assert described(fully_sharded, "cuda")["adamw"] == "fused, Triton"
 
 
+def test_logits_stay_whole_where_nobody_knows_a_loss_s_gradient_beforehand_or_has_a_sum_for_the_weight_s() -> None:
+    recipe = tiny()
+    own_loss = replace(recipe, objective=replace(recipe.objective, loss="mine.py:loss"))
+    fully_sharded = replace(recipe, parallel=replace(recipe.parallel, sharding="full"))
+    for changed in (own_loss, fully_sharded):
+        operations = choose(changed)
+        assert operations.linear_cross_entropy is None
+        assert operations.cross_entropy is FUSED.cross_entropy
+
+
 def test_apex_that_is_not_there_is_named_with_the_way_out() -> None:
     with pytest.raises(EnvironmentMismatchError, match=r"kernels=apex: NVIDIA apex is not installed.*kernels=auto"):
         choose(replace(tiny(), kernels="apex"))
