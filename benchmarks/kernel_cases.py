@@ -12,11 +12,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mai.kernels import adamw, attention, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    attention,
+    cross_entropy,
+    linear_cross_entropy,
+    rms_norm,
+    rope,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 
 TOKENS, HIDDEN, FEATURES, VOCABULARY = 8192, 4096, 14336, 128256
 HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
 LAYER_PARAMETERS = 218_112_000
+WITH_Z_LOSS = False  # Liger's: a second loss, of the logits' size
 IN_PLACE = False  # Liger's last argument: whether the backward pass writes over its input
 
 Call = Callable[[], Any]
@@ -213,6 +224,63 @@ def cross_entropy_cases() -> Iterator[Case]:
     yield Case("cross entropy, loss and gradient", 2 * logits.nbytes, calls)
 
 
+def output_layer_cases() -> Iterator[Case]:
+    """Both passes of both, the weight's gradient added to its fp32 sum; they return that of the hidden states."""
+    hidden, weight = draw(TOKENS, HIDDEN), draw(VOCABULARY, HIDDEN) / 64
+    targets = torch.randint(VOCABULARY, (TOKENS,), device="cuda")
+    total = torch.zeros(VOCABULARY, HIDDEN, device="cuda")
+    above = torch.ones(TOKENS, device="cuda")
+
+    def in_chunks() -> Any:
+        leaf = hidden.detach().requires_grad_()
+        losses = linear_cross_entropy.fused(leaf, weight, targets, sum_VH=total)
+        return torch.autograd.grad(losses, leaf, above)
+
+    def with_whole_logits() -> Any:
+        logits = (hidden @ weight.t()).requires_grad_()
+        (of_logits,) = torch.autograd.grad(cross_entropy.fused(logits, targets), logits, above)
+        weight_gradient.fused(hidden, of_logits, total)
+        return [of_logits @ weight]
+
+    def by_autograd(summed_loss: Callable[..., Tensor], hidden: Tensor = hidden, weight: Tensor = weight) -> Any:
+        leaves = [hidden.detach().requires_grad_(), weight.detach().requires_grad_()]
+        of_hidden, of_weight = torch.autograd.grad(summed_loss(*leaves), leaves)
+        total.add_(of_weight)
+        return [of_hidden]
+
+    def plain(hidden: Tensor, weight: Tensor) -> Tensor:
+        return linear_cross_entropy.reference(hidden, weight, targets).sum()
+
+    def of_torch(hidden: Tensor, weight: Tensor) -> Tensor:
+        # Not in torch 2.11.
+        options = torch.nn.LinearCrossEntropyOptions()
+        return torch.nn.functional.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=options)
+
+    of_liger = liger(
+        "ops.fused_linear_cross_entropy",
+        lambda module: (
+            lambda hidden, weight: module.LigerFusedLinearCrossEntropyFunction.apply(
+                hidden, weight, targets, None, None, -100, 0.0, 0.0, "sum", None, WITH_Z_LOSS, torch.float32
+            )[0]
+        ),
+    )
+    calls: dict[str, Call] = {
+        "mai": in_chunks,
+        "mai, whole logits": with_whole_logits,
+        "torch": partial(by_autograd, plain),
+        "torch.compile": partial(by_autograd, torch.compile(plain)),
+        "torch, in chunks": partial(by_autograd, of_torch),
+        "Liger": partial(by_autograd, of_liger),
+    }
+    yield Case(
+        "output layer + cross entropy",
+        0,
+        calls,
+        exact=lambda: by_autograd(plain, hidden.float(), weight.float()),
+        flops=6 * TOKENS * HIDDEN * VOCABULARY,
+    )
+
+
 def optimizer_cases() -> Iterator[Case]:
     weight, exp_avg, gradient = (draw(LAYER_PARAMETERS, dtype=torch.float32) for _ in range(3))
     exp_avg_sq, copy = gradient.square(), torch.empty_like(weight, dtype=torch.bfloat16)
@@ -284,6 +352,7 @@ CASES = [
     norm_cases,
     rope_cases,
     cross_entropy_cases,
+    output_layer_cases,
     optimizer_cases,
     product_cases,
     attention_cases,

@@ -82,7 +82,10 @@ class Engine:
         return self._groups
 
     def forward_backward(self, batch: Batch, loss: Loss) -> Gradients:
-        """Gradients of the mean loss over all data-parallel ranks' batches; the weights do not change."""
+        """Gradients of the mean loss over all data-parallel ranks' batches; the weights do not change.
+
+        `loss` is the recipe's: where that names none, it must be the sum of the token losses, or RuntimeError is
+        raised, on a GPU some time later (mai/kernels/linear_cross_entropy.py)."""
         for chunk in self._sharding.chunks:
             chunk.train()
         self._sharding.zero_gradients()

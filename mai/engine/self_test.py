@@ -15,7 +15,16 @@ from torch import Tensor
 
 from mai.engine.operations import Kernel, choose
 from mai.engine.translate import compute_dtype
-from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    cross_entropy,
+    linear_cross_entropy,
+    rms_norm,
+    rope,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 from mai.recipe import Recipe
 
 # No multiple of a block of any kernel; the second width is the model's own, whose kernel the run itself will launch.
@@ -129,6 +138,21 @@ def _cross_entropy(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list
     return [*trained, kernel(draw(tokens, width), targets)]
 
 
+def _linear_cross_entropy(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    # Logits of about one, whatever the width: rounded to halves, larger ones are another softmax. By a power of two,
+    # which rounds nothing.
+    weight = (draw(24, width) * 2.0 ** -(width.bit_length() // 2)).requires_grad_()
+    hidden, total = draw(tokens, width).requires_grad_(), torch.zeros(24, width, device=draw.device)
+    # Autograd has the weight's gradient of the twin.
+    options: dict[str, Any] = {} if draw.is_exact else {"sum_VH": total, "chunk_tokens": 50}
+    losses = kernel(hidden, weight, torch.arange(tokens, device=draw.device) * 7 % 24, **options)
+    losses.sum().backward()
+    assert hidden.grad is not None
+    of_weight = total if weight.grad is None else weight.grad
+    # The logits were rounded to the run's dtype.
+    return [losses.detach().to(draw.dtype), hidden.grad, of_weight.to(draw.dtype)]
+
+
 def _sum_of_squares(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
     return [kernel(draw(tokens * width, dtype=torch.float32))]
 
@@ -157,6 +181,7 @@ TRIALS = {
     "weighted_swiglu": Trial(swiglu.weighted_reference, _weighted_swiglu),
     "rope": Trial(rope.reference, _rope),
     "cross_entropy": Trial(cross_entropy.reference, _cross_entropy),
+    "linear_cross_entropy": Trial(linear_cross_entropy.reference, _linear_cross_entropy),
     "sum_of_squares": Trial(sum_of_squares.reference, _sum_of_squares),
     "adamw": Trial(adamw.reference, _adamw),
     "weight_gradient": Trial(weight_gradient.reference, _weight_gradient),
