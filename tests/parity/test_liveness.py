@@ -67,7 +67,8 @@ def test_a_step_of_one_rank_calls_each_operation_as_often_as_the_model_has_it() 
         "rms_norm_backward": (2 * layers + 1) * passes,
         "swiglu": layers * passes,
         "swiglu_backward": layers * passes,
-        "rope": 4 * layers * passes,
+        "heads": layers * passes,
+        "heads_backward": layers * passes,
         "cross_entropy_loss_and_gradient": passes,
         "scale_rows": passes,
         "add_weight_gradient": (4 * layers + 1) * passes,
@@ -100,7 +101,8 @@ def expected(shape: str, layout: Layout) -> set[str]:
     """All of them, less what a layout has no place for."""
     model = SHAPES[shape]
     parallel = layout.parallel(model)
-    names = {"rms_norm", "rms_norm_backward", "rope", "sum_of_squares", "adamw"}
+    names = {"rms_norm", "rms_norm_backward", "sum_of_squares", "adamw"}
+    names |= {"rope"} if model.latent_attention else {"heads", "heads_backward"}
     has_experts = [model.has_experts(layer) for layer in range(model.num_layers)]
     if any(has_experts):
         names |= {"weighted_swiglu", "weighted_swiglu_backward"}
