@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mai.kernels.gpu.launch import cover, num_multiprocessors
 
-# Pairs of a program: 8 a thread, 16 bytes of bf16 in each load, and without norms registers for as many threads as a
-# multiprocessor can have. With more threads than a head has pairs the compiler loads cos and sin where they are needed;
-# with fewer it hands them around through shared memory, behind a barrier.
+# Pairs of a program: 8 a thread, 16 bytes of bf16 in each load, and registers for many threads. With more threads than
+# a head has pairs the compiler loads cos and sin where they are needed; with fewer it hands them around through shared
+# memory, behind a barrier.
 PAIRS, NUM_WARPS = 1024, 4
 # Backward with norms: as many as the registers leave room for.
 PROGRAMS_PER_MULTIPROCESSOR = 5
