@@ -2,7 +2,7 @@
 
 Shapes: N positions of all sequences, H query heads, G key and value heads, D head size. A program takes several heads
 of one position of one sequence, as they lie in the product; backward with norms it goes on to further positions, so
-that its share of the weights' gradients stays in registers.
+that its share of the weights' gradients stays in registers. `query_S` is a stride: that of S in the queries.
 """
 
 import torch
@@ -49,13 +49,12 @@ def forward_kernel(
     pair = tl.arange(0, BLOCK)[None, :]
     inside = (head < H + 2 * G)[:, None] & (pair < HALF)
     source = product + position * product_S + sequence * product_B + head[:, None] * 2 * HALF + pair
-    first = tl.load(source, mask=inside, other=0).to(tl.float32)
-    second = tl.load(source + HALF, mask=inside, other=0).to(tl.float32)
+    first, second = _load_halves(source, inside, HALF)
     left, right = first, second
     if NORMS:
-        scale = tl.rsqrt(tl.sum(first * first + second * second, axis=1) / (2 * HALF) + epsilon)[:, None]
+        left, right, _ = _normal(first, second, epsilon, HALF)
         left_weight, right_weight = _load_weights(query_weight, key_weight, head, pair, H, G, HALF)
-        left, right = first * scale * left_weight, second * scale * right_weight
+        left, right = left * left_weight, right * right_weight
     if TURNS:
         cosine, sine = _load_angles(cos, sin, position, table_stride, pair, HALF)
         left, right = left * cosine - right * sine, right * cosine + left * sine
@@ -120,8 +119,7 @@ def backward_kernel(
         key = key_start + position * key_S + sequence * key_B
         value = value_start + position * value_S + sequence * value_B
         above = tl.where(is_query, query, tl.where(is_key, key, value))[:, None] + pair
-        first = tl.load(above, mask=inside, other=0).to(tl.float32)
-        second = tl.load(above + HALF, mask=inside, other=0).to(tl.float32)
+        first, second = _load_halves(above, inside, HALF)
         left, right = first, second
         if TURNS:
             # The other way round: a turn's transpose is the turn by the negative angle.
@@ -129,29 +127,29 @@ def backward_kernel(
             left, right = left * cosine + right * sine, right * cosine - left * sine
         if NORMS:
             source = product + position * product_S + sequence * product_B + head[:, None] * 2 * HALF + pair
-            left_normal = tl.load(source, mask=inside, other=0).to(tl.float32)
-            right_normal = tl.load(source + HALF, mask=inside, other=0).to(tl.float32)
-            squares = tl.sum(left_normal * left_normal + right_normal * right_normal, axis=1)
-            scale = tl.rsqrt(squares / (2 * HALF) + epsilon)[:, None]
-            left_normal, right_normal = left_normal * scale, right_normal * scale
+            left_normal, right_normal = _load_halves(source, inside, HALF)
+            left_normal, right_normal, scale = _normal(left_normal, right_normal, epsilon, HALF)
             part_left += left * left_normal
             part_right += right * right_normal
             # From L1 each time: kept in registers, they would leave room for fewer programs.
             left_weight, right_weight = _load_weights(query_weight, key_weight, head, pair, H, G, HALF)
             left, right = left * left_weight, right * right_weight
-            mean = (tl.sum(left * left_normal + right * right_normal, axis=1) / (2 * HALF))[:, None]
+            mean = _mean(left * left_normal + right * right_normal, HALF)
             left, right = scale * (left - left_normal * mean), scale * (right - right_normal * mean)
         target = of_product + row.to(tl.int64) * (H + 2 * G) * 2 * HALF + head[:, None] * 2 * HALF + pair
         tl.store(target, tl.where(is_value, first, left).to(of_product.dtype.element_ty), mask=inside)
         tl.store(target + HALF, tl.where(is_value, second, right).to(of_product.dtype.element_ty), mask=inside)
     if NORMS:
         program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-        parts = of_weights + program.to(tl.int64) * 4 * HALF + tl.arange(0, BLOCK)
-        column = tl.arange(0, BLOCK) < HALF
-        tl.store(parts, _sum_of(is_query, part_left), mask=column)
-        tl.store(parts + HALF, _sum_of(is_query, part_right), mask=column)
-        tl.store(parts + 2 * HALF, _sum_of(is_key, part_left), mask=column)
-        tl.store(parts + 3 * HALF, _sum_of(is_key, part_right), mask=column)
+        parts = of_weights + program * 4 * HALF + tl.arange(0, BLOCK)
+        _store_sums(parts, is_query, part_left, part_right, HALF, BLOCK)
+        _store_sums(parts + 2 * HALF, is_key, part_left, part_right, HALF, BLOCK)
+
+
+@triton.jit
+def _load_halves(start, inside, HALF: tl.constexpr):
+    first = tl.load(start, mask=inside, other=0).to(tl.float32)
+    return first, tl.load(start + HALF, mask=inside, other=0).to(tl.float32)
 
 
 @triton.jit
@@ -168,8 +166,21 @@ def _load_weights(query_weight, key_weight, head, pair, H: tl.constexpr, G: tl.c
 
 
 @triton.jit
-def _sum_of(is_of_this_kind, part):
-    return tl.sum(tl.where(is_of_this_kind[:, None], part, 0), axis=0)
+def _normal(first, second, epsilon, HALF: tl.constexpr):
+    scale = tl.rsqrt(_mean(first * first + second * second, HALF) + epsilon)
+    return first * scale, second * scale, scale
+
+
+@triton.jit
+def _mean(sum_of_halves, HALF: tl.constexpr):
+    return (tl.sum(sum_of_halves, axis=1) / (2 * HALF))[:, None]
+
+
+@triton.jit
+def _store_sums(start, is_of_this_kind, left, right, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    inside = tl.arange(0, BLOCK) < HALF
+    tl.store(start, tl.sum(tl.where(is_of_this_kind[:, None], left, 0), axis=0), mask=inside)
+    tl.store(start + HALF, tl.sum(tl.where(is_of_this_kind[:, None], right, 0), axis=0), mask=inside)
 
 
 def shape_of_launch(all_heads: int, size: int) -> tuple[int, int]:
