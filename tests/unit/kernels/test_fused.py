@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mai.kernels import adamw, cross_entropy, heads, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import adamw, cross_entropy, fp8_blocks, heads, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -116,6 +116,8 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "adamw": (*flat, torch.empty(9, dtype=torch.bfloat16), 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 3),
         "sum_of_squares": (x,),
         "add_weight_gradient": (draw(8, 4), draw(3, 4), draw(3, 8)),
+        "fp8_rows_and_columns": (draw(130, 200).bfloat16(),),
+        "fp8_blocks": (draw(130, 200).bfloat16(),),
     }
 
 
@@ -150,6 +152,16 @@ def test_heads_keep_no_product_alive(positions: int) -> None:
     outs = heads.fused(product, None, None, heads=1, key_heads=1, epsilon=1e-5)
     assert all(out.is_contiguous() for out in outs)
     assert len({x.untyped_storage().data_ptr() for x in (product, *outs)}) == 4
+
+
+def test_quantising_compiles_as_one_graph() -> None:
+    def both(x: Tensor) -> tuple[Tensor, ...]:
+        return *fp8_blocks.quantise_rows_and_columns(x), *fp8_blocks.quantise_blocks(x)
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for ours, expected in zip(compiled(draw(130, 200)), both(draw(130, 200)), strict=True):
+        assert ours.stride() == expected.stride()
+        assert torch.equal(ours.float(), expected.float())
 
 
 def test_an_update_is_torch_s_adamw_after_clipping() -> None:
