@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from mai.errors import EnvironmentMismatchError
-from mai.kernels import adamw, apex, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import adamw, apex, cross_entropy, heads, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
 from mai.kernels.cuda import library
 from mai.recipe import Recipe
 
@@ -25,6 +25,7 @@ class Operations:
     rms_norm_of_sum: Kernel
     swiglu: Kernel
     weighted_swiglu: Kernel
+    heads: Kernel
     rope: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
@@ -41,6 +42,7 @@ REFERENCE = Operations(
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
+    heads=heads.reference,
     rope=rope.reference,
     cross_entropy=None,
     sum_of_squares=None,
@@ -52,6 +54,7 @@ FUSED = Operations(
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
+    heads=heads.fused,
     rope=rope.fused,
     cross_entropy=cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
@@ -110,7 +113,9 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
     return "fused, Triton"
 
 
-_OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}
+_OURS = {
+    module.__name__ for module in (adamw, cross_entropy, heads, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)
+}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"
