@@ -14,6 +14,7 @@ from mai.kernels import (
     adamw,
     apex,
     cross_entropy,
+    heads,
     linear_cross_entropy,
     rms_norm,
     rope,
@@ -35,6 +36,7 @@ class Operations:
     rms_norm_of_sum: Kernel
     swiglu: Kernel
     weighted_swiglu: Kernel
+    heads: Kernel
     rope: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
@@ -53,6 +55,7 @@ REFERENCE = Operations(
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
+    heads=heads.reference,
     rope=rope.reference,
     cross_entropy=None,
     linear_cross_entropy=None,
@@ -65,6 +68,7 @@ FUSED = Operations(
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
+    heads=heads.fused,
     rope=rope.fused,
     cross_entropy=cross_entropy.fused,
     linear_cross_entropy=linear_cross_entropy.fused,
@@ -127,19 +131,7 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
     return "fused, Triton"
 
 
-_OURS = {
-    module.__name__
-    for module in (
-        adamw,
-        cross_entropy,
-        linear_cross_entropy,
-        rms_norm,
-        rope,
-        sum_of_squares,
-        swiglu,
-        weight_gradient,
-    )
-}
+_OURS = {getattr(FUSED, field.name).__module__ for field in fields(FUSED)}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"
