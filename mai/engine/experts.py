@@ -1,4 +1,4 @@
-"""A feed-forward layer of experts: Megatron's MoELayer with our router, activation and balancing.
+"""A feed-forward layer of experts: Megatron's MoELayer with our router, dispatcher, activation and balancing.
 
 router -> all-to-all to the ranks that hold the experts -> one network after the other -> all-to-all back
 shared expert on every token, added
@@ -17,9 +17,11 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from torch import Tensor
 
+from mai.engine.dispatcher import Dispatcher
 from mai.engine.router import ExpertRouter
 from mai.engine.routing_replay import Follower, OwnTokens, Picks, Recorder, own_micro_batches
 from mai.engine.whole_linear import WholeLinear
@@ -27,7 +29,25 @@ from mai.parallel.layout import Layout
 from mai.recipe import MixtureOfExperts, ModelConfig
 
 
-class LatentMoELayer(MoELayer):
+class ExpertLayer(MoELayer):
+    """Megatron's with our dispatcher: its own __init__ chooses among its three by a word of the config."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *arguments: Any,
+        pg_collection: ProcessGroupCollection | None = None,
+        **options: Any,
+    ) -> None:
+        # transformer/transformer_layer.py (core 0.16.1) hands the groups to Megatron's own class only.
+        pg_collection = pg_collection or get_default_pg_collection()
+        super().__init__(config, *arguments, pg_collection=pg_collection, **options)
+        self.token_dispatcher = Dispatcher(
+            self.num_local_experts, self.local_expert_indices, config=config, pg_collection=pg_collection
+        )
+
+
+class LatentMoELayer(ExpertLayer):
     """The same with a shorter vector for the experts: all of them share a projection down to it, and one back from it.
 
     Megatron's own (moe_latent_size, core 0.16.1) needs Transformer Engine."""
@@ -103,7 +123,7 @@ def expert_layer(experts: MixtureOfExperts, submodules: MLPSubmodules) -> Module
     shared = ModuleSpec(module=SharedExpertMLP, submodules=submodules) if experts.shared_ffn_hidden_size else None
     latent = {} if experts.latent_size is None else {"latent_size": experts.latent_size}
     return ModuleSpec(
-        module=LatentMoELayer if latent else MoELayer,
+        module=LatentMoELayer if latent else ExpertLayer,
         params=latent,
         submodules=MoESubmodules(
             router=partial(ExpertRouter, experts=experts),

@@ -10,7 +10,18 @@ from types import ModuleType
 from typing import Any, Literal
 
 from mai.errors import EnvironmentMismatchError
-from mai.kernels import adamw, apex, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    apex,
+    cross_entropy,
+    permutation,
+    rms_norm,
+    rope,
+    routing,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 from mai.kernels.cuda import library
 from mai.recipe import Recipe
 
@@ -26,6 +37,10 @@ class Operations:
     swiglu: Kernel
     weighted_swiglu: Kernel
     rope: Kernel
+    routing: Kernel
+    expert_rows: Kernel
+    permute: Kernel
+    unpermute: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
     sum_of_squares: Kernel | None
@@ -42,6 +57,10 @@ REFERENCE = Operations(
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
     rope=rope.reference,
+    routing=routing.reference,
+    expert_rows=permutation.reference_expert_rows,
+    permute=permutation.reference_permute,
+    unpermute=permutation.reference_unpermute,
     cross_entropy=None,
     sum_of_squares=None,
     adamw=None,
@@ -53,6 +72,10 @@ FUSED = Operations(
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
     rope=rope.fused,
+    routing=routing.fused,
+    expert_rows=permutation.fused_expert_rows,
+    permute=permutation.fused_permute,
+    unpermute=permutation.fused_unpermute,
     cross_entropy=cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
     adamw=adamw.fused,
@@ -110,7 +133,20 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
     return "fused, Triton"
 
 
-_OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}
+_OURS = {
+    module.__name__
+    for module in (
+        adamw,
+        cross_entropy,
+        permutation,
+        rms_norm,
+        rope,
+        routing,
+        sum_of_squares,
+        swiglu,
+        weight_gradient,
+    )
+}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"

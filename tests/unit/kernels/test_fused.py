@@ -2,6 +2,7 @@
 and all that torch asks of an operator."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -9,7 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    cross_entropy,
+    permutation,
+    rms_norm,
+    rope,
+    routing,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -18,6 +29,11 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
 
 COS, SIN = rope.tables(6, (1.0, 0.5, 0.1))
 TARGETS = torch.tensor([0, 3, 6, 2])
+PICKED = torch.tensor([[0, 2], [1, 2], [0, 3], [2, 3], [0, 1]])
+ROWS, _ = permutation.reference_expert_rows(PICKED, 4)
+BIAS = draw(6, seed=3)
+BY_SIGMOID = routing.Rule(experts_per_token=2, scores="sigmoid", scale=2.5, num_groups=2, groups_per_token=1)
+BY_SOFTMAX = routing.Rule(experts_per_token=2, scores="softmax", scale=1.5)
 
 PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]] = {
     "swiglu": (swiglu.reference, swiglu.fused, (draw(3, 5, 8),)),
@@ -36,6 +52,26 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...
         lambda x: rope.reference(x, COS, SIN),
         lambda x: rope.fused(x, COS, SIN),
         (draw(6, 2, 3, 6),),
+    ),
+    "routing by sigmoid": (
+        lambda logits: routing.reference(logits, BIAS, BY_SIGMOID)[0],
+        lambda logits: routing.fused(logits, BIAS, BY_SIGMOID)[0],
+        (draw(5, 6),),
+    ),
+    "routing by softmax": (
+        lambda logits: routing.reference(logits, None, BY_SOFTMAX)[0],
+        lambda logits: routing.fused(logits, None, BY_SOFTMAX)[0],
+        (draw(5, 6),),
+    ),
+    "permute": (
+        lambda tokens, weights: permutation.reference_permute(tokens, weights, ROWS),
+        lambda tokens, weights: permutation.fused_permute(tokens, weights, ROWS),
+        (draw(5, 8), draw(5, 2, seed=1)),
+    ),
+    "unpermute": (
+        lambda x: permutation.reference_unpermute(x, ROWS),
+        lambda x: permutation.fused_unpermute(x, ROWS),
+        (draw(10, 8),),
     ),
     "cross entropy": (
         lambda logits: cross_entropy.reference(logits * 1, TARGETS),
@@ -92,6 +128,13 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "scale_rows": (logits, draw(4)),
         "cross_entropy_statistics": (logits, targets, 2),
         "cross_entropy_write_gradient": (logits, targets, draw(4), draw(4, seed=1), 2),
+        "routing": (draw(5, 6), BIAS, *astuple(BY_SIGMOID)),
+        "routing_backward": (draw(5, 2), PICKED, draw(5, 2, seed=1), 6, "sigmoid", 2.5),
+        "expert_rows": (PICKED, 4),
+        "permute": (draw(5, 8), draw(5, 2), ROWS),
+        "permute_backward": (draw(10, 8), draw(10), ROWS),
+        "unpermute": (draw(10, 8), ROWS),
+        "unpermute_backward": (draw(5, 8), ROWS),
         "adamw": (*flat, torch.empty(9, dtype=torch.bfloat16), 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 3),
         "sum_of_squares": (x,),
         "add_weight_gradient": (draw(8, 4), draw(3, 4), draw(3, 8)),
@@ -114,6 +157,21 @@ def test_a_layer_s_operations_compile_as_one_graph() -> None:
         return swiglu.fused(turned + total)
 
     inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for ours, expected in zip(
+        outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
+    ):
+        assert torch.equal(ours, expected)
+
+
+def test_a_layer_of_experts_compiles_as_one_graph() -> None:
+    def layer(x: Tensor, logits: Tensor) -> Tensor:
+        weights, experts = routing.fused(logits, BIAS, BY_SIGMOID)
+        rows, _ = permutation.fused_expert_rows(experts, 6)
+        permuted, weights = permutation.fused_permute(x, weights, rows)
+        return permutation.fused_unpermute(swiglu.weighted_fused(permuted, weights), rows)
+
+    inputs = (draw(5, 8), draw(5, 6, seed=1))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for ours, expected in zip(
         outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
