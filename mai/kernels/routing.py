@@ -95,7 +95,7 @@ def _cpu_backward(
 ) -> Tensor:
     if scores == "sigmoid":
         scores_TK = picked_TK.sigmoid()
-        slope_TK = scores_TK * (1 - scores_TK)
+        slope_TK = scores_TK * (-picked_TK).sigmoid()
         total = scores_TK.sum(dim=1, keepdim=True)
     else:
         scores_TK = slope_TK = picked_TK.softmax(dim=1)

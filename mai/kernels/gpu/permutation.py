@@ -12,8 +12,8 @@ from mai.kernels.gpu.launch import cover, rows
 
 # 16 values a thread: two loads of 16 bytes in flight.
 BLOCK, NUM_WARPS = 2048, 4
-# Each of them is compared with all others of its block.
-ENTRIES, ENTRY_WARPS = 128, 8
+# Each is compared with all others of its block: one warp, whose threads load two of 8 bytes at once.
+ENTRIES, ENTRY_WARPS = 64, 1
 
 
 @triton.jit
@@ -79,7 +79,7 @@ def expert_rows(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
         # A histogram has a bin for each thread of a warp at least.
         bins = max(32, int(triton.next_power_of_2(num_experts)))
         count_kernel[(blocks,)](
-            experts, counts, experts.numel(), num_experts, blocks, ENTRIES=ENTRIES, EXPERTS=bins, num_warps=NUM_WARPS
+            experts, counts, experts.numel(), num_experts, blocks, ENTRIES=ENTRIES, EXPERTS=bins, num_warps=ENTRY_WARPS
         )
         ends = counts.flatten().cumsum(0)
         place_kernel[(blocks,)](

@@ -11,6 +11,8 @@ from torch import Tensor
 from mai.kernels.gpu.launch import cover
 
 NUM_WARPS = 4
+# A thread's: backward, a token needs few registers, and more programs are at work.
+FORWARD_NUMBERS, BACKWARD_NUMBERS = 16, 8
 TAKEN = tl.constexpr(-(2**63))
 
 
@@ -118,11 +120,11 @@ def backward_kernel(
     above = tl.load(gradient + row * K + place, mask=inside, other=0)
     if IS_SIGMOID:
         share = tl.sigmoid(logit)
-        slope = share * (1 - share)
+        # Not 1 - share, which loses the digits of a share near 1.
+        slope = share * tl.sigmoid(-logit)
         total = tl.sum(share, axis=1, keep_dims=True)
     else:
-        # A token past the last has no largest logit.
-        share = tl.where(row < T, tl.exp(logit - tl.max(logit, axis=1, keep_dims=True)), 1)
+        share = tl.exp(logit - tl.max(logit, axis=1, keep_dims=True))
         share /= tl.sum(share, axis=1, keep_dims=True)
         slope = share
         total = tl.full((TOKENS, 1), 1, dtype=tl.float32)
@@ -138,10 +140,10 @@ def backward_kernel(
     tl.store(of_logits + row * E + column, result, mask=(row < T) & (column < E))
 
 
-def shape_of_launch(num_experts: int) -> tuple[int, int]:
-    """(tokens, experts) of a program: 16 numbers a thread."""
+def shape_of_launch(num_experts: int, *, numbers: int) -> tuple[int, int]:
+    """(tokens, experts) of a program, with so many numbers a thread."""
     block = int(triton.next_power_of_2(num_experts))
-    return max(1, 16 * 32 * NUM_WARPS // block), block
+    return max(1, numbers * 32 * NUM_WARPS // block), block
 
 
 def forward(
@@ -161,7 +163,7 @@ def forward(
         assert preference.stride(1) == 1
     weights, picked = (logits.new_empty((count, experts_per_token)) for _ in range(2))
     experts = logits.new_empty((count, experts_per_token), dtype=torch.int64)
-    tokens, block = shape_of_launch(num_experts)
+    tokens, block = shape_of_launch(num_experts, numbers=FORWARD_NUMBERS)
     if count:
         forward_kernel[(cover(count, tokens),)](
             logits,
@@ -188,7 +190,7 @@ def forward(
 def backward(picked: Tensor, experts: Tensor, gradient: Tensor, num_experts: int, scores: str, scale: float) -> Tensor:
     count, experts_per_token = picked.shape
     of_logits = picked.new_empty((count, num_experts))
-    tokens, block = shape_of_launch(num_experts)
+    tokens, block = shape_of_launch(num_experts, numbers=BACKWARD_NUMBERS)
     if count:
         backward_kernel[(cover(count, tokens),)](
             picked,
