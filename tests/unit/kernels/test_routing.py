@@ -1,5 +1,8 @@
 """Routing and permutation on small numbers, against loops written out plainly."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +17,11 @@ def draw(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("route", [routing.reference, routing.fused])
-def test_experts_come_from_the_groups_with_the_largest_sums_of_their_best(route: object) -> None:
+def test_experts_come_from_the_groups_with_the_largest_sums_of_their_best(route: Callable[..., Any]) -> None:
     """DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): here two of four groups of two, with two of four experts each."""
     rule = routing.Rule(experts_per_token=2, scores="sigmoid", scale=1.0, num_groups=4, groups_per_token=2)
     logits_TE, bias_E = 3 * draw(T, E), 0.1 * draw(E)
-    _, experts_TK = route(logits_TE, bias_E, rule)  # type: ignore[operator]
+    _, experts_TK = route(logits_TE, bias_E, rule)
     for logits_E, experts in zip(logits_TE, experts_TK.tolist(), strict=True):
         scores = (logits_E.sigmoid() + bias_E).tolist()
         by_best = sorted(range(4), key=lambda group: -max(scores[2 * group : 2 * group + 2]))
@@ -27,17 +30,17 @@ def test_experts_come_from_the_groups_with_the_largest_sums_of_their_best(route:
 
 
 @pytest.mark.parametrize("route", [routing.reference, routing.fused])
-def test_the_first_of_equal_scores_is_picked_and_picks_ascend(route: object) -> None:
+def test_the_first_of_equal_scores_is_picked_and_picks_ascend(route: Callable[..., Any]) -> None:
     rule = routing.Rule(experts_per_token=3, scores="softmax", scale=1.0)
     logits_TE = torch.tensor([[0.0, 2.0, 0.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
-    _, experts_TK = route(logits_TE, None, rule)  # type: ignore[operator]
+    _, experts_TK = route(logits_TE, None, rule)
     assert experts_TK.tolist() == [[0, 1, 3], [0, 1, 2]]
 
 
 @pytest.mark.parametrize("of", [permutation.reference_expert_rows, permutation.fused_expert_rows])
-def test_rows_are_sorted_by_expert_and_those_of_an_expert_by_token(of: object) -> None:
+def test_rows_are_sorted_by_expert_and_those_of_an_expert_by_token(of: Callable[..., Any]) -> None:
     experts_TK = draw(T, E).topk(3).indices
-    rows_TK, counts_E = of(experts_TK, E)  # type: ignore[operator]
+    rows_TK, counts_E = of(experts_TK, E)
     pairs = sorted((expert, token) for token, experts in enumerate(experts_TK.tolist()) for expert in experts)
     for token, (experts, rows) in enumerate(zip(experts_TK.tolist(), rows_TK.tolist(), strict=True)):
         assert rows == [pairs.index((expert, token)) for expert in experts]
