@@ -22,7 +22,7 @@ DISPLACED = {
 }
 """What plain torch and Megatron-Core run for the same; `aten::rsqrt` is in nothing but a norm."""
 
-DISPLACED_OF_EXPERTS = {"aten::sort", "aten::gather", "aten::index", "aten::_index_put_impl_", "aten::scatter_add_"}
+DISPLACED_OF_EXPERTS = {"aten::sort", "aten::gather", "aten::index", "aten::scatter_add_"}
 """The choice of experts, and how rows are moved and added: of plain torch, and of Megatron-Core with the next two."""
 DISPLACED_OF_MEGATRON = {"aten::topk", "aten::masked_select"}
 
