@@ -2,7 +2,7 @@
 
     python -m benchmarks.kernels
 
-Sizes are those of a layer of Llama 3 8B at 8,192 tokens, bf16; those of experts are of a layer of Qwen3-30B-A3B. A share
+Sizes are those of a layer of Llama 3 8B at 8,192 tokens, bf16; those of experts, of a layer of Qwen3-30B-A3B. A share
 is the fewest bytes that the operation can move, over the time, over the bandwidth of a large copy on the same card in
 the same run. Times are medians of 100 launches between device events, the host running ahead; what the host needs for a
 call stands beside. Tensors are larger than the 50 MB of L2. Peers: torch eager, torch.compile, Megatron's own fusions,
