@@ -14,6 +14,7 @@ from mai.kernels import (
     adamw,
     apex,
     cross_entropy,
+    heads,
     permutation,
     rms_norm,
     rope,
@@ -36,6 +37,7 @@ class Operations:
     rms_norm_of_sum: Kernel
     swiglu: Kernel
     weighted_swiglu: Kernel
+    heads: Kernel
     rope: Kernel
     routing: Kernel
     expert_rows: Kernel
@@ -56,6 +58,7 @@ REFERENCE = Operations(
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
+    heads=heads.reference,
     rope=rope.reference,
     routing=routing.reference,
     expert_rows=permutation.reference_expert_rows,
@@ -71,6 +74,7 @@ FUSED = Operations(
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
+    heads=heads.fused,
     rope=rope.fused,
     routing=routing.fused,
     expert_rows=permutation.fused_expert_rows,
@@ -138,6 +142,7 @@ _OURS = {
     for module in (
         adamw,
         cross_entropy,
+        heads,
         permutation,
         rms_norm,
         rope,

@@ -18,6 +18,7 @@ from mai.engine.translate import compute_dtype
 from mai.kernels import (
     adamw,
     cross_entropy,
+    heads,
     permutation,
     rms_norm,
     rope,
@@ -126,10 +127,24 @@ def _weighted_swiglu(kernel: Kernel, draw: Draws, tokens: int, width: int) -> li
     return _both_ways(kernel, draw, draw(tokens, 2 * width), draw(tokens, dtype=torch.float32))
 
 
+def _heads(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
+    call = partial(kernel, heads=6, key_heads=2, epsilon=1e-5)
+    tables, features = _tables(tokens, draw.device), 10 * 64
+    turned = _both_ways(lambda product: call(product, tables, None), draw, draw(tokens, 2, features))
+    # With norms another kernel goes back.
+    inputs = (draw(tokens, 2, features), draw(64), draw(64))
+    return [*turned, *_both_ways(lambda product, *weights: call(product, tables, weights), draw, *inputs)]
+
+
 def _rope(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
-    cos, sin = (table.to(draw.device) for table in rope.tables(tokens, [0.5**pair for pair in range(32)]))
-    # Strided, as Megatron cuts queries out of a product.
-    return _both_ways(lambda x: kernel(x, cos, sin), draw, draw(tokens, 2, 3, 96)[..., :64])
+    tables = _tables(tokens, draw.device)
+    # Strided, as latent attention cuts the rotary part out of a head.
+    return _both_ways(lambda x: kernel(x, *tables), draw, draw(tokens, 2, 3, 96)[..., :64])
+
+
+def _tables(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    cos, sin = rope.tables(tokens, [0.5**pair for pair in range(32)])
+    return cos.to(device), sin.to(device)
 
 
 def _routing(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
@@ -199,6 +214,7 @@ TRIALS = {
     "rms_norm_of_sum": Trial(rms_norm.reference_of_sum, _rms_norm_of_sum),
     "swiglu": Trial(swiglu.reference, _swiglu),
     "weighted_swiglu": Trial(swiglu.weighted_reference, _weighted_swiglu),
+    "heads": Trial(heads.reference, _heads),
     "rope": Trial(rope.reference, _rope),
     "routing": Trial(routing.reference, _routing),
     "expert_rows": Trial(permutation.reference_expert_rows, _expert_rows),
