@@ -1,49 +1,23 @@
 """Every Triton kernel against float64, with ragged shapes and poisoned outputs: on a GPU, or interpreted on a CPU."""
 
-from collections.abc import Callable
 from dataclasses import astuple
 
 import pytest
 import torch
-import triton
 from torch import Tensor
 
-from mai.kernels import adamw, cross_entropy, fp8_blocks, permutation, rms_norm, rope, routing, sum_of_squares, swiglu
+from mai.kernels import adamw, cross_entropy, fp8_blocks, rms_norm, rope, sum_of_squares, swiglu
 from mai.kernels.gpu import adamw as gpu_adamw
 from mai.kernels.gpu import cross_entropy as gpu_cross_entropy
 from mai.kernels.gpu import fp8_blocks as gpu_fp8_blocks
 from mai.kernels.gpu import heads as gpu_heads
-from mai.kernels.gpu import permutation as gpu_permutation
 from mai.kernels.gpu import rms_norm as gpu_rms_norm
 from mai.kernels.gpu import rope as gpu_rope
-from mai.kernels.gpu import routing as gpu_routing
 from mai.kernels.gpu import sum_of_squares as gpu_sum_of_squares
 from mai.kernels.gpu import swiglu as gpu_swiglu
+from tests.kernels.exact import DEVICE, assert_close, draw, each_dtype, exact_gradients, on_gpu_or_interpreted
 
-INTERPRETED = triton.knobs.runtime.interpret
-DEVICE = "cpu" if INTERPRETED else "cuda"
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
-
-# Relative error by norm. bf16 keeps 8 bits: rounding the result once gives about 2^-9 / sqrt(3), and inputs are exact.
-BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 2.0**-8}
-each_dtype = pytest.mark.parametrize("dtype", BOUNDS)
-
-
-def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
-
-
-def assert_close(ours: Tensor, exact: Tensor, *, bound: float | None = None) -> None:
-    assert ours.shape == exact.shape
-    assert exact.dtype == torch.float64
-    error = (ours.double() - exact).norm() / exact.norm().clamp(min=1e-30)
-    # NaN fails here too.
-    assert error <= (bound or BOUNDS[ours.dtype]), f"relative error {error:.2e}"
-
-
-def exact_gradients(function: Callable[..., Tensor], *inputs: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
-    leaves = [x.double().requires_grad_() for x in inputs]
-    return torch.autograd.grad(function(*leaves), leaves, gradient.double())
+pytestmark = on_gpu_or_interpreted
 
 
 @each_dtype
@@ -253,92 +227,6 @@ def test_sum_of_squares(dtype: torch.dtype, length: int) -> None:
     ours = gpu_sum_of_squares.sum_of_squares(x)
     assert ours.dtype == torch.float64
     assert ours.item() == pytest.approx(sum_of_squares.reference(x).item(), rel=1e-6)
-
-
-ROUTINGS = {
-    "softmax": (5, 7, routing.Rule(experts_per_token=3, scores="softmax", scale=1.5)),
-    "softmax, all": (3, 4, routing.Rule(experts_per_token=4, scores="softmax", scale=1.0)),
-    "sigmoid": (37, 100, routing.Rule(experts_per_token=6, scores="sigmoid", scale=2.5)),
-    "sigmoid of one": (3, 128, routing.Rule(experts_per_token=1, scores="sigmoid", scale=2.5)),
-    "groups": (
-        19,
-        96,
-        routing.Rule(experts_per_token=8, scores="sigmoid", scale=2.5, num_groups=8, groups_per_token=4),
-    ),
-    "groups of logits": (
-        3,
-        256,
-        routing.Rule(experts_per_token=8, scores="softmax", scale=1.0, num_groups=4, groups_per_token=2),
-    ),
-    "nothing": (0, 8, routing.Rule(experts_per_token=2, scores="softmax", scale=1.0)),
-}
-
-
-@pytest.mark.parametrize("preference", [None, "a bias of each expert", "of each token and expert"])
-@pytest.mark.parametrize("name", ROUTINGS)
-def test_routing(name: str, preference: str | None) -> None:
-    tokens, num_experts, rule = ROUTINGS[name]
-    # A view, whose rows are not contiguous.
-    logits = draw(num_experts, tokens).t()
-    added = {
-        None: None,
-        "a bias of each expert": draw(num_experts, seed=1) / 4,
-        "of each token and expert": draw(tokens, num_experts, seed=1) / 4,
-    }[preference]
-    weights, experts, picked = gpu_routing.forward(logits, added, *astuple(rule))
-    exact, expected = routing.reference(logits.double(), added, rule)
-    assert torch.equal(experts, expected)
-    assert torch.equal(picked, logits.gather(1, experts))
-    assert_close(weights, exact)
-
-    above = draw(rule.experts_per_token, tokens, seed=2).t()
-    (of_logits,) = exact_gradients(lambda x: routing.reference(x, added, rule)[0], logits, gradient=above)
-    ours = gpu_routing.backward(picked, experts, above, num_experts, rule.scores, rule.scale)
-    assert_close(ours, of_logits)
-
-
-def test_routing_picks_the_first_of_equal_scores_and_only_experts_that_exist() -> None:
-    infinite, nan = float("inf"), float("nan")
-    logits = torch.tensor([[0.0, -0.0, 0.0, 1.0, 0.0], [-infinite] * 5, [nan] * 5, [0.0, nan, 1.0, infinite, 0.0]])
-    rule = routing.Rule(experts_per_token=3, scores="softmax", scale=1.0)
-    _, experts, _ = gpu_routing.forward(logits.to(DEVICE), None, *astuple(rule))
-    assert experts.tolist() == [[0, 1, 3], [0, 1, 2], [0, 1, 2], [1, 2, 3]]
-    assert torch.equal(experts, routing.reference(logits.to(DEVICE), None, rule)[1])
-
-
-def picked_experts(tokens: int, experts_per_token: int, num_experts: int) -> Tensor:
-    return draw(tokens, num_experts, seed=3).topk(experts_per_token).indices
-
-
-@pytest.mark.parametrize(
-    ("tokens", "picks", "num_experts"), [(1, 1, 1), (3, 2, 5), (100, 6, 100), (40, 8, 8), (0, 2, 4)]
-)
-def test_expert_rows(tokens: int, picks: int, num_experts: int) -> None:
-    # A view: Megatron's micro-batches have positions ahead of sequences.
-    experts = picked_experts(tokens, picks, num_experts).t().contiguous().t()
-    rows, counts = gpu_permutation.expert_rows(experts, num_experts)
-    expected_rows, expected_counts = permutation.reference_expert_rows(experts, num_experts)
-    assert torch.equal(rows, expected_rows)
-    assert torch.equal(counts, expected_counts)
-
-
-@each_dtype
-@pytest.mark.parametrize(("tokens", "picks", "features"), [(1, 1, 1), (7, 3, 40), (3, 8, 2049), (5, 1, 64), (0, 2, 8)])
-def test_permutation(dtype: torch.dtype, tokens: int, picks: int, features: int) -> None:
-    rows, _ = permutation.reference_expert_rows(picked_experts(tokens, picks, 9), 9)
-    x, weights = draw(features, tokens, dtype=dtype).t(), draw(picks, tokens, seed=1).t()
-    ours, ours_weights = gpu_permutation.permute(x, weights, rows)
-    expected, expected_weights = permutation.reference_permute(x, weights, rows)
-    assert torch.equal(ours, expected)
-    assert torch.equal(ours_weights, expected_weights)
-    assert torch.equal(gpu_permutation.unpermute_backward(x, rows), expected)
-
-    above, of_weights = draw(features, tokens * picks, dtype=dtype, seed=2).t(), draw(tokens * picks, seed=3)
-    exact = permutation.reference_unpermute(above.double(), rows)
-    of_x, of_weights_before = gpu_permutation.permute_backward(above, of_weights, rows)
-    assert_close(of_x, exact)
-    assert torch.equal(of_weights_before, of_weights[rows])
-    assert_close(gpu_permutation.unpermute(above, rows), exact)
 
 
 FP8_SHAPES = [(1, 1), (0, 8), (3, 200), (130, 257), (256, 128)]
