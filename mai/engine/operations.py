@@ -10,7 +10,17 @@ from types import ModuleType
 from typing import Any, Literal
 
 from mai.errors import EnvironmentMismatchError
-from mai.kernels import adamw, apex, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    apex,
+    cross_entropy,
+    grouped_linear,
+    rms_norm,
+    rope,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 from mai.kernels.cuda import library
 from mai.recipe import Recipe
 
@@ -25,6 +35,7 @@ class Operations:
     rms_norm_of_sum: Kernel
     swiglu: Kernel
     weighted_swiglu: Kernel
+    grouped_linear: Kernel
     rope: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
@@ -41,6 +52,7 @@ REFERENCE = Operations(
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
+    grouped_linear=grouped_linear.reference,
     rope=rope.reference,
     cross_entropy=None,
     sum_of_squares=None,
@@ -52,6 +64,7 @@ FUSED = Operations(
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
+    grouped_linear=grouped_linear.fused,
     rope=rope.fused,
     cross_entropy=cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
@@ -105,12 +118,23 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
         return "apex"
     if device == "cpu":
         return "fused, in plain torch on a CPU"
-    if kernel is weight_gradient.fused:
-        return "fused, cuBLAS"
-    return "fused, Triton"
+    return _LIBRARIES.get(kernel, "fused, Triton")
 
 
-_OURS = {module.__name__ for module in (adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient)}
+_OURS = {
+    module.__name__
+    for module in (
+        adamw,
+        cross_entropy,
+        grouped_linear,
+        rms_norm,
+        rope,
+        sum_of_squares,
+        swiglu,
+        weight_gradient,
+    )
+}
+_LIBRARIES = {weight_gradient.fused: "fused, cuBLAS", grouped_linear.fused: "fused, torch's grouped product"}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"
