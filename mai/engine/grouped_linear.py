@@ -79,7 +79,7 @@ class GroupedLinear(MegatronModule):
             return operations.grouped_linear(x_NI, weight_EOI, counts_E)  # type: ignore[no-any-return]
         # What Megatron's matrices say (tensor_parallel/layers.py), so that the hook of its data-parallel wrapper does
         # not add what autograd hands it.
-        self.weight.grad_added_to_main_grad = True
+        self.weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
         return operations.grouped_linear(  # type: ignore[no-any-return]
             x_NI,
             weight_EOI,
@@ -98,7 +98,7 @@ class GroupedLinear(MegatronModule):
         """Of each parameter what makes its boxes in the tensor of all experts, [experts, ...]."""
         found = {}
         for name, parameter in self.named_parameters():
-            dim, num_parts = parameter.partition_dim, parameter.partition_stride  # type: ignore[attr-defined]
+            dim, num_parts = parameter.partition_dim, parameter.partition_stride
             replica_id = (0, self._groups.expt_tp.rank() if dim < 0 else 0, self._groups.expt_dp.rank())
             boxes = partial(self._boxes, sharded_offsets=sharded_offsets, dim=dim, num_parts=num_parts)
             found[f"{prefix}{name}"] = ShardedTensorFactory(

@@ -79,6 +79,19 @@ def test_a_step_of_one_rank_calls_each_operation_as_often_as_the_model_has_it() 
     assert reference.keys() >= DISPLACED
 
 
+def test_a_rank_multiplies_all_of_its_experts_at_once() -> None:
+    recipe = recipe_of("experts", ONE_RANK)
+    (fused, reference), *_ = on_ranks(1, operators, [recipe, replace(recipe, kernels="reference")])
+    experts, model = recipe.model.experts, recipe.model
+    assert experts is not None
+    layers = sum(model.has_experts(layer) for layer in range(model.num_layers))
+    passes = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
+    # Two matrices, forward and for the gradient of what came in.
+    assert ours(fused)["grouped_product"] == 4 * layers * passes
+    # One by one, each expert has four products, and two for the gradients of its matrices, which are displaced too.
+    assert reference["aten::mm"] - fused["aten::mm"] >= 6 * experts.num_experts * layers * passes
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ranks", sorted({num_ranks(layout.parallel(SHAPES["dense"])) for layout in LAYOUTS}))
 def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.FixtureRequest) -> None:
@@ -103,7 +116,9 @@ def expected(shape: str, layout: Layout) -> set[str]:
     names = {"rms_norm", "rms_norm_backward", "rope", "sum_of_squares", "adamw"}
     has_experts = [model.has_experts(layer) for layer in range(model.num_layers)]
     if any(has_experts):
-        names |= {"weighted_swiglu", "weighted_swiglu_backward"}
+        names |= {"weighted_swiglu", "weighted_swiglu_backward", "grouped_product"}
+        if parallel.sharding == "full":
+            names.add("grouped_weight_gradient")
     if not all(has_experts) or (model.experts is not None and model.experts.shared_ffn_hidden_size):
         names |= {"swiglu", "swiglu_backward"}
     if parallel.tensor > 1:

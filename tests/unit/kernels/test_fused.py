@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import adamw, cross_entropy, grouped_linear, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -18,10 +18,16 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
 
 COS, SIN = rope.tables(6, (1.0, 0.5, 0.1))
 TARGETS = torch.tensor([0, 3, 6, 2])
+COUNTS = torch.tensor([5, 0, 7])
 
 PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]] = {
     "swiglu": (swiglu.reference, swiglu.fused, (draw(3, 5, 8),)),
     "weighted swiglu": (swiglu.weighted_reference, swiglu.weighted_fused, (draw(5, 8), draw(5, seed=1))),
+    "grouped linear": (
+        lambda x, weight: grouped_linear.reference(x, weight, COUNTS),
+        lambda x, weight: grouped_linear.fused(x, weight, COUNTS),
+        (draw(12, 8), draw(3, 5, 8, seed=1)),
+    ),
     "norm": (
         lambda x, weight: rms_norm.reference(x, weight, epsilon=1e-3),
         lambda x, weight: rms_norm.fused(x, weight, epsilon=1e-3),
@@ -79,11 +85,14 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
     both, x, weight, scale = draw(3, 8), draw(3, 8), draw(8, seed=1), draw(3, seed=2)
     flat = [draw(9, seed=seed).square() for seed in range(4)]
     logits, targets = draw(4, 7), TARGETS
+    ends = COUNTS.cumsum(0, dtype=torch.int32)
     return {
         "swiglu": (both,),
         "swiglu_backward": (both, draw(3, 4)),
         "weighted_swiglu": (both, scale),
         "weighted_swiglu_backward": (both, scale, draw(3, 4)),
+        "grouped_product": (draw(12, 8), draw(3, 8, 5), ends),
+        "grouped_weight_gradient": (draw(12, 8), draw(12, 5), ends, COUNTS),
         "rms_norm": (x, weight, 1e-5),
         "rms_norm_of_sum": (x, x + 1, weight, 1e-5),
         "rms_norm_backward": (x, weight, scale, x + 1, x + 2),
@@ -108,12 +117,12 @@ def test_torch_accepts_every_operator() -> None:
 
 
 def test_a_layer_s_operations_compile_as_one_graph() -> None:
-    def layer(x: Tensor, residual: Tensor, weight: Tensor) -> Tensor:
+    def layer(x: Tensor, residual: Tensor, weight: Tensor, of_experts: Tensor) -> Tensor:
         normal, total = rms_norm.fused_of_sum(x, residual, weight, epsilon=1e-5)
         turned = rope.fused(normal.unflatten(-1, (3, 6)), COS, SIN).flatten(2)
-        return swiglu.fused(turned + total)
+        return swiglu.fused(grouped_linear.fused((turned + total).flatten(0, 1), of_experts, COUNTS))
 
-    inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2))
+    inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2), draw(3, 8, 18, seed=3))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for ours, expected in zip(
         outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
@@ -151,6 +160,28 @@ def test_a_weight_gradient_is_added_to_what_is_there_and_its_operations_are_coun
         weight_gradient.fused(inputs, gradient, total)
     torch.testing.assert_close(total, expected)
     assert counter.get_total_flops() == 2 * 5 * 3 * 4
+
+
+def test_gradients_of_experts_are_added_to_their_sum_and_an_expert_without_tokens_keeps_its_own() -> None:
+    x, weight, total = draw(12, 8).requires_grad_(), draw(3, 5, 8, seed=1).requires_grad_(), draw(3, 5, 8, seed=2)
+    before, above = total.clone(), draw(12, 5, seed=3)
+    expected = torch.autograd.grad(grouped_linear.reference(x, weight, COUNTS), (x, weight), above)
+    with FlopCounterMode(display=False) as counter:
+        out = grouped_linear.fused(x, weight, COUNTS, sum_EOI=total)
+        of_x, _ = torch.autograd.grad(out, (x, weight), above)
+    torch.testing.assert_close(of_x, expected[0])
+    torch.testing.assert_close(total, before + expected[1])
+    assert torch.equal(total[1], before[1])
+    assert counter.get_total_flops() == 3 * 2 * 12 * 8 * 5
+
+
+def test_an_expert_without_tokens_has_a_gradient_of_zeros() -> None:
+    x, weight = draw(12, 8), draw(3, 5, 8, seed=1).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        grouped_linear.fused(x, weight, COUNTS).sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad[1].any()
+    assert counter.get_total_flops() == 3 * 2 * 12 * 8 * 5
 
 
 def test_squares_are_summed_in_float64() -> None:
