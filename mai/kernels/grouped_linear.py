@@ -3,13 +3,16 @@
 Shapes: N tokens, those of the first expert first; E experts, I inputs, O outputs of an expert's matrix.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mai.kernels import weight_gradient
-from mai.kernels.operators import Implementation, operator
+from mai.kernels.operators import operator
+
+AddGradient = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def reference(x_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
@@ -23,7 +26,7 @@ def fused(
     counts_E: Tensor,
     *,
     sum_EOI: Tensor | None = None,
-    add_gradient: Implementation = weight_gradient.fused,
+    add_gradient: AddGradient = weight_gradient.fused,
 ) -> Tensor:
     """`reference` in one launch, and one more for the input's gradient.
 
@@ -45,10 +48,10 @@ class _GroupedLinear(torch.autograd.Function):
         counts_E: Tensor,
         ends_E: Tensor,
         sum_EOI: Tensor | None,
-        add_gradient: Implementation,
+        add_gradient: AddGradient,
     ) -> Tensor:
         ctx.save_for_backward(x_NI, weight_EOI, counts_E, ends_E)
-        # Not saved as the others are: autograd would see that the sum changed, and nothing here reads it.
+        # Not saved as the others are: autograd would complain that the sum changed.
         ctx.sum_EOI, ctx.add_gradient = sum_EOI, add_gradient
         return _product(x_NI, weight_EOI.mT, ends_E)  # type: ignore[no-any-return]
 
