@@ -34,6 +34,7 @@ SUGGESTIONS = {
     ExitCode.PREEMPTED_UNSAVED: "Start the same command again; it goes on from the last committed checkpoint.",
     ExitCode.PEER_LOST: "Find out who ended the rank (dmesg, the scheduler's log), then start the same command again.",
     ExitCode.HANG: "Read the stacks in the log, then start the same command again.",
+    ExitCode.NODE_BAD: "Leave out the machine named above, then start the same command again.",
     ExitCode.STORAGE: "Make room on the disk or mend it, then start the same command again.",
     ExitCode.OUT_OF_MEMORY: "Use more ranks, a smaller parallel.micro_batch_sequences, or a machine with more memory.",
     ExitCode.RENDEZVOUS: "Check that every rank started and reaches MASTER_ADDR:MASTER_PORT, then start again.",

@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     PREEMPTED_UNSAVED = 211
     PEER_LOST = 213
     HANG = 214
+    NODE_BAD = 215
     STORAGE = 216
     OUT_OF_MEMORY = 218
     RENDEZVOUS = 219
@@ -108,6 +109,12 @@ class PeerLostError(MaiError):
     """Another rank of this job died or stopped answering."""
 
     code = ExitCode.PEER_LOST
+
+
+class BadNodeError(MaiError):
+    """Some ranks compute wrongly where others compute rightly: their machines are broken."""
+
+    code = ExitCode.NODE_BAD
 
 
 class StorageError(MaiError):

@@ -96,15 +96,21 @@ class Job:
 
 
 def start(
-    arguments: Sequence[str], *, folder: Path, cold: bool = False, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    cold: bool = False,
+    environment: Mapping[str, str] | None = None,
+    plant: Callable[[], None] | None = None,
 ) -> Job:
-    """`mai ARGUMENTS` in a session of its own. `folder` is the run folder that the arguments name."""
+    """`mai ARGUMENTS` in a session of its own. `folder` is the run folder that the arguments name.
+    `plant` breaks something in a warm one's process before it begins."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}-said-{time.monotonic_ns()}"
     values = dict(environment or {})
     if cold:
         return start_program([sys.executable, "-m", "mai", *arguments], folder=folder, log=log, environment=values)
-    process = CONTEXT.Process(target=run_mai, args=(list(arguments), str(log), values), daemon=True)
+    process = CONTEXT.Process(target=run_mai, args=(list(arguments), str(log), values, ROOT, plant), daemon=True)
     process.start()
     assert process.pid is not None
 
@@ -133,8 +139,12 @@ def start_program(
     return Job(RunFolder(folder), process.pid, log, lambda seconds: process.wait(timeout=seconds))
 
 
-def run_mai(arguments: list[str], log: str, environment: dict[str, str], folder: Path = ROOT) -> None:
+def run_mai(
+    arguments: list[str], log: str, environment: dict[str, str], folder: Path, plant: Callable[[], None] | None
+) -> None:
     """Runs in the forked process, which becomes what a shell in the folder would have started."""
+    if plant is not None:
+        plant()
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment)

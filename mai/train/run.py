@@ -39,7 +39,7 @@ from mai.recipe import Recipe, fingerprint, rules, to_dict
 from mai.resilience.guard import Guard, Verdict
 from mai.resilience.signals import StopRequest, StopSignals
 from mai.run_folder import RunFolder, utc_now
-from mai.train import loop, story
+from mai.train import admission, loop, story
 from mai.train.foreign_errors import as_mai_error
 from mai.train.state import TrainState
 
@@ -91,6 +91,7 @@ class Run:
         self._resources.callback(leave_world)
         self.attempt: int = self._first_rank_does("attempt", lambda: self._take_folder(attempt))
         self._same_recipe_everywhere()
+        admission.test_kernels(self, timeout_seconds=_PEER_TIMEOUT_SECONDS)
 
         self.dataset = open_dataset(recipe)
         self._verify_data()

@@ -41,6 +41,7 @@ class Resources:
     """Loads and stores of spilled values."""
     shared_bytes: int
     loads_of_16_bytes: int
+    """Into registers or shared memory."""
     stores_of_16_bytes: int
     tensor_core_instructions: int
 
@@ -112,6 +113,7 @@ def _norms() -> Iterator[Shipped]:
             {"OF_SUM": True, "BLOCK": block_size},
             warps,
         )
+        block_size, warps, stages = rms_norm.shape_of_backward_launch(features)
         yield Shipped(
             f"norm of a sum backward, {features}",
             rms_norm.backward_kernel,
@@ -122,7 +124,7 @@ def _norms() -> Iterator[Shipped]:
                 "N": WHOLE,
                 "H": WHOLE,
             },
-            {"OF_SUM": True, "BLOCK": block_size},
+            {"OF_SUM": True, "BLOCK": block_size, "STAGES": stages},
             warps,
         )
 
@@ -197,7 +199,7 @@ def resources(one: Shipped) -> Resources:
         stack_bytes=_number(r"STACK:(\d+)", usage),
         local_accesses=len(re.findall(r"\b(?:LDL|STL)\b", code)),
         shared_bytes=compiled.metadata.shared,
-        loads_of_16_bytes=len(re.findall(r"\bLDG\.E\S*\.128\b", code)),
+        loads_of_16_bytes=len(re.findall(r"\bLDG(?:STS)?\.E\S*\.128\b", code)),
         stores_of_16_bytes=len(re.findall(r"\bSTG\.E\S*\.128\b", code)),
         tensor_core_instructions=len(re.findall(r"\bHGMMA\b", code)),
     )

@@ -52,7 +52,7 @@ def certify(plant: Plant, *words: str, folder: Path, recipe: str = "tiny") -> Ou
     """`mai certify` of the recipe with these overrides, in a process whose code has the bug."""
     log = folder / "said"
     arguments = ["certify", recipe, *words]
-    process = CONTEXT.Process(target=_with_bug, args=(plant, arguments, str(log), folder), daemon=True)
+    process = CONTEXT.Process(target=run_mai, args=(arguments, str(log), {}, folder, plant), daemon=True)
     process.start()
     process.join(240)
     assert process.exitcode is not None, "mai certify still runs after 240 s"
@@ -60,11 +60,6 @@ def certify(plant: Plant, *words: str, folder: Path, recipe: str = "tiny") -> Ou
     written = [json.loads(path.read_text()) for path in folder.glob("certificates/*/*/certificate.json")]
     assert len(written) <= 1
     return Outcome(process.exitcode, said, errors, written[0] if written else None)
-
-
-def _with_bug(plant: Plant, arguments: list[str], log: str, folder: Path) -> None:
-    plant()
-    run_mai(arguments, log, {}, folder)
 
 
 def none() -> None:

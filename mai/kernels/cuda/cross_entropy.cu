@@ -1,9 +1,8 @@
 // Cross entropy of one rank, loss and gradient from one reading of the logits.
 //
 // A row of a large vocabulary (256 KB in bf16) is more than one multiprocessor can hold. A cluster of up to eight blocks
-// holds it together, in registers: every thread has 64 logits. The blocks tell each other their largest logit and their
-// sum through distributed shared memory, and write the gradient from what they hold. Several clusters on a
-// multiprocessor overlap one's reading with another's arithmetic.
+// holds it together, in registers: every thread has 128 logits. The blocks tell each other their largest logit and their
+// sum through distributed shared memory, and write the gradient from what they hold.
 //
 // On PyTorch's stable ABI (torch/csrc/stable): one object for every Python, and for torch from 2.11 on. The symbol that
 // only a CUDA build of torch has is weak, so the object loads, and is tested, on a machine without a GPU.
@@ -27,22 +26,31 @@ namespace {
 namespace cg = cooperative_groups;
 
 constexpr int kWidth = 8;         // bf16 values in a vector of 16 bytes
-constexpr int kVectors = 8;       // vectors of a thread
+constexpr int kVectors = 16;      // vectors of a thread
+constexpr int kThreads = 512;     // of a block, of which a multiprocessor holds one; with kVectors the fastest of ten
 constexpr int kMostBlocks = 8;    // of a cluster; more is not portable
-constexpr int kMostThreads = 512;
-constexpr int kFewestThreads = 256;
 
-// A sum of exponentials, relative to the largest exponent in it.
+constexpr float kLog2OfE = 1.4426950408889634f;
+constexpr float kLogOf2 = 0.6931471805599453f;
+
+// A sum of powers of two, relative to the largest exponent in it. The hardware's exponential is that of two: logits are
+// multiplied by log2(e), in the same instruction that subtracts the largest.
 struct Sum {
   float largest;
   float sum;
 };
 
+__device__ float power_of_two(float exponent) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
+  return power;
+}
+
 __device__ Sum joined(Sum a, Sum b) {
   const float largest = fmaxf(a.largest, b.largest);
   // A thread without logits: -inf - -inf would be no number.
   if (largest == -INFINITY) return {largest, 0.0f};
-  return {largest, a.sum * __expf(a.largest - largest) + b.sum * __expf(b.largest - largest)};
+  return {largest, a.sum * power_of_two(a.largest - largest) + b.sum * power_of_two(b.largest - largest)};
 }
 
 __device__ Sum joined_of_warp(Sum own) {
@@ -80,6 +88,11 @@ __device__ float2 pair_of(const uint4& vector, int pair) {
   return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162*>(&vector)[pair]);
 }
 
+__device__ uint32_t rounded_pair(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
 // The larger of two values in each half; the hardware's own instruction, no conversion to fp32.
 __device__ uint32_t larger(uint32_t a, uint32_t b) {
   const __nv_bfloat162 most =
@@ -94,8 +107,7 @@ __device__ void forget(uint4& vector) {
 }
 
 // One cluster a row. `vectors`: of a row; `stride`: of rows, in values.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads, 1024 / kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     loss_and_gradient(__nv_bfloat16* logits, const int64_t* targets, float* losses, int vectors, int64_t stride) {
   cg::cluster_group cluster = cg::this_cluster();
   const int blocks = cluster.num_blocks();
@@ -103,7 +115,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
   const int lanes = blocks * blockDim.x;
   const int lane = cluster.block_rank() * blockDim.x + threadIdx.x;
   uint4* place = reinterpret_cast<uint4*>(logits + row * stride);
-  const int64_t target = targets[row];
+  const int target = static_cast<int>(targets[row]);
+  const int target_vector = target / kWidth, target_value = target % kWidth;
   const float target_logit = lane == 0 ? __bfloat162float(logits[row * stride + target]) : 0.0f;
 
   uint4 held[kVectors];
@@ -122,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     most = larger(most, larger(larger(held[v].x, held[v].y), larger(held[v].z, held[v].w)));
   }
   const float2 two_largest = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(most));
-  Sum own = {fmaxf(two_largest.x, two_largest.y), 0.0f};
+  Sum own = {fmaxf(two_largest.x, two_largest.y) * kLog2OfE, 0.0f};
   if (own.largest > -INFINITY) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -130,31 +143,37 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
 #pragma unroll
       for (int pair = 0; pair < kWidth / 2; ++pair) {
         const float2 two = pair_of(held[v], pair);
-        own.sum += __expf(two.x - own.largest) + __expf(two.y - own.largest);
+        own.sum += power_of_two(fmaf(two.x, kLog2OfE, -own.largest));
+        own.sum += power_of_two(fmaf(two.y, kLog2OfE, -own.largest));
       }
     }
   }
   const Sum whole = joined_of_cluster(joined_of_block(own));
-  const float log_sum = whole.largest + __logf(whole.sum);
-  if (lane == 0) losses[row] = log_sum - target_logit;
+  const float log_sum = whole.largest + __log2f(whole.sum);
+  if (lane == 0) losses[row] = log_sum * kLogOf2 - target_logit;
 
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     const int vector = v * lanes + lane;
     if (vector >= vectors) continue;
     forget(held[v]);
-    __nv_bfloat162 out[kWidth / 2];
+    float out[kWidth];
 #pragma unroll
     for (int pair = 0; pair < kWidth / 2; ++pair) {
-      float2 two = pair_of(held[v], pair);
-      two.x = __expf(two.x - log_sum);
-      two.y = __expf(two.y - log_sum);
-      const int64_t column = static_cast<int64_t>(vector) * kWidth + 2 * pair;
-      if (column == target) two.x -= 1.0f;
-      if (column + 1 == target) two.y -= 1.0f;
-      out[pair] = __float22bfloat162_rn(two);
+      const float2 two = pair_of(held[v], pair);
+      out[2 * pair] = power_of_two(fmaf(two.x, kLog2OfE, -log_sum));
+      out[2 * pair + 1] = power_of_two(fmaf(two.y, kLog2OfE, -log_sum));
     }
-    __stcs(place + vector, *reinterpret_cast<uint4*>(out));
+    if (vector == target_vector) {
+#pragma unroll
+      for (int value = 0; value < kWidth; ++value) out[value] -= value == target_value ? 1.0f : 0.0f;
+    }
+    uint4 rounded;
+    rounded.x = rounded_pair(out[0], out[1]);
+    rounded.y = rounded_pair(out[2], out[3]);
+    rounded.z = rounded_pair(out[4], out[5]);
+    rounded.w = rounded_pair(out[6], out[7]);
+    __stcs(place + vector, rounded);
   }
 }
 
@@ -162,21 +181,15 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "mai_cuda::cross_entropy: ", cudaGetErrorString(error));
 }
 
-// logits [T, V] bf16, contiguous, V a multiple of 8 and at most 262,144: overwritten with softmax minus one-hot.
+// logits [T, V] bf16, contiguous, V a multiple of 8 and at most 524,288: overwritten with softmax minus one-hot.
 // targets [T] int64, between 0 and V - 1. losses [T] fp32: written.
 void cross_entropy(torch::stable::Tensor logits, torch::stable::Tensor targets, torch::stable::Tensor losses) {
   const int64_t rows = logits.size(0), entries = logits.size(1);
   STD_TORCH_CHECK(entries % kWidth == 0 && logits.stride(0) % kWidth == 0 && logits.stride(1) == 1,
                   "mai_cuda::cross_entropy: rows that are no whole vectors of 16 bytes");
-  int blocks = 1, threads = kFewestThreads;
-  while (static_cast<int64_t>(blocks) * threads * kVectors * kWidth < entries) {
-    if (blocks < kMostBlocks) {
-      blocks *= 2;
-    } else {
-      threads *= 2;
-    }
-  }
-  STD_TORCH_CHECK(threads <= kMostThreads, "mai_cuda::cross_entropy: a vocabulary larger than a cluster holds");
+  int blocks = 1;
+  while (static_cast<int64_t>(blocks) * kThreads * kVectors * kWidth < entries) blocks *= 2;
+  STD_TORCH_CHECK(blocks <= kMostBlocks, "mai_cuda::cross_entropy: a vocabulary larger than a cluster holds");
   if (rows == 0) return;
 
   void* stream = nullptr;
@@ -189,12 +202,11 @@ void cross_entropy(torch::stable::Tensor logits, torch::stable::Tensor targets, 
   cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t launch = {};
   launch.gridDim = dim3(static_cast<unsigned>(rows * blocks));
-  launch.blockDim = dim3(threads);
+  launch.blockDim = dim3(kThreads);
   launch.stream = static_cast<cudaStream_t>(stream);
   launch.attrs = &cluster;
   launch.numAttrs = 1;
-  auto* kernel = threads == kFewestThreads ? loss_and_gradient<kFewestThreads> : loss_and_gradient<kMostThreads>;
-  check(cudaLaunchKernelEx(&launch, kernel, static_cast<__nv_bfloat16*>(logits.data_ptr()),
+  check(cudaLaunchKernelEx(&launch, loss_and_gradient, static_cast<__nv_bfloat16*>(logits.data_ptr()),
                            static_cast<const int64_t*>(targets.data_ptr()), static_cast<float*>(losses.data_ptr()),
                            static_cast<int>(entries / kWidth), logits.stride(0)));
 }

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from mai.kernels.gpu.launch import num_multiprocessors, rows
 
-# Of 1 to 8 the fastest on an H100 at 8,192 rows of 4,096 features, weight gradient included.
-PROGRAMS_PER_MULTIPROCESSOR = 3
+# Longer rows leave no shared memory to load the next ones into.
+LONGEST_ROW_LOADED_AHEAD = 8192
+# Of all programs on a multiprocessor, backward: more only write more parts of the weight's gradient.
+FEATURES_PER_MULTIPROCESSOR = 4096
 
 
 @triton.jit
@@ -35,31 +37,51 @@ def forward_kernel(x, residual, weight, out, total, scale, H, epsilon, OF_SUM: t
 
 @triton.jit
 def backward_kernel(
-    x, weight, scale, gradient, of_total, of_x, of_weight, N, H, OF_SUM: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    weight,
+    scale,
+    gradient,
+    of_total,
+    of_x,
+    of_weight,
+    N,
+    H,
+    OF_SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     column = tl.arange(0, BLOCK)
     inside = column < H
     part = tl.zeros((BLOCK,), dtype=tl.float32)
-    first, step = tl.program_id(0).to(tl.int64), tl.num_programs(0)
-    for turn in range(tl.cdiv(N - first, step)):
-        row = first + turn * step
+    first = tl.program_id(0)
+    # While a row is summed, the next ones are on their way.
+    for row in tl.range(first, N, tl.num_programs(0), num_stages=STAGES):
+        place = tl.cast(row, tl.int64) * H + column
         row_scale = tl.load(scale + row)
-        normal = tl.load(x + row * H + column, mask=inside, other=0).to(tl.float32) * row_scale
-        above = tl.load(gradient + row * H + column, mask=inside, other=0).to(tl.float32)
+        normal = tl.load(x + place, mask=inside, other=0).to(tl.float32) * row_scale
+        above = tl.load(gradient + place, mask=inside, other=0).to(tl.float32)
         part += above * normal
         # From L1 each time: kept in registers, it would spill others of a long row.
         of_normal = above * tl.load(weight + column, mask=inside, other=0).to(tl.float32)
         result = row_scale * (of_normal - normal * (tl.sum(of_normal * normal) / H))
         if OF_SUM:
-            result += tl.load(of_total + row * H + column, mask=inside, other=0).to(tl.float32)
-        tl.store(of_x + row * H + column, result.to(of_x.dtype.element_ty), mask=inside)
-    tl.store(of_weight + first * H + column, part, mask=inside)
+            result += tl.load(of_total + place, mask=inside, other=0).to(tl.float32)
+        tl.store(of_x + place, result.to(of_x.dtype.element_ty), mask=inside)
+    tl.store(of_weight + first.to(tl.int64) * H + column, part, mask=inside)
 
 
 def shape_of_launch(features: int) -> tuple[int, int]:
     """(features of a block, warps): 16 values a thread, at most 32 warps."""
     block = int(triton.next_power_of_2(features))
     return block, min(32, max(1, block // 512))
+
+
+def shape_of_backward_launch(features: int) -> tuple[int, int, int]:
+    """(features of a block, warps, rows of which a program holds or loads at once): the fastest on an H100 at 4,096,
+    8,192 and 16,384 features."""
+    block, warps = shape_of_launch(features)
+    stages = 3 if block <= LONGEST_ROW_LOADED_AHEAD else 1
+    return block, min(8 if stages > 1 else 16, warps), stages
 
 
 def forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -103,9 +125,9 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     flat, count, features = rows(x)
     above, stream = rows(gradient)[0], None if of_total is None else rows(of_total)[0]
-    programs = min(count, PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors(x.device))
+    block, warps, stages = shape_of_backward_launch(features)
+    programs = min(count, num_multiprocessors(x.device) * max(1, FEATURES_PER_MULTIPROCESSOR // block))
     of_x, parts = x.new_empty(x.shape), weight.new_empty((programs, features), dtype=torch.float32)
-    block, warps = shape_of_launch(features)
     if count:
         backward_kernel[(programs,)](
             flat,
@@ -119,6 +141,7 @@ def backward(
             features,
             OF_SUM=of_total is not None,
             BLOCK=block,
+            STAGES=stages,
             num_warps=warps,
         )
     return of_x, parts.sum(dim=0).to(weight.dtype)

@@ -1,0 +1,170 @@
+"""The start-up self-test: every operation that a run has chosen, forward and backward, against its twin in plain torch.
+
+A card that computes wrongly and a kernel that was built wrongly show here, and not in a loss curve a week later.
+
+Shapes: T tokens, W features.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mai.engine.operations import Kernel, choose
+from mai.engine.translate import compute_dtype
+from mai.kernels import adamw, cross_entropy, grouped_linear, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.recipe import Recipe
+
+# No multiple of a block of any kernel; the second width is the model's own, whose kernel the run itself will launch.
+_RAGGED_WIDTH = 72
+_NUM_TOKENS = (3, 67)
+
+# Of an element's error by its own size plus that of its tensor's average element, so that one wrong element shows.
+# bf16 rounds by 2^-9, and an operation rounds up to three times; sums and exponentials in fp32 are right to some 1e-6.
+# Far above both: a false alarm stops a whole job.
+_BOUNDS = {torch.bfloat16: 2.0**-6, torch.float32: 2.0**-14, torch.float64: 2.0**-14}
+
+
+def disagreements(recipe: Recipe, device: torch.device) -> list[str]:
+    """A line for each chosen operation that is not its twin, with its error and its bound, or that fails to run."""
+    chosen = choose(recipe)
+    found = []
+    for name, trial in TRIALS.items():
+        kernel = getattr(chosen, name)
+        if kernel is None or kernel is trial.twin:
+            continue
+        try:
+            said = _compared(kernel, trial, recipe, device)
+        except Exception as failure:  # noqa: BLE001 (a kernel that cannot be built or launched is told as one that is wrong)
+            said = f"{type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
+        if said is not None:
+            found.append(f"{name}: {said}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How an operation is run: `run(kernel, draw, tokens, width)` gives its outputs and gradients."""
+
+    twin: Kernel
+    run: Callable[[Kernel, "Draws", int, int], Sequence[Tensor]]
+
+
+@dataclass(slots=True)
+class Draws:
+    """Random numbers, the same for an operation and for its twin, which gets them in fp64."""
+
+    dtype: torch.dtype
+    device: torch.device
+    is_exact: bool
+    # Drawn on the CPU: a card that draws wrongly would draw the same for both.
+    _generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def __call__(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """From N(0, 1), in the run's dtype where none is given."""
+        numbers = torch.randn(shape, generator=self._generator).to(dtype or self.dtype)
+        return numbers.to(self.device, torch.float64 if self.is_exact else numbers.dtype)
+
+
+def _compared(kernel: Kernel, trial: Trial, recipe: Recipe, device: torch.device) -> str | None:
+    """What is wrong with it; None if nothing is."""
+    dtype = compute_dtype(recipe.precision)
+    for tokens, width in zip(_NUM_TOKENS, (_RAGGED_WIDTH, recipe.model.hidden_size), strict=True):
+        ours = trial.run(kernel, Draws(dtype, device, is_exact=False), tokens, width)
+        exact = trial.run(trial.twin, Draws(dtype, device, is_exact=True), tokens, width)
+        for our, their in zip(ours, exact, strict=True):
+            error, bound = _largest_error(our, their), _BOUNDS[our.dtype]
+            # NaN is wrong too.
+            if not error <= bound:
+                return f"off by {error:.1e} where {bound:.1e} is allowed, at {tokens} x {width}"
+    return None
+
+
+def _largest_error(ours: Tensor, exact: Tensor) -> float:
+    assert ours.shape == exact.shape, f"gives {tuple(ours.shape)} and not {tuple(exact.shape)}"
+    exact = exact.double()
+    size = exact.abs() + exact.square().mean().sqrt()
+    return float(((ours.double() - exact).abs() / size).max())
+
+
+def _both_ways(function: Callable[..., Any], draw: Draws, *inputs: Tensor) -> list[Tensor]:
+    """Outputs, and the gradients of all inputs."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    outs = out if isinstance(out, tuple) else (out,)
+    above = [draw(*x.shape).to(x.dtype) for x in outs]
+    return [*(x.detach() for x in outs), *torch.autograd.grad(outs, leaves, above)]
+
+
+def _rms_norm(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    return _both_ways(partial(kernel, epsilon=1e-5), draw, draw(tokens, width), draw(width))
+
+
+def _rms_norm_of_sum(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    return _both_ways(partial(kernel, epsilon=1e-5), draw, draw(tokens, width), draw(tokens, width), draw(width))
+
+
+def _swiglu(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    return _both_ways(kernel, draw, draw(tokens, 2 * width))
+
+
+def _weighted_swiglu(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    return _both_ways(kernel, draw, draw(tokens, 2 * width), draw(tokens, dtype=torch.float32))
+
+
+def _grouped_linear(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    counts = torch.tensor([tokens // 2, 0, tokens - tokens // 2])
+    return _both_ways(lambda x, weight: kernel(x, weight, counts), draw, draw(tokens, width), draw(3, 24, width))
+
+
+def _rope(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
+    cos, sin = (table.to(draw.device) for table in rope.tables(tokens, [0.5**pair for pair in range(32)]))
+    # Strided, as Megatron cuts queries out of a product.
+    return _both_ways(lambda x: kernel(x, cos, sin), draw, draw(tokens, 2, 3, 96)[..., :64])
+
+
+def _cross_entropy(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    targets = torch.arange(tokens, device=draw.device) * 7 % width
+    # Not the leaf itself: the backward pass overwrites what it is given.
+    trained = _both_ways(lambda logits: kernel(logits * 1, targets), draw, draw(tokens, width))
+    # Where no gradients are wanted another kernel computes, as in evaluation.
+    return [*trained, kernel(draw(tokens, width), targets)]
+
+
+def _sum_of_squares(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    return [kernel(draw(tokens * width, dtype=torch.float32))]
+
+
+def _adamw(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    weight, exp_avg, exp_avg_sq, gradient = (draw(tokens * width, dtype=torch.float32) for _ in range(4))
+    exp_avg_sq.square_()
+    copy = draw(tokens * width)
+    update = adamw.Update(
+        learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, gradient_factor=0.5, number=3
+    )
+    kernel(weight, exp_avg, exp_avg_sq, gradient, copy, update)
+    return [weight, exp_avg, exp_avg_sq, copy]
+
+
+def _weight_gradient(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    total = draw(24, width, dtype=torch.float32)
+    kernel(draw(tokens, width), draw(tokens, 24), total)
+    return [total]
+
+
+TRIALS = {
+    "rms_norm": Trial(rms_norm.reference, _rms_norm),
+    "rms_norm_of_sum": Trial(rms_norm.reference_of_sum, _rms_norm_of_sum),
+    "swiglu": Trial(swiglu.reference, _swiglu),
+    "weighted_swiglu": Trial(swiglu.weighted_reference, _weighted_swiglu),
+    "grouped_linear": Trial(grouped_linear.reference, _grouped_linear),
+    "rope": Trial(rope.reference, _rope),
+    "cross_entropy": Trial(cross_entropy.reference, _cross_entropy),
+    "sum_of_squares": Trial(sum_of_squares.reference, _sum_of_squares),
+    "adamw": Trial(adamw.reference, _adamw),
+    "weight_gradient": Trial(weight_gradient.reference, _weight_gradient),
+}
+"""By the name in `Operations`: a new operation gets a row here."""
