@@ -16,6 +16,7 @@ from mai.kernels import (
     adamw,
     attention,
     cross_entropy,
+    fp8_blocks,
     grouped_linear,
     rms_norm,
     rope,
@@ -323,6 +324,45 @@ def attention_cases() -> Iterator[Case]:
     yield Case("attention, backward", 0, backward, flops=flops * 5 // 2)
 
 
+def fp8_cases() -> Iterator[Case]:
+    """Block-wise FP8 in both layouts; torchao and torch.compile read the rows once for each."""
+    x, weight = draw(TOKENS, HIDDEN), draw(FEATURES, HIDDEN)
+    one_layout = torch.compile(fp8_blocks.reference_rows)
+    torchao = peer_of(
+        "torchao",
+        "prototype.blockwise_fp8_training.kernels",
+        lambda its: (
+            lambda x: (
+                *its.triton_fp8_blockwise_act_quant_lhs(x),
+                *its.triton_fp8_blockwise_act_quant_transposed_lhs(x),
+            )
+        ),
+    )
+    yield Case(
+        "FP8, 1 x 128 of rows and columns",
+        # bf16 in, two payloads and a scale for 128 of each out.
+        x.numel() * (2 + 2 * 1) + 2 * 4 * x.numel() // fp8_blocks.BLOCK,
+        {
+            "mai": lambda: fp8_blocks.quantise_rows_and_columns(x),
+            "torch": lambda: fp8_blocks.reference_rows_and_columns(x),
+            "torch.compile": lambda: (*one_layout(x), *one_layout(x.t())),
+            "torchao": partial(torchao, x),
+        },
+        exact=lambda: fp8_blocks.reference_rows_and_columns(x),
+    )
+    blocks = torch.compile(fp8_blocks.reference_blocks)
+    yield Case(
+        "FP8, 128 x 128 and transposed",
+        weight.numel() * (2 + 2 * 1),
+        {
+            "mai": lambda: fp8_blocks.quantise_blocks(weight),
+            "torch": lambda: fp8_blocks.reference_blocks(weight),
+            "torch.compile": lambda: blocks(weight),
+        },
+        exact=lambda: fp8_blocks.reference_blocks(weight),
+    )
+
+
 CASES = [
     swiglu_cases,
     norm_cases,
@@ -332,6 +372,7 @@ CASES = [
     product_cases,
     expert_cases,
     attention_cases,
+    fp8_cases,
 ]
 
 

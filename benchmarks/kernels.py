@@ -5,8 +5,8 @@
 Sizes are those of a layer of Llama 3 8B at 8,192 tokens, bf16. A share is the fewest bytes that the operation can move,
 over the time, over the bandwidth of a large copy on the same card in the same run. Times are medians of 100 launches
 between device events, the host running ahead; what the host needs for a call stands beside. Tensors are larger than the
-50 MB of L2. Peers: torch eager, torch.compile, Megatron's
-own fusions, and Liger where it is installed. The result goes to benchmarks/results/kernels_<card>_<date>.json.
+50 MB of L2. Peers: torch eager, torch.compile, Megatron's own fusions, and Liger and torchao where they are installed.
+The result goes to benchmarks/results/kernels_<card>_<date>.json.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def write(rows: list[dict[str, Any]], *, bandwidth: float, rate: float) -> None:
         "device": card,
         **machine(),
         "torch": torch.__version__,
-        "versions": {name: version_of(name) for name in ("triton", "megatron-core", "liger-kernel")},
+        "versions": {name: version_of(name) for name in ("triton", "megatron-core", "liger-kernel", "torchao")},
         "copy_bytes_per_second": round(bandwidth),
         "bf16_flops_per_second": round(rate),
         "rows": rows,

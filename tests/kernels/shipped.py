@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mai.kernels.gpu import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu
+from mai.kernels.gpu import adamw, cross_entropy, fp8_blocks, rms_norm, rope, sum_of_squares, swiglu
 
 TARGET = GPUTarget("cuda", 90, 32)
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -52,6 +52,7 @@ def shipped() -> Iterator[Shipped]:
     yield from _norms()
     yield from _cross_entropy()
     yield from _optimizer()
+    yield from _fp8()
 
 
 HALF, WIDE, WHOLE, REAL = "*bf16", "*fp32", "i32", "fp32"
@@ -175,6 +176,18 @@ def _optimizer() -> Iterator[Shipped]:
         {"BLOCK": sum_of_squares.BLOCK},
         sum_of_squares.NUM_WARPS,
     )
+
+
+def _fp8() -> Iterator[Shipped]:
+    types = {
+        "x": HALF,
+        **dict.fromkeys(("out", "out_transposed"), "*fp8e4nv"),
+        **dict.fromkeys(("scale", "scale_transposed"), WIDE),
+        "R": WHOLE,
+        "C": WHOLE,
+    }
+    yield Shipped("fp8 rows and columns", fp8_blocks.rows_and_columns_kernel, types, {}, fp8_blocks.NUM_WARPS)
+    yield Shipped("fp8 blocks", fp8_blocks.blocks_kernel, types, {}, fp8_blocks.NUM_WARPS)
 
 
 def resources(one: Shipped) -> Resources:

@@ -8,9 +8,10 @@ import torch
 import triton
 from torch import Tensor
 
-from mai.kernels import adamw, cross_entropy, rms_norm, rope, sum_of_squares, swiglu
+from mai.kernels import adamw, cross_entropy, fp8_blocks, rms_norm, rope, sum_of_squares, swiglu
 from mai.kernels.gpu import adamw as gpu_adamw
 from mai.kernels.gpu import cross_entropy as gpu_cross_entropy
+from mai.kernels.gpu import fp8_blocks as gpu_fp8_blocks
 from mai.kernels.gpu import grouped_linear as gpu_grouped_linear
 from mai.kernels.gpu import rms_norm as gpu_rms_norm
 from mai.kernels.gpu import rope as gpu_rope
@@ -225,3 +226,58 @@ def test_sum_of_squares(dtype: torch.dtype, length: int) -> None:
     ours = gpu_sum_of_squares.sum_of_squares(x)
     assert ours.dtype == torch.float64
     assert ours.item() == pytest.approx(sum_of_squares.reference(x).item(), rel=1e-6)
+
+
+FP8_SHAPES = [(1, 1), (0, 8), (3, 200), (130, 257), (256, 128)]
+
+
+def draw_blocks(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Rows of very different sizes; a row, a column and a block of 128 x 128 of zeros; strided."""
+    x = draw(rows, columns + 3, dtype=dtype)[:, 1:-2]
+    x *= 10.0 ** torch.arange(rows, device=DEVICE).remainder(12).sub(9)[:, None]
+    x[1:2], x[:, 3:4], x[128:, :128] = 0, 0, 0
+    return x
+
+
+def assert_quantised(payload: Tensor, scale_of_each: Tensor, x: Tensor) -> None:
+    """e4m3 has 3 bits behind the point, down to 2^-6, and steps of 2^-9 below (Micikevicius et al., arXiv 2209.05433,
+    table 1); the scale, what is multiplied by, and the product are rounded to fp32, by 2^-24 each."""
+    exact, scale = x.double(), scale_of_each.double()
+    error = (payload.double() * scale - exact).abs()
+    bound = torch.maximum(2.0**-4 * exact.abs(), 2.0**-10 * scale) + 2.0**-22 * exact.abs()
+    assert bool((error <= bound).all())
+
+
+def same_bits(ours: Tensor, theirs: Tensor) -> bool:
+    assert ours.dtype == theirs.dtype
+    # e4m3 has a zero of either sign.
+    return torch.equal(*(x.view(torch.uint8) if x.itemsize == 1 else x for x in (ours, theirs)))
+
+
+@each_dtype
+@pytest.mark.parametrize(("tokens", "features"), FP8_SHAPES)
+def test_fp8_rows_and_columns(dtype: torch.dtype, tokens: int, features: int) -> None:
+    x = draw_blocks(tokens, features, dtype)
+    ours = gpu_fp8_blocks.rows_and_columns(x)
+    for our, their in zip(ours, fp8_blocks.reference_rows_and_columns(x), strict=True):
+        assert same_bits(our, their)
+    payload, scale, transposed_payload, transposed_scale = ours
+    assert_quantised(payload, scale.repeat_interleave(128, dim=1)[:, :features], x)
+    assert_quantised(transposed_payload, transposed_scale.repeat_interleave(128, dim=1)[:, :tokens], x.t())
+    of_transpose = gpu_fp8_blocks.rows_and_columns(x.t())
+    assert same_bits(of_transpose[0], transposed_payload)
+    assert same_bits(of_transpose[1], transposed_scale)
+
+
+@each_dtype
+@pytest.mark.parametrize(("outputs", "inputs"), FP8_SHAPES)
+def test_fp8_blocks(dtype: torch.dtype, outputs: int, inputs: int) -> None:
+    weight = draw_blocks(outputs, inputs, dtype)
+    ours = gpu_fp8_blocks.blocks(weight)
+    for our, their in zip(ours, fp8_blocks.reference_blocks(weight), strict=True):
+        assert same_bits(our, their)
+    payload, scale, transposed_payload, transposed_scale = ours
+    each = scale.repeat_interleave(128, dim=0).repeat_interleave(128, dim=1)[:outputs, :inputs]
+    assert_quantised(payload, each, weight)
+    assert same_bits(transposed_payload, payload.t().contiguous())
+    assert same_bits(transposed_scale, scale.t().contiguous())

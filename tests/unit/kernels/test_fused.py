@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mai.kernels import adamw, cross_entropy, grouped_linear, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    cross_entropy,
+    fp8_blocks,
+    grouped_linear,
+    rms_norm,
+    rope,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -104,6 +114,8 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "adamw": (*flat, torch.empty(9, dtype=torch.bfloat16), 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 3),
         "sum_of_squares": (x,),
         "add_weight_gradient": (draw(8, 4), draw(3, 4), draw(3, 8)),
+        "fp8_rows_and_columns": (draw(130, 200).bfloat16(),),
+        "fp8_blocks": (draw(130, 200).bfloat16(),),
     }
 
 
@@ -128,6 +140,16 @@ def test_a_layer_s_operations_compile_as_one_graph() -> None:
         outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
     ):
         assert torch.equal(ours, expected)
+
+
+def test_quantising_compiles_as_one_graph() -> None:
+    def both(x: Tensor) -> tuple[Tensor, ...]:
+        return *fp8_blocks.quantise_rows_and_columns(x), *fp8_blocks.quantise_blocks(x)
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for ours, expected in zip(compiled(draw(130, 200)), both(draw(130, 200)), strict=True):
+        assert ours.stride() == expected.stride()
+        assert torch.equal(ours.float(), expected.float())
 
 
 def test_an_update_is_torch_s_adamw_after_clipping() -> None:
