@@ -18,6 +18,7 @@ from mai.kernels import (
     cross_entropy,
     fp8_blocks,
     grouped_linear,
+    heads,
     rms_norm,
     rope,
     sum_of_squares,
@@ -153,21 +154,43 @@ def norm_cases() -> Iterator[Case]:
     )
 
 
-def rope_cases() -> Iterator[Case]:
-    query, key = draw(TOKENS, 1, HEADS, HEAD_SIZE), draw(TOKENS, 1, KEY_HEADS, HEAD_SIZE)
+def heads_cases() -> Iterator[Case]:
+    product = draw(TOKENS, 1, (HEADS + 2 * KEY_HEADS) * HEAD_SIZE)
     cos, sin = (table.cuda() for table in rope.tables(TOKENS, [1e4 ** (-i / 64) for i in range(64)]))
+    options: dict[str, Any] = {"heads": HEADS, "key_heads": KEY_HEADS, "epsilon": 1e-5}
 
-    def reference(query: Tensor, key: Tensor) -> Any:
-        return rope.reference(query, cos, sin), rope.reference(key, cos, sin)
+    def fused(product: Tensor, *weights: Tensor) -> Any:
+        return heads.fused(product, (cos, sin), weights or None, **options)
 
-    functions = {
-        "mai": lambda query, key: (rope.fused(query, cos, sin), rope.fused(key, cos, sin)),
-        "torch": reference,
-        "torch.compile": torch.compile(reference),
-    }
-    size = 2 * (query.nbytes + key.nbytes)
+    def reference(product: Tensor, *weights: Tensor) -> Any:
+        return heads.reference(product, (cos, sin), weights or None, **options)
+
+    # Turns queries and keys and nothing else, so the rest is torch's. The last peer: it turns gradients in place.
+    turn = liger("ops.rope", lambda its: its.LigerRopeFunction.apply)
+
+    def cut_and_turned(product: Tensor) -> Any:
+        query, key, value = heads.reference(product, None, None, **options)
+        query, key = turn(*(x.permute(1, 2, 0, 3) for x in (query, key)), cos[None], sin[None])
+        return query.permute(2, 0, 1, 3), key.permute(2, 0, 1, 3), value
+
+    functions = {"mai": fused, "torch": reference, "torch.compile": torch.compile(reference)}
     yield from both_ways(
-        "RoPE of queries and keys", functions, (query, key), forward_bytes=size, backward_bytes=size, exact=reference
+        "heads, turned",
+        {**functions, "Liger": cut_and_turned},
+        (product,),
+        forward_bytes=2 * product.nbytes,
+        backward_bytes=2 * product.nbytes,
+        exact=reference,
+    )
+    # Backward reads the queries and keys again.
+    normed = product.nbytes * (HEADS + KEY_HEADS) // (HEADS + 2 * KEY_HEADS)
+    yield from both_ways(
+        "heads, normed and turned",
+        functions,
+        (product, 1 + 0.1 * draw(HEAD_SIZE), 1 + 0.1 * draw(HEAD_SIZE)),
+        forward_bytes=2 * product.nbytes,
+        backward_bytes=2 * product.nbytes + normed,
+        exact=reference,
     )
 
 
@@ -366,7 +389,7 @@ def fp8_cases() -> Iterator[Case]:
 CASES = [
     swiglu_cases,
     norm_cases,
-    rope_cases,
+    heads_cases,
     cross_entropy_cases,
     optimizer_cases,
     product_cases,

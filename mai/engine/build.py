@@ -56,7 +56,7 @@ def build_parts(
             max_sequence_length=max_length,
             pre_process=part.has_embedding,
             post_process=part.has_loss,
-            # CoreAttention turns queries and keys itself.
+            # The attention turns queries and keys itself.
             position_embedding_type="none",
             share_embeddings_and_output_weights=recipe.model.tied_embeddings,
             mtp_block_spec=multi_token_block(further, norm=RMSNorm) if further and part.has_loss else None,

@@ -19,19 +19,18 @@ AttentionCore = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Positions:
-    """The positions that this rank holds, and their rotary embedding: the one place that knows both."""
+    """The positions that this rank holds, and their rotary tables: the one place that knows both."""
 
-    def __init__(
-        self, tables: tuple[Tensor, Tensor], group: dist.ProcessGroup | None, *, turn: Callable[..., Tensor]
-    ) -> None:
-        """`tables`: cos and sin [S, D], fp32. `group`: the context ranks; None for one. `turn`: as in kernels/rope."""
-        self._tables, self._turn = tables, turn
+    def __init__(self, tables: tuple[Tensor, Tensor], group: dist.ProcessGroup | None) -> None:
+        """`tables`: cos and sin [S, D], fp32. `group`: the context ranks; None for one."""
+        self._tables = tables
         self._rank, self._ranks = (0, 1) if group is None else (group.rank(), group.size())
 
-    def rotate(self, x_LBHD: Tensor, *, start: int = 0) -> Tensor:
-        """Turn by each position; `start` is the first one's, of a sequence that is not cut (while generating)."""
-        cos_LD, sin_LD = (self._of_this_rank(table, x_LBHD.size(0), start) for table in self._tables)
-        return self._turn(x_LBHD, cos_LD, sin_LD)
+    def tables(self, length: int, *, start: int = 0) -> tuple[Tensor, Tensor]:
+        """cos and sin [L, D] of this rank's positions; `start` is the first one, of a sequence that is not cut (while
+        generating)."""
+        cos_LD, sin_LD = (self._of_this_rank(table, length, start) for table in self._tables)
+        return cos_LD, sin_LD
 
     def _of_this_rank(self, table_SD: Tensor, length: int, start: int) -> Tensor:
         if self._ranks == 1:

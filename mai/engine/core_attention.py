@@ -46,19 +46,17 @@ class CoreAttention(MegatronModule):
         config: TransformerConfig,
         pg_collection: ProcessGroupCollection,
         tables: tuple[Tensor, Tensor] | None,
-        rotates: bool,
         has_sinks: bool,
         core: Callable[..., Tensor],
         **_: Any,
     ) -> None:
-        """`tables`: cos and sin by position; None for a layer that knows no positions. `rotates`: queries and keys come
-        without their positions, and `forward` turns them. `core`: a `context.AttentionCore`, which takes `sinks_H` as
-        well where there are sinks."""
+        """`tables`: cos and sin by position; None for a layer that knows no positions. `core`: a
+        `context.AttentionCore`, which takes `sinks_H` as well where there are sinks."""
         super().__init__(config=config)
         self.tensor_group = pg_collection.tp
         self.context_group = pg_collection.cp if pg_collection.cp.size() > 1 else None
-        self.positions = None if tables is None else Positions(tables, self.context_group, turn=config.operations.rope)
-        self.rotates, self.core = rotates, core
+        self.positions = None if tables is None else Positions(tables, self.context_group)
+        self.core = core
         self.cache: KeyValueCache | None = None
         sinks_H = None
         if has_sinks:
@@ -69,17 +67,24 @@ class CoreAttention(MegatronModule):
             set_tensor_model_parallel_attributes(sinks_H, is_parallel=True, dim=0, stride=1)
         self.register_parameter("sinks", sinks_H)
 
-    def rotate(self, x_SBHD: Tensor) -> Tensor:
-        """Turn queries or keys by their positions, which go on where the cache ends."""
+    def tables(self, length: int) -> tuple[Tensor, Tensor] | None:
+        """cos and sin [L, D] of so many positions, which go on where the cache ends; None where nothing is turned."""
         if self.positions is None:
+            return None
+        return self.positions.tables(length, start=0 if self.cache is None else self.cache.length)
+
+    def rotate(self, x_SBHD: Tensor) -> Tensor:
+        """Turn queries or keys by their positions."""
+        tables = self.tables(x_SBHD.size(0))
+        if tables is None:
             return x_SBHD
-        return self.positions.rotate(x_SBHD, start=0 if self.cache is None else self.cache.length)
+        turned_SBHD: Tensor = self.config.operations.rope(x_SBHD, *tables)
+        return turned_SBHD
 
     def forward(
         self, query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, attention_mask: None, /, **_: Any
     ) -> Tensor:
-        if self.rotates:
-            query_SBHD, key_SBGD = self.rotate(query_SBHD), self.rotate(key_SBGD)
+        """[S, B, H * D]; queries and keys come turned by their positions."""
         if self.cache is not None:
             key_SBGD, value_SBGD = self.cache.extend(key_SBGD, value_SBGD)
         core = self.core if self.sinks is None else partial(self.core, sinks_H=self.sinks)

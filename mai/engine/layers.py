@@ -1,5 +1,5 @@
-"""Our layers inside Megatron-Core's: the spec of a decoder block whose norm, activation, rotary embedding and
-attention core come from `mai/kernels`; which implementation, says `operations.py`.
+"""Our layers inside Megatron-Core's: the spec of a decoder block whose norm, activation, heads and attention core come
+from `mai/kernels`; which implementation, says `operations.py`.
 
 Shapes follow Megatron: S sequence, B batch, H heads, G key and value heads, D head size.
 """
@@ -11,8 +11,6 @@ import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
-from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -22,6 +20,7 @@ from torch import Tensor
 from mai.engine.context import AttentionCore
 from mai.engine.core_attention import CoreAttention
 from mai.engine.experts import expert_layer
+from mai.engine.grouped_query_attention import grouped_query_self_attention
 from mai.engine.latent_attention import latent_self_attention
 from mai.errors import RecipeError
 from mai.kernels import attention, rope, swiglu
@@ -36,15 +35,32 @@ class RMSNorm(MegatronModule):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__(config=config)
         self.epsilon = eps
-        self.weight = torch.nn.Parameter(
-            torch.empty(hidden_size, dtype=config.params_dtype, device=torch.get_default_device())
-        )
-        # Each tensor rank sees a part of the sequence only: Megatron sums this weight's gradient over them.
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.weight = _norm_weight(config, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.config.operations.rms_norm(x, self.weight, epsilon=self.epsilon)
         return out
+
+
+class HeadNorm(MegatronModule):
+    """The weight of the queries' norm, or of the keys', which the operation of all heads applies.
+
+    Called for it, not read: when Megatron calls a module, it first waits for the weights that it gathers meanwhile
+    (distributed/distributed_data_parallel.py, overlap_param_gather)."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, **_: Any) -> None:
+        super().__init__(config=config)
+        self.weight = _norm_weight(config, hidden_size)
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+def _norm_weight(config: TransformerConfig, size: int) -> torch.nn.Parameter:
+    weight = torch.nn.Parameter(torch.empty(size, dtype=config.params_dtype, device=torch.get_default_device()))
+    # Each tensor rank sees a part of the sequence only: Megatron sums this weight's gradient over them.
+    weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+    return weight
 
 
 class SwiGLU(MegatronModule):
@@ -165,24 +181,13 @@ def _attention(model: ModelConfig, layer: int, tables: tuple[Tensor, Tensor] | N
         module=CoreAttention,
         params={
             "tables": tables,
-            "rotates": isinstance(kind, GroupedQueryAttention),
             "has_sinks": isinstance(kind, GroupedQueryAttention) and kind.sinks,
             "core": _core(model, layer),
         },
     )
     if not isinstance(kind, GroupedQueryAttention):
         return latent_self_attention(core_attention=core_attention, norm=RMSNorm)
-    norm_of_heads = {"q_layernorm": RMSNorm, "k_layernorm": RMSNorm} if kind.qk_norm else {}
-    return ModuleSpec(
-        module=SelfAttention,
-        params={"attn_mask_type": AttnMaskType.causal},
-        submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear,
-            core_attention=core_attention,
-            linear_proj=RowParallelLinear,
-            **norm_of_heads,
-        ),
-    )
+    return grouped_query_self_attention(core_attention=core_attention, norm=HeadNorm if kind.qk_norm else None)
 
 
 def _core(model: ModelConfig, layer: int) -> AttentionCore:

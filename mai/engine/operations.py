@@ -15,6 +15,7 @@ from mai.kernels import (
     apex,
     cross_entropy,
     grouped_linear,
+    heads,
     rms_norm,
     rope,
     sum_of_squares,
@@ -36,6 +37,7 @@ class Operations:
     swiglu: Kernel
     weighted_swiglu: Kernel
     grouped_linear: Kernel
+    heads: Kernel
     rope: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
@@ -53,6 +55,7 @@ REFERENCE = Operations(
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
     grouped_linear=grouped_linear.reference,
+    heads=heads.reference,
     rope=rope.reference,
     cross_entropy=None,
     sum_of_squares=None,
@@ -65,6 +68,7 @@ FUSED = Operations(
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
     grouped_linear=grouped_linear.fused,
+    heads=heads.fused,
     rope=rope.fused,
     cross_entropy=cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
@@ -127,6 +131,7 @@ _OURS = {
         adamw,
         cross_entropy,
         grouped_linear,
+        heads,
         rms_norm,
         rope,
         sum_of_squares,

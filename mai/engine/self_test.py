@@ -15,7 +15,17 @@ from torch import Tensor
 
 from mai.engine.operations import Kernel, choose
 from mai.engine.translate import compute_dtype
-from mai.kernels import adamw, cross_entropy, grouped_linear, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    cross_entropy,
+    grouped_linear,
+    heads,
+    rms_norm,
+    rope,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 from mai.recipe import Recipe
 
 # No multiple of a block of any kernel; the second width is the model's own, whose kernel the run itself will launch.
@@ -120,10 +130,24 @@ def _grouped_linear(kernel: Kernel, draw: Draws, tokens: int, width: int) -> lis
     return _both_ways(lambda x, weight: kernel(x, weight, counts), draw, draw(tokens, width), draw(3, 24, width))
 
 
+def _heads(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
+    call = partial(kernel, heads=6, key_heads=2, epsilon=1e-5)
+    tables, features = _tables(tokens, draw.device), 10 * 64
+    turned = _both_ways(lambda product: call(product, tables, None), draw, draw(tokens, 2, features))
+    # With norms another kernel goes back.
+    inputs = (draw(tokens, 2, features), draw(64), draw(64))
+    return [*turned, *_both_ways(lambda product, *weights: call(product, tables, weights), draw, *inputs)]
+
+
 def _rope(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
-    cos, sin = (table.to(draw.device) for table in rope.tables(tokens, [0.5**pair for pair in range(32)]))
-    # Strided, as Megatron cuts queries out of a product.
-    return _both_ways(lambda x: kernel(x, cos, sin), draw, draw(tokens, 2, 3, 96)[..., :64])
+    tables = _tables(tokens, draw.device)
+    # Strided, as latent attention cuts the rotary part out of a head.
+    return _both_ways(lambda x: kernel(x, *tables), draw, draw(tokens, 2, 3, 96)[..., :64])
+
+
+def _tables(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    cos, sin = rope.tables(tokens, [0.5**pair for pair in range(32)])
+    return cos.to(device), sin.to(device)
 
 
 def _cross_entropy(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
@@ -161,6 +185,7 @@ TRIALS = {
     "swiglu": Trial(swiglu.reference, _swiglu),
     "weighted_swiglu": Trial(swiglu.weighted_reference, _weighted_swiglu),
     "grouped_linear": Trial(grouped_linear.reference, _grouped_linear),
+    "heads": Trial(heads.reference, _heads),
     "rope": Trial(rope.reference, _rope),
     "cross_entropy": Trial(cross_entropy.reference, _cross_entropy),
     "sum_of_squares": Trial(sum_of_squares.reference, _sum_of_squares),

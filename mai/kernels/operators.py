@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 _LIBRARY = torch.library.Library("mai", "DEF")
@@ -35,6 +36,11 @@ def operator(
     if flops is not None:
         register_flop_formula(packet)(flops)
     return packet.default  # type: ignore[no-any-return]
+
+
+def wide(x: Tensor) -> Tensor:
+    """In fp32, or more where it has more: what an implementation in plain torch computes in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _imported_late(path: str) -> Implementation:

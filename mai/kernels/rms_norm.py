@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mai.kernels.operators import operator
+from mai.kernels.operators import operator, wide
 
 
 def reference(x_NH: Tensor, weight_H: Tensor, *, epsilon: float) -> Tensor:
@@ -60,13 +60,9 @@ class _RMSNormOfSum(torch.autograd.Function):
         return of_sum, of_sum, of_weight, None
 
 
-def _wide(x: Tensor) -> Tensor:
-    """fp32, or more where it has more."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _cpu_forward(x_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    x = _wide(x_NH)
+def cpu_forward(x_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The operator in plain torch: the norm, and each row's 1 / sqrt(mean(x^2) + epsilon)."""
+    x = wide(x_NH)
     scale_N = torch.rsqrt(x.square().mean(dim=-1) + epsilon)
     return (x * scale_N[..., None] * weight_H).to(x_NH.dtype), scale_N
 
@@ -75,14 +71,15 @@ def _cpu_forward_of_sum(
     x_NH: Tensor, residual_NH: Tensor, weight_H: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     total_NH = x_NH + residual_NH
-    out_NH, scale_N = _cpu_forward(total_NH, weight_H, epsilon)
+    out_NH, scale_N = cpu_forward(total_NH, weight_H, epsilon)
     return out_NH, total_NH, scale_N
 
 
-def _cpu_backward(
+def cpu_backward(
     x_NH: Tensor, weight_H: Tensor, scale_N: Tensor, gradient_NH: Tensor, of_total_NH: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    normal_NH, gradient = _wide(x_NH) * scale_N[..., None], _wide(gradient_NH)
+    """The gradients of x, to which that of the sum is added, and of the weight."""
+    normal_NH, gradient = wide(x_NH) * scale_N[..., None], wide(gradient_NH)
     of_normal_NH = gradient * weight_H
     of_x = scale_N[..., None] * (of_normal_NH - normal_NH * (of_normal_NH * normal_NH).mean(dim=-1, keepdim=True))
     if of_total_NH is not None:
@@ -97,7 +94,7 @@ def _rows_of_fp32(x_NH: Tensor) -> Tensor:
 
 _forward = operator(
     "rms_norm(Tensor x, Tensor weight, float epsilon) -> (Tensor, Tensor)",
-    cpu=_cpu_forward,
+    cpu=cpu_forward,
     cuda="rms_norm.forward",
     fake=lambda x, weight, epsilon: (x.new_empty(x.shape), _rows_of_fp32(x)),
 )
@@ -109,7 +106,7 @@ _forward_of_sum = operator(
 )
 _backward = operator(
     "rms_norm_backward(Tensor x, Tensor weight, Tensor scale, Tensor gradient, Tensor? of_total) -> (Tensor, Tensor)",
-    cpu=_cpu_backward,
+    cpu=cpu_backward,
     cuda="rms_norm.backward",
     fake=lambda x, weight, scale, gradient, of_total: (x.new_empty(x.shape), torch.empty_like(weight)),
 )

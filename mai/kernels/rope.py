@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mai.kernels.operators import operator
+from mai.kernels.operators import operator, wide
 
 
 def tables(length: int, frequencies: Sequence[float], *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -22,11 +22,12 @@ def tables(length: int, frequencies: Sequence[float], *, scale: float = 1.0) -> 
 
 
 def reference(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its position's angle; computed in fp32, returned in x's dtype."""
-    first, second = x_SBHD.float().chunk(2, dim=-1)
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle; computed in fp32 or wider, returned in x's dtype."""
+    x = wide(x_SBHD)
+    first, second = x.chunk(2, dim=-1)
     turned_SBHD = torch.cat([-second, first], dim=-1)
     cos_S11D, sin_S11D = cos_SD[:, None, None, :], sin_SD[:, None, None, :]
-    return (x_SBHD.float() * cos_S11D + turned_SBHD * sin_S11D).to(x_SBHD.dtype)
+    return (x * cos_S11D + turned_SBHD * sin_S11D).to(x_SBHD.dtype)
 
 
 def fused(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mai.kernels.gpu import adamw, cross_entropy, fp8_blocks, rms_norm, rope, sum_of_squares, swiglu
+from mai.kernels.gpu import adamw, cross_entropy, fp8_blocks, heads, rms_norm, rope, sum_of_squares, swiglu
 
 TARGET = GPUTarget("cuda", 90, 32)
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -50,6 +50,7 @@ def shipped() -> Iterator[Shipped]:
     """All of them: bf16 as a 500B model computes, and fp32 where the optimizer does."""
     yield from _activations()
     yield from _norms()
+    yield from _heads()
     yield from _cross_entropy()
     yield from _optimizer()
     yield from _fp8()
@@ -128,6 +129,33 @@ def _norms() -> Iterator[Shipped]:
             {"OF_SUM": True, "BLOCK": block_size, "STAGES": stages},
             warps,
         )
+
+
+def _heads() -> Iterator[Shipped]:
+    """Of Llama 3 8B's layer, and with norms of Qwen3 8B's, which has the same."""
+    heads_of_program, block = heads.shape_of_launch(32 + 2 * 8, 128)
+    sizes = {"H": 32, "G": 8, "HALF": 64, "TURNS": True, "HEADS": heads_of_program, "BLOCK": block}
+    tables = {"cos": WIDE, "sin": WIDE, "table_stride": WHOLE}
+    weights = dict.fromkeys(("query_weight", "key_weight"), HALF)
+    all_three = ("query", "key", "value")
+    product = {"product": HALF, "product_S": WHOLE, "product_B": WHOLE, "B": WHOLE, "epsilon": REAL}
+    into_heads = {**product, **dict.fromkeys(all_three, HALF), **tables}
+    back = {
+        **product,
+        **dict.fromkeys([f"of_{one}" for one in all_three], HALF),
+        **dict.fromkeys([f"{one}_{dim}" for one in all_three for dim in "SBH"], WHOLE),
+        **tables,
+        "of_product": HALF,
+        "N": WHOLE,
+    }
+    none, plain, normed = dict.fromkeys(weights), {**sizes, "NORMS": False}, {**sizes, "NORMS": True}
+    for name, kernel, types, constants in (
+        ("heads", heads.forward_kernel, into_heads, {**plain, **none}),
+        ("normed heads", heads.forward_kernel, {**into_heads, **weights}, normed),
+        ("heads backward", heads.backward_kernel, back, {**plain, **none, "product": None, "of_weights": None}),
+        ("normed heads backward", heads.backward_kernel, {**back, **weights, "of_weights": WIDE}, normed),
+    ):
+        yield Shipped(name, kernel, types, constants, heads.NUM_WARPS)
 
 
 def _cross_entropy() -> Iterator[Shipped]:

@@ -13,6 +13,7 @@ from mai.kernels.gpu import adamw as gpu_adamw
 from mai.kernels.gpu import cross_entropy as gpu_cross_entropy
 from mai.kernels.gpu import fp8_blocks as gpu_fp8_blocks
 from mai.kernels.gpu import grouped_linear as gpu_grouped_linear
+from mai.kernels.gpu import heads as gpu_heads
 from mai.kernels.gpu import rms_norm as gpu_rms_norm
 from mai.kernels.gpu import rope as gpu_rope
 from mai.kernels.gpu import sum_of_squares as gpu_sum_of_squares
@@ -148,6 +149,50 @@ def plain_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.size(-1) // 2
     turned = torch.complex(first, second) * torch.complex(cos[:, :half], sin[:, :half])[:, None, None]
     return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+@each_dtype
+@pytest.mark.parametrize(("queries", "keys", "size"), [(1, 1, 2), (5, 5, 24), (18, 2, 128), (33, 3, 96)])
+@pytest.mark.parametrize("turns", [True, False])
+@pytest.mark.parametrize("norms", [True, False])
+def test_heads(dtype: torch.dtype, queries: int, keys: int, size: int, *, turns: bool, norms: bool) -> None:
+    counts, epsilon = {"heads": queries, "key_heads": keys}, 1e-2
+    # A slice of a wider product, as a rank has it that takes its heads out of gathered ones.
+    product = draw(5, 2, (queries + 2 * keys) * size + 8, dtype=dtype)[..., :-8]
+    tables = [table[4:].to(DEVICE) for table in rope.tables(9, [0.5 / (pair + 1) for pair in range(size // 2)])]
+    given = tables if turns else [None, None]
+    weights = [draw(size, dtype=dtype, seed=seed) for seed in (1, 2)] if norms else []
+
+    def plain(product: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        groups = product.unflatten(-1, (keys, -1, size))
+        query, key, value = groups[..., :-2, :].flatten(2, 3), groups[..., -2, :], groups[..., -1, :]
+        if weights:
+            query, key = (rms_norm.reference(x, w, epsilon=epsilon) for x, w in zip((query, key), weights, strict=True))
+        if turns:
+            query, key = (plain_rope(x, *(table.double() for table in tables)) for x in (query, key))
+        return query, key, value
+
+    leaves = [x.double().requires_grad_() for x in (product, *weights)]
+    outs = plain(*leaves)
+    ours = gpu_heads.forward(product, *given, *(weights or (None, None)), *counts.values(), epsilon)
+    for our, exact in zip(ours, outs, strict=True):
+        assert our.is_contiguous()
+        assert_close(our, exact.detach())
+    # As an attention gives them: one with its heads outside of its positions, one expanded, one as part of another.
+    above = (
+        draw(2, queries, 5, size, dtype=dtype, seed=3).permute(2, 0, 1, 3),
+        draw(5, 1, keys, size, dtype=dtype, seed=4).expand(-1, 2, -1, -1),
+        draw(5, 2, keys, size + 8, dtype=dtype, seed=5)[..., :-8],
+    )
+    exact_gradients = torch.autograd.grad(outs, leaves, [x.double() for x in above])
+    found = (
+        gpu_heads.normed_backward(*above, *given, product, *weights, epsilon)
+        if norms
+        else (gpu_heads.backward(*above, *given),)
+    )
+    for our, exact in zip(found, exact_gradients, strict=True):
+        assert our.is_contiguous()
+        assert_close(our, exact)
 
 
 @each_dtype

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mai.parallel.place import Place
-from mai.recipe import Recipe
+from mai.recipe import GroupedQueryAttention, Recipe
 from tests.parity.matrix import LAYOUTS, ONE_RANK, SHAPES, Layout, recipe_of
 from tests.parity.trainer import name_of, num_ranks
 from tests.ranks import on_ranks
@@ -67,7 +67,8 @@ def test_a_step_of_one_rank_calls_each_operation_as_often_as_the_model_has_it() 
         "rms_norm_backward": (2 * layers + 1) * passes,
         "swiglu": layers * passes,
         "swiglu_backward": layers * passes,
-        "rope": 4 * layers * passes,
+        "heads": layers * passes,
+        "heads_backward": layers * passes,
         "cross_entropy_loss_and_gradient": passes,
         "scale_rows": passes,
         "add_weight_gradient": (4 * layers + 1) * passes,
@@ -92,6 +93,20 @@ def test_a_rank_multiplies_all_of_its_experts_at_once() -> None:
     assert reference["aten::mm"] - fused["aten::mm"] >= 6 * experts.num_experts * layers * passes
 
 
+def test_norms_of_heads_are_in_the_operation_that_turns_them() -> None:
+    recipe = recipe_of("dense", ONE_RANK)
+    recipe = replace(recipe, model=replace(recipe.model, attention=GroupedQueryAttention(qk_norm=True)))
+    ((calls,),) = on_ranks(1, operators, [recipe])
+    layers = recipe.model.num_layers
+    passes = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
+    found = ours(calls)
+    assert (found["heads"], found["heads_normed_backward"]) == (layers * passes, layers * passes)
+    # The last norm, the one before each attention, and backward that after it too.
+    assert (found["rms_norm"], found["rms_norm_backward"]) == ((layers + 1) * passes, (2 * layers + 1) * passes)
+    assert not found.keys() & {"rope", "heads_backward"}
+    assert not DISPLACED & calls.keys()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ranks", sorted({num_ranks(layout.parallel(SHAPES["dense"])) for layout in LAYOUTS}))
 def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.FixtureRequest) -> None:
@@ -113,7 +128,8 @@ def expected(shape: str, layout: Layout) -> set[str]:
     """All of them, less what a layout has no place for."""
     model = SHAPES[shape]
     parallel = layout.parallel(model)
-    names = {"rms_norm", "rms_norm_backward", "rope", "sum_of_squares", "adamw"}
+    names = {"rms_norm", "rms_norm_backward", "sum_of_squares", "adamw"}
+    names |= {"rope"} if model.latent_attention else {"heads", "heads_backward"}
     has_experts = [model.has_experts(layer) for layer in range(model.num_layers)]
     if any(has_experts):
         names |= {"weighted_swiglu", "weighted_swiglu_backward", "grouped_product"}

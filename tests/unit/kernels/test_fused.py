@@ -14,6 +14,7 @@ from mai.kernels import (
     cross_entropy,
     fp8_blocks,
     grouped_linear,
+    heads,
     rms_norm,
     rope,
     sum_of_squares,
@@ -29,6 +30,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
 COS, SIN = rope.tables(6, (1.0, 0.5, 0.1))
 TARGETS = torch.tensor([0, 3, 6, 2])
 COUNTS = torch.tensor([5, 0, 7])
+HEADS: dict[str, Any] = {"heads": 4, "key_heads": 2, "epsilon": 1e-3}
 
 PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]] = {
     "swiglu": (swiglu.reference, swiglu.fused, (draw(3, 5, 8),)),
@@ -52,6 +54,21 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...
         lambda x: rope.reference(x, COS, SIN),
         lambda x: rope.fused(x, COS, SIN),
         (draw(6, 2, 3, 6),),
+    ),
+    "heads": (
+        lambda product: heads.reference(product, (COS, SIN), None, **HEADS),
+        lambda product: heads.fused(product, (COS, SIN), None, **HEADS),
+        (draw(6, 2, 48),),
+    ),
+    "normed heads": (
+        lambda product, *weights: heads.reference(product, (COS, SIN), weights, **HEADS),
+        lambda product, *weights: heads.fused(product, (COS, SIN), weights, **HEADS),
+        (draw(6, 2, 48), draw(6, seed=1), draw(6, seed=2)),
+    ),
+    "normed heads that are not turned": (
+        lambda product, *weights: heads.reference(product, None, weights, **HEADS),
+        lambda product, *weights: heads.fused(product, None, weights, **HEADS),
+        (draw(6, 2, 48), draw(6, seed=1), draw(6, seed=2)),
     ),
     "cross entropy": (
         lambda logits: cross_entropy.reference(logits * 1, TARGETS),
@@ -84,9 +101,9 @@ def test_fused_is_the_reference(name: str, dtype: torch.dtype) -> None:
         assert (ours - expected).norm() <= bound * expected.norm()
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("weighted swiglu", "cross entropy", "rope")])
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("weighted swiglu", "cross entropy")])
 def test_gradients_are_those_of_the_function(name: str) -> None:
-    """Against finite differences, in float64; the three others compute in fp32 whatever they are given."""
+    """Against finite differences, in float64; the two others compute in fp32 whatever they are given."""
     _, fused, inputs = PAIRS[name]
     torch.autograd.gradcheck(fused, tuple(x.double().requires_grad_() for x in inputs))
 
@@ -96,6 +113,8 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
     flat = [draw(9, seed=seed).square() for seed in range(4)]
     logits, targets = draw(4, 7), TARGETS
     ends = COUNTS.cumsum(0, dtype=torch.int32)
+    of_each = (draw(6, 2, 4, 6), draw(6, 2, 2, 6), draw(6, 2, 2, 6, seed=1))
+    head_weights = (draw(6), draw(6, seed=1))
     return {
         "swiglu": (both,),
         "swiglu_backward": (both, draw(3, 4)),
@@ -107,6 +126,9 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "rms_norm_of_sum": (x, x + 1, weight, 1e-5),
         "rms_norm_backward": (x, weight, scale, x + 1, x + 2),
         "rope": (draw(6, 2, 3, 6), COS, SIN, -1),
+        "heads": (draw(6, 2, 48), COS, SIN, *head_weights, 4, 2, 1e-5),
+        "heads_backward": (*of_each, None, None),
+        "heads_normed_backward": (*of_each, COS, SIN, draw(6, 2, 48), *head_weights, 1e-5),
         "cross_entropy_loss_and_gradient": (logits, targets),
         "scale_rows": (logits, draw(4)),
         "cross_entropy_statistics": (logits, targets, 2),
@@ -131,15 +153,26 @@ def test_torch_accepts_every_operator() -> None:
 def test_a_layer_s_operations_compile_as_one_graph() -> None:
     def layer(x: Tensor, residual: Tensor, weight: Tensor, of_experts: Tensor) -> Tensor:
         normal, total = rms_norm.fused_of_sum(x, residual, weight, epsilon=1e-5)
-        turned = rope.fused(normal.unflatten(-1, (3, 6)), COS, SIN).flatten(2)
-        return swiglu.fused(grouped_linear.fused((turned + total).flatten(0, 1), of_experts, COUNTS))
+        query, key, _ = heads.fused(normal, (COS, SIN), None, heads=1, key_heads=1, epsilon=1e-5)
+        turned = rope.fused(query + key, COS, SIN).squeeze(2)
+        both = torch.cat([turned, total], dim=-1).flatten(0, 1)
+        return swiglu.fused(grouped_linear.fused(both, of_experts, COUNTS))
 
-    inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2), draw(3, 8, 18, seed=3))
+    inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2), draw(3, 8, 24, seed=3))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for ours, expected in zip(
         outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
     ):
         assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("positions", [1, 6])
+def test_heads_keep_no_product_alive(positions: int) -> None:
+    """Not even that of one position, of which every head is a contiguous view."""
+    product = draw(positions, 1, 18)
+    outs = heads.fused(product, None, None, heads=1, key_heads=1, epsilon=1e-5)
+    assert all(out.is_contiguous() for out in outs)
+    assert len({x.untyped_storage().data_ptr() for x in (product, *outs)}) == 4
 
 
 def test_quantising_compiles_as_one_graph() -> None:
