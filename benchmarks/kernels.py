@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks.kernel_cases import CASES, Call, Case
+from benchmarks.kernel_case import Call, Case
+from benchmarks.kernel_cases import CASES
 from benchmarks.machine import machine
 from mai.engine import device as devices
 
