@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.kernel_cases import TOKENS, Case, both_ways, draw, megatron
+from benchmarks.kernel_case import Case, both_ways, draw, megatron
+from benchmarks.kernel_cases import TOKENS
 from mai.kernels import permutation, routing
 
 EXPERTS, PICKS, HIDDEN = 128, 8, 2048

@@ -1,9 +1,7 @@
 """What benchmarks/kernels.py measures: the operations at the sizes of a layer of Llama 3 8B, and their peers."""
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,11 +10,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.kernel_case import Call, Case, both_ways, draw, gradient_of, liger, megatron, peer_of
 from mai.kernels import (
     adamw,
     attention,
     cross_entropy,
     fp8_blocks,
+    grouped_linear,
     heads,
     rms_norm,
     rope,
@@ -27,63 +27,9 @@ from mai.kernels import (
 
 TOKENS, HIDDEN, FEATURES, VOCABULARY = 8192, 4096, 14336, 128256
 HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
+EXPERTS, PICKED, EXPERT_HIDDEN, EXPERT_FEATURES = 128, 8, 2048, 768  # Qwen3-30B-A3B
 LAYER_PARAMETERS = 218_112_000
 IN_PLACE = False  # Liger's last argument: whether the backward pass writes over its input
-
-Call = Callable[[], Any]
-
-
-@dataclass
-class Case:
-    """One operation: what it must move, and the calls that do it."""
-
-    name: str
-    least_bytes: int
-    calls: dict[str, Call]
-    exact: Call | None = None
-    """The same in fp64 or fp32, for the error of what the first call returns."""
-    flops: int = 0
-
-
-def draw(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.randn(shape, device="cuda", dtype=dtype)
-
-
-def gradient_of(function: Callable[..., Any], inputs: tuple[Tensor, ...], above: Any) -> Call:
-    """A call that runs the backward pass, again and again; its first also the forward pass."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    outs: list[Any] = []
-
-    def call() -> Any:
-        if not outs:
-            outs.append(function(*leaves))
-        return torch.autograd.grad(outs[0], leaves, above, retain_graph=True)
-
-    return call
-
-
-def both_ways(
-    name: str,
-    functions: dict[str, Callable[..., Any]],
-    inputs: tuple[Tensor, ...],
-    *,
-    forward_bytes: int,
-    backward_bytes: int,
-    exact: Callable[..., Any],
-) -> Iterator[Case]:
-    """The forward and the backward pass of each peer, against `exact` in fp32."""
-    wide = tuple(x.float() for x in inputs)
-    yield Case(
-        f"{name}, forward",
-        forward_bytes,
-        {peer: (lambda f=f: f(*inputs)) for peer, f in functions.items()},
-        exact=lambda: exact(*wide),
-    )
-    out = exact(*inputs)
-    above = torch.randn_like(out) if isinstance(out, Tensor) else tuple(torch.randn_like(x) for x in out)
-    wide_above = above.float() if isinstance(above, Tensor) else tuple(x.float() for x in above)
-    calls = {peer: gradient_of(function, inputs, above) for peer, function in functions.items()}
-    yield Case(f"{name}, backward", backward_bytes, calls, exact=gradient_of(exact, wide, wide_above))
 
 
 def swiglu_cases() -> Iterator[Case]:
@@ -290,6 +236,39 @@ def product_cases() -> Iterator[Case]:
     )
 
 
+def expert_cases() -> Iterator[Case]:
+    """The two matrices of all experts of one card, whose tokens a router spread unevenly."""
+    picks = torch.randn(TOKENS, EXPERTS).add(torch.randn(EXPERTS) / 2).topk(PICKED).indices
+    counts = picks.flatten().bincount(minlength=EXPERTS)
+    inputs = (
+        draw(TOKENS * PICKED, EXPERT_HIDDEN),
+        draw(EXPERTS, 2 * EXPERT_FEATURES, EXPERT_HIDDEN),
+        draw(EXPERTS, EXPERT_HIDDEN, EXPERT_FEATURES),
+    )
+
+    sums = {weight.shape: torch.zeros_like(weight, dtype=torch.float32) for weight in inputs[1:]}
+
+    def network(linear: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, gate_and_up: Tensor, down: Tensor) -> Tensor:
+            return linear(linear(x, gate_and_up, counts)[:, :EXPERT_FEATURES], down, counts)
+
+        return call
+
+    def into_sums(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+        return grouped_linear.fused(x, weight, counts, sum_EOI=sums[weight.shape])
+
+    calls = {
+        "mai": network(grouped_linear.fused),
+        "mai, gradients added to fp32 sums": network(into_sums),
+        "one by one": network(grouped_linear.reference),
+    }
+    flops = 2 * 3 * TOKENS * PICKED * EXPERT_HIDDEN * EXPERT_FEATURES
+    yield Case("experts, forward", 0, {name: partial(call, *inputs) for name, call in calls.items()}, flops=flops)
+    above = torch.randn_like(inputs[0])
+    backward = {name: gradient_of(call, inputs, above) for name, call in calls.items()}
+    yield Case("experts, backward", 0, backward, flops=2 * flops)
+
+
 def attention_cases() -> Iterator[Case]:
     """Which of torch's backends takes our call, and how long each needs; causal, so half of the products count."""
     query = draw(TOKENS, 1, HEADS, HEAD_SIZE)
@@ -358,26 +337,7 @@ CASES = [
     cross_entropy_cases,
     optimizer_cases,
     product_cases,
+    expert_cases,
     attention_cases,
     fp8_cases,
 ]
-
-
-def megatron(module: str, make: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
-    return peer_of("megatron", module, make)
-
-
-def liger(module: str, make: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
-    return peer_of("liger_kernel", module, make)
-
-
-def peer_of(package: str, module: str, make: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
-    """Imported at the call: a peer that is not there is a row that says so."""
-    made: list[Callable[..., Any]] = []
-
-    def call(*inputs: Tensor) -> Any:
-        if not made:
-            made.append(make(importlib.import_module(f"{package}.{module}")))
-        return made[0](*inputs)
-
-    return call

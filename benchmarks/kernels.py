@@ -25,7 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.expert_cases import EXPERT_CASES
-from benchmarks.kernel_cases import CASES, Call, Case
+from benchmarks.kernel_case import Call, Case
+from benchmarks.kernel_cases import CASES
 from benchmarks.machine import machine
 from mai.engine import device as devices
 

@@ -5,6 +5,7 @@ Shapes: B sequences, S tokens, H heads, G key and value heads, D head size.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,8 @@ class PlainLlama(nn.Module):
         self.layers = nn.ModuleList(Layer(model) for _ in range(model.num_layers))
         self.norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon)
         self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
+        if model.tied_embeddings:
+            self.head.weight = self.embedding.weight
         frequencies = model.rotary_base ** -(torch.arange(0, model.head_size, 2) / model.head_size)
         angles = torch.outer(torch.arange(max_length), frequencies).repeat(1, 2)
         self.register_buffer("cos_SD", angles.cos(), persistent=False)
@@ -74,11 +77,15 @@ class PlainLlama(nn.Module):
 
     def forward(self, tokens_BS: Tensor) -> Tensor:
         """Logits [B, S, V]."""
+        return self.head(self.norm(self.hidden(tokens_BS)))
+
+    def hidden(self, tokens_BS: Tensor) -> Tensor:
+        """What the last layer gives, [B, S, E]."""
         x = self.embedding(tokens_BS)
         cos_SD, sin_SD = self.cos_SD[: tokens_BS.size(1)], self.sin_SD[: tokens_BS.size(1)]
         for layer in self.layers:
             x = layer(x, cos_SD, sin_SD)
-        return self.head(self.norm(x))
+        return x
 
 
 def rotate(x_BSHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
@@ -109,12 +116,22 @@ def plain_name(name: str) -> str:
 
 
 class PlainLoop:
-    """Gradient accumulation, clipping and fused AdamW, as one would write it by hand; bf16 by autocast."""
+    """Gradient accumulation, clipping and fused AdamW, as one would write it by hand; bf16 by autocast.
 
-    def __init__(self, recipe: Recipe, *, device: torch.device) -> None:
+    `loss`: tokens and targets [B, S] -> the sum of their losses; None for the cross entropy of the model's logits."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        *,
+        device: torch.device,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self.recipe = recipe
         self.computes_bf16 = recipe.precision.compute == "bf16"
-        self.model = PlainLlama(recipe.model, max_length=recipe.data.sequence_length).to(device)
+        self.model = model.to(device)
+        self.loss = loss or self._cross_entropy
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
         settings = recipe.optimizer
@@ -136,8 +153,7 @@ class PlainLoop:
         size = self.recipe.parallel.micro_batch_sequences
         for tokens, targets in zip(tokens_BS.split(size), targets_BS.split(size), strict=True):
             with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.computes_bf16):
-                logits = self.model(tokens)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+                loss = self.loss(tokens, targets)
             (loss / num_tokens).backward()
             total += loss.item()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
@@ -146,3 +162,7 @@ class PlainLoop:
         self.optimizer.step()
         assert math.isfinite(total)
         return total / num_tokens, float(norm)
+
+    def _cross_entropy(self, tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
+        logits = self.model(tokens_BS)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets_BS.flatten(), reduction="sum")

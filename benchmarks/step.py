@@ -1,64 +1,76 @@
-"""One rank of `mai` against a plain PyTorch loop of the same model: tokens per second, as ratios within one run.
+"""One rank of `mai` against other loops that train the same model: tokens per second, as ratios within one run.
 
     python -m benchmarks.step --device cpu --threads 1
-    python -m benchmarks.step --device cuda --model layers
+    python -m benchmarks.step --device cuda --model layers_8b --one-at-a-time
 
-All train the same sizes on the same tokens, in turn, block by block, so that a machine that gets slower slows all. mai
-runs twice, with `kernels=auto` and with `kernels=reference`. The result goes to
-benchmarks/results/step_<model>_<device>_<date>.json; `--profile` prints where mai's time goes instead.
+All train the same sizes on the same tokens, in turn, block by block, so that a machine that gets slower slows all. A
+model that does not fit the card several times is measured `--one-at-a-time`: each loop is built anew for its block. The
+result goes to benchmarks/results/step_<model>_<device>_<date>.json; `--profile` prints where mai's time goes instead.
 """
 
 import argparse
 import datetime as dt
+import gc
 import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
 
 from benchmarks.machine import machine
+from benchmarks.step_models import MODELS
 from mai.engine import device as devices
-from mai.engine.device import DeviceKind
-from mai.model.families import llama
+from mai.model.flops import FLOP_CONVENTION, flops_per_token
 from mai.model.shapes import num_parameters
-from mai.recipe import PrecisionConfig, Recipe
-from recipes.quickstart import quickstart
 
 RESULTS = Path(__file__).parent / "results"
+Step = Callable[[], None]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--model", choices=sorted(MODELS), default="quickstart", help="layers: of Llama 3 8B, bf16")
+    parser.add_argument("--model", choices=sorted(MODELS), default="quickstart", help="see benchmarks/step_models.py")
+    parser.add_argument("--loops", nargs="+", default=["mai", "reference", "plain"], help="benchmarks/step_loops.py")
     parser.add_argument("--threads", type=int, default=1, help="intra-op threads on a CPU")
     parser.add_argument("--blocks", type=int, default=9, help="timed blocks of each; the medians are compared")
     parser.add_argument("--steps", type=int, default=4, help="steps of a block")
+    parser.add_argument("--one-at-a-time", action="store_true", help="build each loop for its block, and free it")
     parser.add_argument("--profile", action="store_true", help="print where mai's and plain's times differ, and stop")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     devices.prepare(arguments.device)
+    # Here and not above: Megatron-Core is imported for the device that was chosen.
+    from benchmarks.step_loops import Loops
+
     recipe = MODELS[arguments.model]()
-    loops = build(recipe, arguments.device)
+    loops = Loops(recipe, arguments.device)
     if arguments.profile:
-        profile(loops["mai"], loops["plain"])
+        profile(loops.build("mai"), loops.build("plain"))
         return
-    for step in loops.values():
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    built: dict[str, Step] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in arguments.loops}
     for _ in range(arguments.blocks):
-        for name, step in loops.items():
-            seconds[name].append(timed(step, arguments.steps, arguments.device))
-    tokens = recipe.train.batch_tokens * arguments.steps
+        for name in arguments.loops:
+            if name not in built:
+                built[name] = loops.build(name)
+                timed(built[name], 2, arguments.device)
+            seconds[name].append(timed(built[name], arguments.steps, arguments.device))
+            if arguments.one_at_a_time:
+                del built[name]
+                gc.collect()
+                torch.cuda.empty_cache()
+    rates = {
+        name: recipe.train.batch_tokens * arguments.steps / statistics.median(found) for name, found in seconds.items()
+    }
+    flops = flops_per_token(recipe.model, recipe.data.sequence_length)
     result = {
-        "what": "tokens per second of mai at one rank over a plain PyTorch loop",
+        "what": "tokens per second of one rank, and how many times faster mai is",
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         **machine(),
         "threads": arguments.threads,
@@ -66,10 +78,15 @@ def main() -> None:
         "model": arguments.model,
         "num_parameters": num_parameters(recipe.model),
         "precision": recipe.precision.compute,
+        "sequence_length": recipe.data.sequence_length,
+        "micro_batch_sequences": recipe.parallel.micro_batch_sequences,
+        "batch_tokens": recipe.train.batch_tokens,
         "blocks": arguments.blocks,
-        "tokens_per_second": {name: round(tokens / statistics.median(found)) for name, found in seconds.items()},
-        "mai_over_plain": spread(seconds["plain"], seconds["mai"]),
-        "auto_over_reference": spread(seconds["mai, kernels=reference"], seconds["mai"]),
+        "one_at_a_time": arguments.one_at_a_time,
+        "tokens_per_second": {name: round(rate) for name, rate in rates.items()},
+        "tflops": {name: round(rate * flops / 1e12, 3) for name, rate in rates.items()},
+        "flops_are": FLOP_CONVENTION,
+        "mai_over": {name: spread(seconds[name], seconds["mai"]) for name in arguments.loops if name != "mai"},
     }
     print(json.dumps(result, indent=2))
     name = f"step_{arguments.model}_{arguments.device}_{dt.date.today()}.json"
@@ -87,76 +104,7 @@ def spread(theirs: list[float], ours: list[float]) -> dict[str, float]:
     }
 
 
-def quickstart_model() -> Recipe:
-    """The quick start's, which is small: it shows what the host does."""
-    return alone(quickstart())
-
-
-def layers_of_8b() -> Recipe:
-    """Four layers of Llama 3 8B and a smaller vocabulary, which fit a card three times: it shows what the card does."""
-    recipe = quickstart()
-    return alone(
-        replace(
-            recipe,
-            model=replace(llama.SIZES["8b"], num_layers=4, vocab_size=32768),
-            data=replace(recipe.data, sequence_length=4096),
-            train=replace(recipe.train, batch_tokens=4 * 4096),
-            precision=PrecisionConfig(compute="bf16"),
-        ),
-        micro_batch_sequences=2,
-    )
-
-
-MODELS = {"quickstart": quickstart_model, "layers": layers_of_8b}
-
-
-def alone(recipe: Recipe, **fields: int) -> Recipe:
-    return replace(recipe, parallel=replace(recipe.parallel, tensor=1, pipeline=1, data=1, **fields))
-
-
-def build(recipe: Recipe, device: DeviceKind) -> dict[str, Callable[[], None]]:
-    """The loops; each call makes one step."""
-    # Here and not above: Megatron-Core is imported for the device that was chosen.
-    from benchmarks.plain_llama import PlainLoop
-    from mai.batch import Batch
-    from mai.engine import groups
-    from mai.engine.engine import Engine
-    from mai.objective import pretrain
-    from mai.parallel.layout import Layout
-    from mai.parallel.place import ALONE
-
-    threads = torch.get_num_threads()
-    opened = devices.open_device(device, ALONE)
-    torch.set_num_threads(threads)
-    groups.join_world(backend=opened.backend, place=ALONE, timeout_seconds=60)
-    layout = Layout(tensor=1, pipeline=1, data=1)
-    axes = groups.build_groups(layout, timeout_seconds=60)
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (recipe.batch_sequences, recipe.data.sequence_length + 1)
-    tokens = torch.randint(0, recipe.model.vocab_size, shape, generator=generator)
-    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    rate = recipe.optimizer.learning_rate
-
-    def mai_step(kernels: Literal["auto", "reference"]) -> Callable[[], None]:
-        engine = Engine(replace(recipe, kernels=kernels), layout, axes, opened)
-
-        def step() -> None:
-            engine.apply(engine.forward_backward(batch, pretrain.cross_entropy), learning_rate=rate)
-
-        return step
-
-    plain = PlainLoop(recipe, device=opened.torch_device)
-
-    def plain_step() -> None:
-        plain.step(
-            batch.tokens_BS.to(opened.torch_device), batch.targets_BS.to(opened.torch_device), learning_rate=rate
-        )
-
-    return {"mai": mai_step("auto"), "mai, kernels=reference": mai_step("reference"), "plain": plain_step}
-
-
-def timed(step: Callable[[], None], steps: int, device: str) -> float:
+def timed(step: Step, steps: int, device: str) -> float:
     started = time.perf_counter()
     for _ in range(steps):
         step()
@@ -165,7 +113,7 @@ def timed(step: Callable[[], None], steps: int, device: str) -> float:
     return time.perf_counter() - started
 
 
-def profile(mai_step: Callable[[], None], plain_step: Callable[[], None]) -> None:
+def profile(mai_step: Step, plain_step: Step) -> None:
     """Print the operators in which the two loops differ most, in milliseconds of one step: medians of steps in turn."""
     ours, plain = [], []
     for _ in range(7):
@@ -179,7 +127,7 @@ def profile(mai_step: Callable[[], None], plain_step: Callable[[], None]) -> Non
         print(f"{name[:58]:60}{a:10.1f}{b:10.1f}{a - b:10.1f}")
 
 
-def operator_milliseconds(step: Callable[[], None]) -> dict[str, float]:
+def operator_milliseconds(step: Step) -> dict[str, float]:
     """Time of each operator in one step: of each kernel on a card, its own on a CPU."""
     on_card = torch.cuda.is_initialized()
     activity = torch.profiler.ProfilerActivity.CUDA if on_card else torch.profiler.ProfilerActivity.CPU

@@ -16,6 +16,7 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
 from mai.engine.context import Positions, attend
+from mai.errors import RecipeError
 
 
 class KeyValueCache:
@@ -57,6 +58,7 @@ class CoreAttention(MegatronModule):
         self.context_group = pg_collection.cp if pg_collection.cp.size() > 1 else None
         self.positions = None if tables is None else Positions(tables, self.context_group)
         self.core = core
+        self._must_turn = tables is not None
         self.cache: KeyValueCache | None = None
         sinks_H = None
         if has_sinks:
@@ -69,6 +71,7 @@ class CoreAttention(MegatronModule):
 
     def tables(self, length: int) -> tuple[Tensor, Tensor] | None:
         """cos and sin [L, D] of so many positions, which go on where the cache ends; None where nothing is turned."""
+        self._must_turn = False
         if self.positions is None:
             return None
         return self.positions.tables(length, start=0 if self.cache is None else self.cache.length)
@@ -84,7 +87,13 @@ class CoreAttention(MegatronModule):
     def forward(
         self, query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, attention_mask: None, /, **_: Any
     ) -> Tensor:
-        """[S, B, H * D]; queries and keys come turned by their positions."""
+        """[S, B, H * D]; queries and keys come turned by their positions, with `tables` or `rotate`: RecipeError where
+        nobody ever asked for these, since such a model would train without knowing any order."""
+        if self._must_turn:
+            raise RecipeError(
+                "model.layer: its attention calls mai's core with queries and keys that nobody turned by position; "
+                "turn them with core_attention.rotate, or derive from GroupedQuerySelfAttention"
+            )
         if self.cache is not None:
             key_SBGD, value_SBGD = self.cache.extend(key_SBGD, value_SBGD)
         core = self.core if self.sinks is None else partial(self.core, sinks_H=self.sinks)

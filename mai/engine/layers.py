@@ -37,15 +37,18 @@ class RMSNorm(MegatronModule):
         self.epsilon = eps
         self.weight = _norm_weight(config, hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.config.operations.rms_norm(x, self.weight, epsilon=self.epsilon)
-        return out
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Any:
+        """The norm; with a residual that of the sum, and the sum."""
+        operations = self.config.operations
+        if residual is None:
+            return operations.rms_norm(x, self.weight, epsilon=self.epsilon)
+        return operations.rms_norm_of_sum(x, residual, self.weight, epsilon=self.epsilon)
 
 
 class HeadNorm(MegatronModule):
     """The weight of the queries' norm, or of the keys', which the operation of all heads applies.
 
-    Called for it, not read: when Megatron calls a module, it first waits for the weights that it gathers meanwhile
+    Called for it, not read: where a module is called, Megatron first waits for its weights, which it gathers meanwhile
     (distributed/distributed_data_parallel.py, overlap_param_gather)."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, **_: Any) -> None:
@@ -105,11 +108,8 @@ class Layer(TransformerLayer):
     def _add_and_norm(self, out_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
         assert dropout == 0
         out, bias = out_and_bias
-        norm = self.pre_mlp_layernorm
         total: Tensor
-        self._normed, total = self.config.operations.rms_norm_of_sum(
-            out if bias is None else out + bias, residual, norm.weight, epsilon=norm.epsilon
-        )
+        self._normed, total = self.pre_mlp_layernorm(out if bias is None else out + bias, residual)
         return total
 
     def _forward_pre_mlp_layernorm(self, hidden: Tensor) -> Tensor:

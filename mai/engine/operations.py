@@ -14,6 +14,7 @@ from mai.kernels import (
     adamw,
     apex,
     cross_entropy,
+    grouped_linear,
     heads,
     permutation,
     rms_norm,
@@ -37,6 +38,7 @@ class Operations:
     rms_norm_of_sum: Kernel
     swiglu: Kernel
     weighted_swiglu: Kernel
+    grouped_linear: Kernel
     heads: Kernel
     rope: Kernel
     routing: Kernel
@@ -58,6 +60,7 @@ REFERENCE = Operations(
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
+    grouped_linear=grouped_linear.reference,
     heads=heads.reference,
     rope=rope.reference,
     routing=routing.reference,
@@ -74,6 +77,7 @@ FUSED = Operations(
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
+    grouped_linear=grouped_linear.fused,
     heads=heads.fused,
     rope=rope.fused,
     routing=routing.fused,
@@ -132,9 +136,7 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
         return "apex"
     if device == "cpu":
         return "fused, in plain torch on a CPU"
-    if kernel is weight_gradient.fused:
-        return "fused, cuBLAS"
-    return "fused, Triton"
+    return _LIBRARIES.get(kernel, "fused, Triton")
 
 
 _OURS = {
@@ -142,6 +144,7 @@ _OURS = {
     for module in (
         adamw,
         cross_entropy,
+        grouped_linear,
         heads,
         permutation,
         rms_norm,
@@ -152,6 +155,7 @@ _OURS = {
         weight_gradient,
     )
 }
+_LIBRARIES = {weight_gradient.fused: "fused, cuBLAS", grouped_linear.fused: "fused, torch's grouped product"}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"

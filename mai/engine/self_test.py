@@ -18,6 +18,7 @@ from mai.engine.translate import compute_dtype
 from mai.kernels import (
     adamw,
     cross_entropy,
+    grouped_linear,
     heads,
     permutation,
     rms_norm,
@@ -127,6 +128,11 @@ def _weighted_swiglu(kernel: Kernel, draw: Draws, tokens: int, width: int) -> li
     return _both_ways(kernel, draw, draw(tokens, 2 * width), draw(tokens, dtype=torch.float32))
 
 
+def _grouped_linear(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    counts = torch.tensor([tokens // 2, 0, tokens - tokens // 2])
+    return _both_ways(lambda x, weight: kernel(x, weight, counts), draw, draw(tokens, width), draw(3, 24, width))
+
+
 def _heads(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
     call = partial(kernel, heads=6, key_heads=2, epsilon=1e-5)
     tables, features = _tables(tokens, draw.device), 10 * 64
@@ -214,6 +220,7 @@ TRIALS = {
     "rms_norm_of_sum": Trial(rms_norm.reference_of_sum, _rms_norm_of_sum),
     "swiglu": Trial(swiglu.reference, _swiglu),
     "weighted_swiglu": Trial(swiglu.weighted_reference, _weighted_swiglu),
+    "grouped_linear": Trial(grouped_linear.reference, _grouped_linear),
     "heads": Trial(heads.reference, _heads),
     "rope": Trial(rope.reference, _rope),
     "routing": Trial(routing.reference, _routing),

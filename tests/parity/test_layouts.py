@@ -101,11 +101,12 @@ def test_one_rank_equals_a_plain_pytorch_loop(prepared: Recipe) -> None:
 
 def ours_and_plain(place: Place, recipe: Recipe) -> tuple[Curve, Curve]:
     """Runs on one rank: the curve of `mai`, and of benchmarks/plain_llama.py from the same weights."""
-    from benchmarks.plain_llama import PlainLoop, plain_name
+    from benchmarks.plain_llama import PlainLlama, PlainLoop, plain_name
     from mai.objective import pretrain
 
     trainer = open_trainer(place, replace(recipe, parallel=ONE_RANK))
-    plain = PlainLoop(recipe, device=torch.device("cpu"))
+    model = PlainLlama(recipe.model, max_length=recipe.data.sequence_length)
+    plain = PlainLoop(recipe, model, device=torch.device("cpu"))
     parameters = dict(plain.model.named_parameters())
     for shard in trainer.engine.shards():
         parameter = parameters[plain_name(shard.block.name)]

@@ -111,6 +111,19 @@ def test_a_layer_of_experts_routes_sorts_and_sums_once_a_pass() -> None:
     assert reference.keys() >= displaced
 
 
+def test_a_rank_multiplies_all_of_its_experts_at_once() -> None:
+    recipe = recipe_of("experts", ONE_RANK)
+    (fused, reference), *_ = on_ranks(1, operators, [recipe, replace(recipe, kernels="reference")])
+    experts, model = recipe.model.experts, recipe.model
+    assert experts is not None
+    layers = sum(model.has_experts(layer) for layer in range(model.num_layers))
+    passes = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
+    # Two matrices, forward and for the gradient of what came in.
+    assert ours(fused)["grouped_product"] == 4 * layers * passes
+    # One by one, each expert has four products, and two for the gradients of its matrices, which are displaced too.
+    assert reference["aten::mm"] - fused["aten::mm"] >= 6 * experts.num_experts * layers * passes
+
+
 def test_norms_of_heads_are_in_the_operation_that_turns_them() -> None:
     recipe = recipe_of("dense", ONE_RANK)
     recipe = replace(recipe, model=replace(recipe.model, attention=GroupedQueryAttention(qk_norm=True)))
@@ -151,7 +164,9 @@ def expected(shape: str, layout: Layout) -> set[str]:
     names |= {"rope"} if model.latent_attention else {"heads", "heads_backward"}
     has_experts = [model.has_experts(layer) for layer in range(model.num_layers)]
     if any(has_experts):
-        names |= {"weighted_swiglu", "weighted_swiglu_backward", *OF_EXPERTS}
+        names |= {"weighted_swiglu", "weighted_swiglu_backward", "grouped_product", *OF_EXPERTS}
+        if parallel.sharding == "full":
+            names.add("grouped_weight_gradient")
     if not all(has_experts) or (model.experts is not None and model.experts.shared_ffn_hidden_size):
         names |= {"swiglu", "swiglu_backward"}
     if parallel.tensor > 1:
