@@ -31,7 +31,7 @@ test-full: $(STAMP) $(WEIGHTS)/set_up ## run the tests with the whole of the lar
 	.venv/bin/python -m pytest --full $(ARGS)
 
 test-kernels: $(STAMP) $(COMPILERS)/set_up ## prove the GPU kernels without a GPU; fetches compilers (300 MB)
-	TRITON_INTERPRET=1 PYTHONPATH=$(COMPILERS) .venv/bin/python -m pytest --kernels tests/kernels/test_against_float64.py tests/unit/kernels $(ARGS)
+	TRITON_INTERPRET=1 PYTHONPATH=$(COMPILERS) .venv/bin/python -m pytest --kernels tests/kernels/test_*against_float64.py tests/unit/kernels $(ARGS)
 	PYTHONPATH=$(COMPILERS) .venv/bin/python -m pytest --kernels tests/kernels/test_compiled.py tests/kernels/test_cuda_library.py $(ARGS)
 
 parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md

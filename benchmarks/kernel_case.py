@@ -1,4 +1,4 @@
-"""What a case of benchmarks/kernel_cases.py is made of: the calls of an operation's peers, forward and backward."""
+"""What a case of benchmarks/kernel_cases.py is made of: the calls that are compared, and where the peers come from."""
 
 import importlib
 from collections.abc import Callable, Iterator

@@ -6,18 +6,16 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.kernel_case import Call, Case, both_ways, draw, gradient_of, liger, megatron, peer_of
+from benchmarks.kernel_case import Case, both_ways, draw, gradient_of, liger, megatron, peer_of
 from mai.kernels import (
     adamw,
     attention,
-    cross_entropy,
     fp8_blocks,
+    grouped_linear,
     heads,
-    linear_cross_entropy,
     rms_norm,
     rope,
     sum_of_squares,
@@ -25,10 +23,10 @@ from mai.kernels import (
     weight_gradient,
 )
 
-TOKENS, HIDDEN, FEATURES, VOCABULARY = 8192, 4096, 14336, 128256
+TOKENS, HIDDEN, FEATURES = 8192, 4096, 14336
 HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
+EXPERTS, PICKED, EXPERT_HIDDEN, EXPERT_FEATURES = 128, 8, 2048, 768  # Qwen3-30B-A3B
 LAYER_PARAMETERS = 218_112_000
-WITH_Z_LOSS = False  # Liger's: a second loss, of the logits' size
 IN_PLACE = False  # Liger's last argument: whether the backward pass writes over its input
 
 
@@ -138,117 +136,6 @@ def heads_cases() -> Iterator[Case]:
     )
 
 
-def cross_entropy_cases() -> Iterator[Case]:
-    logits, targets = draw(TOKENS, VOCABULARY), torch.randint(VOCABULARY, (TOKENS,), device="cuda")
-    # As the trainer asks: of the sum of all losses. What each token counts is folded into the step.
-    above = torch.ones(TOKENS, device="cuda")
-
-    def both_passes(function: Callable[[Tensor], Tensor]) -> Call:
-        # The backward pass overwrites the logits; any numbers take the same time.
-        def call() -> Any:
-            leaf = logits.detach().requires_grad_()
-            losses = function(leaf)
-            return losses, torch.autograd.grad(losses, leaf, above.to(losses.dtype))
-
-        return call
-
-    def once() -> Any:
-        return cross_entropy.reference(logits.float(), targets)
-
-    compiled = torch.compile(cross_entropy.reference)
-    # Before any backward pass: only the forward pass leaves the logits as they are.
-    yield Case(
-        "cross entropy, forward",
-        logits.nbytes,
-        {
-            "mai": lambda: cross_entropy.fused(logits, targets),
-            "torch": lambda: cross_entropy.reference(logits, targets),
-            "torch.compile": lambda: compiled(logits, targets),
-        },
-        exact=once,
-    )
-    group = dist.group.WORLD
-    calls = {
-        "mai": both_passes(lambda x: cross_entropy.fused(x, targets)),
-        "torch": both_passes(lambda x: cross_entropy.reference(x, targets)),
-        "torch.compile": both_passes(lambda x: compiled(x, targets)),
-        "Megatron, fused": both_passes(
-            megatron(
-                "core.fusions.fused_cross_entropy",
-                lambda module: (
-                    lambda x: module.fused_vocab_parallel_cross_entropy(x[:, None], targets[:, None], group)[:, 0]
-                ),
-            )
-        ),
-        "Liger": both_passes(
-            liger(
-                "ops.cross_entropy",
-                lambda module: (
-                    lambda x: module.LigerCrossEntropyFunction.apply(x, targets, None, -100, 0.0, 0.0, "none")[0]
-                ),
-            )
-        ),
-    }
-    yield Case("cross entropy, loss and gradient", 2 * logits.nbytes, calls)
-
-
-def output_layer_cases() -> Iterator[Case]:
-    """Both passes of both, the weight's gradient added to its fp32 sum; they return that of the hidden states."""
-    hidden, weight = draw(TOKENS, HIDDEN), draw(VOCABULARY, HIDDEN) / 64
-    targets = torch.randint(VOCABULARY, (TOKENS,), device="cuda")
-    total = torch.zeros(VOCABULARY, HIDDEN, device="cuda")
-    above = torch.ones(TOKENS, device="cuda")
-
-    def in_chunks() -> Any:
-        leaf = hidden.detach().requires_grad_()
-        losses = linear_cross_entropy.fused(leaf, weight, targets, sum_VH=total)
-        return torch.autograd.grad(losses, leaf, above)
-
-    def with_whole_logits() -> Any:
-        logits = (hidden @ weight.t()).requires_grad_()
-        (of_logits,) = torch.autograd.grad(cross_entropy.fused(logits, targets), logits, above)
-        weight_gradient.fused(hidden, of_logits, total)
-        return [of_logits @ weight]
-
-    def by_autograd(summed_loss: Callable[..., Tensor], hidden: Tensor = hidden, weight: Tensor = weight) -> Any:
-        leaves = [hidden.detach().requires_grad_(), weight.detach().requires_grad_()]
-        of_hidden, of_weight = torch.autograd.grad(summed_loss(*leaves), leaves)
-        total.add_(of_weight)
-        return [of_hidden]
-
-    def plain(hidden: Tensor, weight: Tensor) -> Tensor:
-        return linear_cross_entropy.reference(hidden, weight, targets).sum()
-
-    def of_torch(hidden: Tensor, weight: Tensor) -> Tensor:
-        # Not in torch 2.11.
-        options = torch.nn.LinearCrossEntropyOptions()
-        return torch.nn.functional.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=options)
-
-    of_liger = liger(
-        "ops.fused_linear_cross_entropy",
-        lambda module: (
-            lambda hidden, weight: module.LigerFusedLinearCrossEntropyFunction.apply(
-                hidden, weight, targets, None, None, -100, 0.0, 0.0, "sum", None, WITH_Z_LOSS, torch.float32
-            )[0]
-        ),
-    )
-    calls: dict[str, Call] = {
-        "mai": in_chunks,
-        "mai, whole logits": with_whole_logits,
-        "torch": partial(by_autograd, plain),
-        "torch.compile": partial(by_autograd, torch.compile(plain)),
-        "torch, in chunks": partial(by_autograd, of_torch),
-        "Liger": partial(by_autograd, of_liger),
-    }
-    yield Case(
-        "output layer + cross entropy",
-        0,
-        calls,
-        exact=lambda: by_autograd(plain, hidden.float(), weight.float()),
-        flops=6 * TOKENS * HIDDEN * VOCABULARY,
-    )
-
-
 def optimizer_cases() -> Iterator[Case]:
     weight, exp_avg, gradient = (draw(LAYER_PARAMETERS, dtype=torch.float32) for _ in range(3))
     exp_avg_sq, copy = gradient.square(), torch.empty_like(weight, dtype=torch.bfloat16)
@@ -291,6 +178,39 @@ def product_cases() -> Iterator[Case]:
         },
         flops=2 * TOKENS * HIDDEN * 2 * FEATURES,
     )
+
+
+def expert_cases() -> Iterator[Case]:
+    """The two matrices of all experts of one card, whose tokens a router spread unevenly."""
+    picks = torch.randn(TOKENS, EXPERTS).add(torch.randn(EXPERTS) / 2).topk(PICKED).indices
+    counts = picks.flatten().bincount(minlength=EXPERTS)
+    inputs = (
+        draw(TOKENS * PICKED, EXPERT_HIDDEN),
+        draw(EXPERTS, 2 * EXPERT_FEATURES, EXPERT_HIDDEN),
+        draw(EXPERTS, EXPERT_HIDDEN, EXPERT_FEATURES),
+    )
+
+    sums = {weight.shape: torch.zeros_like(weight, dtype=torch.float32) for weight in inputs[1:]}
+
+    def network(linear: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, gate_and_up: Tensor, down: Tensor) -> Tensor:
+            return linear(linear(x, gate_and_up, counts)[:, :EXPERT_FEATURES], down, counts)
+
+        return call
+
+    def into_sums(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+        return grouped_linear.fused(x, weight, counts, sum_EOI=sums[weight.shape])
+
+    calls = {
+        "mai": network(grouped_linear.fused),
+        "mai, gradients added to fp32 sums": network(into_sums),
+        "one by one": network(grouped_linear.reference),
+    }
+    flops = 2 * 3 * TOKENS * PICKED * EXPERT_HIDDEN * EXPERT_FEATURES
+    yield Case("experts, forward", 0, {name: partial(call, *inputs) for name, call in calls.items()}, flops=flops)
+    above = torch.randn_like(inputs[0])
+    backward = {name: gradient_of(call, inputs, above) for name, call in calls.items()}
+    yield Case("experts, backward", 0, backward, flops=2 * flops)
 
 
 def attention_cases() -> Iterator[Case]:
@@ -358,10 +278,9 @@ CASES = [
     swiglu_cases,
     norm_cases,
     heads_cases,
-    cross_entropy_cases,
-    output_layer_cases,
     optimizer_cases,
     product_cases,
+    expert_cases,
     attention_cases,
     fp8_cases,
 ]

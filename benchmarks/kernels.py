@@ -2,11 +2,11 @@
 
     python -m benchmarks.kernels
 
-Sizes are those of a layer of Llama 3 8B at 8,192 tokens, bf16. A share is the fewest bytes that the operation can move,
-over the time, over the bandwidth of a large copy on the same card in the same run. Times are medians of 100 launches
-between device events, the host running ahead; what the host needs for a call stands beside. Tensors are larger than the
-50 MB of L2. Peers: torch eager, torch.compile, Megatron's own fusions, and Liger and torchao where they are installed.
-The result goes to benchmarks/results/kernels_<card>_<date>.json.
+Sizes are those of a layer of Llama 3 8B at 8,192 tokens, bf16; those of experts, of a layer of Qwen3-30B-A3B. A share
+is the fewest bytes that the operation can move, over the time, over the bandwidth of a large copy on the same card in
+the same run. Times are medians of 100 launches between device events, the host running ahead; what the host needs for a
+call stands beside. Tensors are larger than the 50 MB of L2. Peers: torch eager, torch.compile, Megatron's own fusions,
+and Liger and torchao where they are installed. The result goes to benchmarks/results/kernels_<card>_<date>.json.
 """
 
 import argparse
@@ -24,8 +24,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.expert_cases import EXPERT_CASES
 from benchmarks.kernel_case import Call, Case
 from benchmarks.kernel_cases import CASES
+from benchmarks.loss_cases import LOSS_CASES
 from benchmarks.machine import machine
 from mai.engine import device as devices
 
@@ -45,7 +47,7 @@ def main() -> None:
     bandwidth, flops_per_second = copy_bandwidth(), product_rate()
     print(f"copy {bandwidth / 1e12:.2f} TB/s, bf16 product {flops_per_second / 1e12:.0f} TFLOP/s")
     rows = []
-    for make in CASES:
+    for make in (*CASES, *LOSS_CASES, *EXPERT_CASES):
         if arguments.only not in make.__name__:
             continue
         for case in make():

@@ -4,6 +4,7 @@ Nothing else in `mai` asks which device it is on, and no other room reads the en
 """
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -105,6 +106,12 @@ def _silence_known_warnings() -> None:
     # the optimizer's shards; torch 2.13 renames collectives that Megatron-Core 0.16 calls.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    # transformer/transformer_layer.py knows MoELayer by its exact class; ours finds its process groups by itself.
+    logging.getLogger("megatron.core.transformer.transformer_layer").addFilter(_is_of_interest)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Unknown MLP type")
 
 
 def open_device(kind: DeviceKind, place: Place) -> Device:

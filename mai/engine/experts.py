@@ -1,25 +1,27 @@
-"""A feed-forward layer of experts: Megatron's MoELayer with our router, activation and balancing.
+"""A feed-forward layer of experts: Megatron's MoELayer with our router, dispatcher, activation and balancing.
 
-router -> all-to-all to the ranks that hold the experts -> one network after the other -> all-to-all back
+router -> all-to-all to the ranks that hold the experts -> all of a rank's networks at once -> all-to-all back
 shared expert on every token, added
 """
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core.dist_checkpointing.utils import replace_prefix_for_sharding
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import ModuleSpec, TransformerConfig
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from torch import Tensor
 
+from mai.engine.dispatcher import Dispatcher
+from mai.engine.grouped_linear import GroupedLinear
 from mai.engine.router import ExpertRouter
 from mai.engine.routing_replay import Follower, OwnTokens, Picks, Recorder, own_micro_batches
 from mai.engine.whole_linear import WholeLinear
@@ -27,7 +29,25 @@ from mai.parallel.layout import Layout
 from mai.recipe import MixtureOfExperts, ModelConfig
 
 
-class LatentMoELayer(MoELayer):
+class ExpertLayer(MoELayer):
+    """Megatron's with our dispatcher: its own __init__ chooses among its three by a word of the config."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *arguments: Any,
+        pg_collection: ProcessGroupCollection | None = None,
+        **options: Any,
+    ) -> None:
+        # transformer/transformer_layer.py (core 0.16.1) hands the groups to Megatron's own class only.
+        pg_collection = pg_collection or get_default_pg_collection()
+        super().__init__(config, *arguments, pg_collection=pg_collection, **options)
+        self.token_dispatcher = Dispatcher(
+            self.num_local_experts, self.local_expert_indices, config=config, pg_collection=pg_collection
+        )
+
+
+class LatentMoELayer(ExpertLayer):
     """The same with a shorter vector for the experts: all of them share a projection down to it, and one back from it.
 
     Megatron's own (moe_latent_size, core 0.16.1) needs Transformer Engine."""
@@ -45,69 +65,53 @@ class LatentMoELayer(MoELayer):
         return out if shared_expert_output is None else out + shared_expert_output
 
 
-class Expert(MLP):
-    """One network. Megatron's own forward pass (transformer/mlp.py, core 0.16.1) weighs the tokens in a pass of its
-    own, and adds an expert's bias in place, which autograd refuses of the view that one tensor rank's output is."""
+class Experts(MegatronModule):
+    """The experts of this rank: all first matrices at once, the activation with the router's weights, all second ones.
 
-    def forward(self, hidden: Tensor, per_token_scale: Tensor) -> tuple[Tensor, None]:
-        gate_and_up, bias = self.linear_fc1(hidden)
-        if bias is not None:
-            gate_and_up = gate_and_up + bias
-        out, bias = self.linear_fc2(self.activation_func.weighted(gate_and_up, per_token_scale))
-        return (out if bias is None else out + (bias * per_token_scale[:, None]).to(out.dtype)), None
-
-
-class Experts(SequentialMLP):
-    """The experts of this rank, one after the other: computing them at once needs a CUDA extension."""
+    Megatron's own need Transformer Engine or compute one expert after the other (transformer/moe/experts.py)."""
 
     def __init__(
         self,
         num_local_experts: int,
         config: TransformerConfig,
-        submodules: MLPSubmodules,
+        activation_func: type[MegatronModule],
         pg_collection: ProcessGroupCollection,
         latent_size: int | None = None,
     ) -> None:
-        # Their tokens come by all-to-all and not as a part of the sequence; with one expert-tensor rank Megatron-Core
-        # warns of every matrix that it does not gather.
-        config = copy(config)
-        config.sequence_parallel = False
-        config.hidden_size = latent_size or config.hidden_size
-        super().__init__(0, config, submodules, pg_collection=pg_collection)
-        self.num_local_experts = num_local_experts
-        # `self.config`: SequentialMLP has set it to the experts' width.
-        self.local_experts.extend(
-            Expert(
-                self.config,
-                submodules,
-                ffn_hidden_size=self.config.moe_ffn_hidden_size,
-                is_expert=True,
-                tp_group=pg_collection.expt_tp,
-            )
-            for _ in range(num_local_experts)
+        super().__init__(config=config)
+        width, features = latent_size or config.hidden_size, config.moe_ffn_hidden_size
+        matrices = partial(
+            GroupedLinear, num_local_experts=num_local_experts, config=config, pg_collection=pg_collection
         )
-        # `allreduce` means: a dense weight, held alike by all data-parallel ranks. Megatron-Core (tensor_parallel/
-        # layers.py, core 0.16.1) clears it only where several ranks share out the experts. With one, but with another
-        # number of tensor ranks for experts than for the rest, their gradients then lack the tensor ranks' sum, and
-        # the gradient norm counts them once for each.
-        for parameter in self.parameters():
-            parameter.allreduce = False
-            # What is not marked as cut counts in the gradient norm on the first tensor rank only (tensor_parallel/
-            # layers.py, param_is_not_tensor_parallel_duplicate). The second bias of an expert is not cut, and other
-            # tensor ranks hold those of other experts.
-            parameter.tensor_model_parallel = True
+        self.linear_fc1 = matrices(width, 2 * features, cut_dim=0, num_parts=2)
+        self.activation_func = activation_func(config=config)
+        self.linear_fc2 = matrices(features, width, cut_dim=1)
+
+    def forward(self, hidden_NH: Tensor, counts_E: Tensor, weight_N: Tensor) -> tuple[Tensor, None]:
+        """Tokens by expert, how many each has (on the host), and what the router gave each. Where ranks share an
+        expert, their sum is the result."""
+        gate_and_up = self.linear_fc1(hidden_NH, counts_E)
+        weighted = self.activation_func.weighted(gate_and_up, weight_N)
+        return self.linear_fc2(weighted, counts_E, bias_weight_N=weight_N), None
+
+    def sharded_state_dict(self, prefix: str = "", *arguments: Any, **options: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().sharded_state_dict(prefix, *arguments, **options)
+        # Twice: the module, and what Megatron's SequentialMLP calls its list; our checkpoints have always had it so.
+        replace_prefix_for_sharding(state, prefix, f"{prefix}experts.")
+        return state
 
 
 def expert_layer(experts: MixtureOfExperts, submodules: MLPSubmodules) -> ModuleSpec:
-    """The feed-forward spec of a layer with experts; `submodules` are the matrices and activation of each network."""
+    """The feed-forward spec of a layer with experts; `submodules` are the activation of each network, and the
+    matrices of a shared one."""
     shared = ModuleSpec(module=SharedExpertMLP, submodules=submodules) if experts.shared_ffn_hidden_size else None
     latent = {} if experts.latent_size is None else {"latent_size": experts.latent_size}
     return ModuleSpec(
-        module=LatentMoELayer if latent else MoELayer,
+        module=LatentMoELayer if latent else ExpertLayer,
         params=latent,
         submodules=MoESubmodules(
             router=partial(ExpertRouter, experts=experts),
-            experts=ModuleSpec(module=Experts, submodules=submodules, params=latent),
+            experts=ModuleSpec(module=Experts, params={"activation_func": submodules.activation_func, **latent}),
             shared_experts=shared,
         ),
     )

@@ -17,12 +17,12 @@ import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.moe.experts import SequentialMLP
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from mai.engine.experts import Experts
 from mai.engine.operations import choose
 from mai.engine.shard import Block, Shard
 from mai.engine.sharded_state import blocks, buffer_shards
@@ -47,7 +47,7 @@ class FullSharding:
         self._buffers = buffer_shards(modules)
         for module in modules:
             named_blocks = list(_named_blocks(module))
-            units = [(unit, expert_mesh if isinstance(unit, SequentialMLP) else mesh) for unit in _units(module)]
+            units = [(unit, expert_mesh if isinstance(unit, Experts) else mesh) for unit in _units(module)]
             sharded = _share_out(module, units, compute_dtype(recipe.precision))
             rows = {name: _rows(parameter) for name, parameter in sharded.items()}
             self._rows += rows.values()
@@ -199,7 +199,7 @@ def _share_out(module: GPTModel, units: Iterable[tuple[Any, DeviceMesh]], dtype:
 
 def _units(module: GPTModel) -> list[Any]:
     """What is gathered at once, inner before outer; the model itself holds what no other unit does."""
-    experts = [part for part in module.modules() if isinstance(part, SequentialMLP)]
+    experts = [part for part in module.modules() if isinstance(part, Experts)]
     # The model itself holds both ends where one of them is used twice in a forward pass, or is a weight that the model
     # asks for outside of the end that holds it: for further tokens, and where the embedding is the output layer too.
     if module.mtp_process or module.share_embeddings_and_output_weights:

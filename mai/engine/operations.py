@@ -14,10 +14,13 @@ from mai.kernels import (
     adamw,
     apex,
     cross_entropy,
+    grouped_linear,
     heads,
     linear_cross_entropy,
+    permutation,
     rms_norm,
     rope,
+    routing,
     sum_of_squares,
     swiglu,
     weight_gradient,
@@ -36,8 +39,13 @@ class Operations:
     rms_norm_of_sum: Kernel
     swiglu: Kernel
     weighted_swiglu: Kernel
+    grouped_linear: Kernel
     heads: Kernel
     rope: Kernel
+    routing: Kernel
+    expert_rows: Kernel
+    permute: Kernel
+    unpermute: Kernel
     cross_entropy: Kernel | None
     """None: Megatron's own, in several passes."""
     linear_cross_entropy: Kernel | None
@@ -55,8 +63,13 @@ REFERENCE = Operations(
     rms_norm_of_sum=rms_norm.reference_of_sum,
     swiglu=swiglu.reference,
     weighted_swiglu=swiglu.weighted_reference,
+    grouped_linear=grouped_linear.reference,
     heads=heads.reference,
     rope=rope.reference,
+    routing=routing.reference,
+    expert_rows=permutation.reference_expert_rows,
+    permute=permutation.reference_permute,
+    unpermute=permutation.reference_unpermute,
     cross_entropy=None,
     linear_cross_entropy=None,
     sum_of_squares=None,
@@ -68,8 +81,13 @@ FUSED = Operations(
     rms_norm_of_sum=rms_norm.fused_of_sum,
     swiglu=swiglu.fused,
     weighted_swiglu=swiglu.weighted_fused,
+    grouped_linear=grouped_linear.fused,
     heads=heads.fused,
     rope=rope.fused,
+    routing=routing.fused,
+    expert_rows=permutation.fused_expert_rows,
+    permute=permutation.fused_permute,
+    unpermute=permutation.fused_unpermute,
     cross_entropy=cross_entropy.fused,
     linear_cross_entropy=linear_cross_entropy.fused,
     sum_of_squares=sum_of_squares.fused,
@@ -126,12 +144,15 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
         return "apex"
     if device == "cpu":
         return "fused, in plain torch on a CPU"
-    if kernel in (weight_gradient.fused, linear_cross_entropy.fused):
-        return "fused, cuBLAS"
-    return "fused, Triton"
+    return _LIBRARIES.get(kernel, "fused, Triton")
 
 
 _OURS = {getattr(FUSED, field.name).__module__ for field in fields(FUSED)}
+_LIBRARIES = {
+    weight_gradient.fused: "fused, cuBLAS",
+    linear_cross_entropy.fused: "fused, cuBLAS",
+    grouped_linear.fused: "fused, torch's grouped product",
+}
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.
 _MODULE = "fused_weight_gradient_mlp_cuda"

@@ -6,10 +6,13 @@ Megatron's own router (transformer/moe/router.py, TopKRouter, core 0.16.1) is no
   context ranks it counts 1 / (T * C) of what one rank counts, and with B sequences in a micro-batch the per-sequence
   loss counts 1 / B (_apply_seq_aux_loss, attach_and_log_load_balancing_loss);
 - moves the selection bias in the backward pass, so that a skipped step moves it too (finalize_model_grads.py).
-Its base class, its choice of experts, its balancing loss and its way to attach it to the backward pass are used.
+Its base class, its balancing loss and its way to attach it to the backward pass are used; which experts a token goes to
+it tells as a list, where Megatron's has a map over all of them.
 
 Shapes: S positions and B sequences of this rank, T = S * B tokens, E experts, K picked ones.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -19,12 +22,12 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.moe.moe_utils import (
     MoEAuxLossAutoScaler,
     switch_load_balancing_loss_func,
-    topk_routing_with_score_function,
 )
 from megatron.core.transformer.moe.router import Router
 from torch import Tensor
 
 from mai.engine.routing_replay import Follower, Recorder
+from mai.kernels.routing import Rule
 from mai.recipe import MixtureOfExperts
 
 
@@ -39,6 +42,13 @@ class ExpertRouter(Router):
     ) -> None:
         super().__init__(config=config, pg_collection=pg_collection)
         self.experts = experts
+        self.rule = Rule(
+            experts_per_token=experts.experts_per_token,
+            scores=experts.scores,
+            scale=experts.routed_scale,
+            num_groups=experts.num_groups,
+            groups_per_token=experts.groups_per_token,
+        )
         self.replay: dict[str, Recorder | Follower] = {}
         """By the name of the choice; see `choices`."""
         bias_E = counts_E = None
@@ -56,7 +66,7 @@ class ExpertRouter(Router):
         return name, f"{name}.balance"
 
     def forward(self, hidden_SBH: Tensor, padding_mask: None = None) -> tuple[Tensor, Tensor]:
-        """Weights [T, E], 0 where an expert is not picked, and which experts are picked [T, E]."""
+        """The experts of each token [T, K], after the weight of each [T, K]."""
         return self.routing(self.gating(hidden_SBH))
 
     def gating(self, hidden_SBH: Tensor) -> Tensor:
@@ -65,35 +75,41 @@ class ExpertRouter(Router):
         return F.linear(hidden_SBH.float(), self.weight.float(), bias_E)
 
     def routing(self, logits_SBE: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [T, E] and picked experts [T, E] of each token."""
+        """Weights [T, K] and picked experts [T, K] of each token."""
         logits_TE = logits_SBE.flatten(0, 1)
-        weights_TE, is_picked_TE = topk_routing_with_score_function(
-            logits_TE,
-            self.experts.experts_per_token,
-            num_groups=self.experts.num_groups if self.experts.num_groups > 1 else None,
-            group_topk=self.experts.groups_per_token if self.experts.num_groups > 1 else None,
-            score_function=self.experts.scores,
-            scaling_factor=self.experts.routed_scale,
-            expert_bias=self.expert_bias,
-            router_replay=self._replay_of(self.choices[0]),
-        )
+        weights_TK, experts_TK = self._route(logits_TE, self.expert_bias, self.rule, choice=self.choices[0])
         # Once a token and step, also where the layer runs again in the backward pass: its first run has no gradients.
         if self.training and torch.is_grad_enabled():
             if self.tokens_per_expert is not None:
-                self.tokens_per_expert += is_picked_TE.sum(dim=0)
+                self.tokens_per_expert += self._map(experts_TK).sum(dim=0)
             if self.experts.auxiliary_loss != "none":
-                weights_TE = self._balanced(weights_TE, logits_TE, is_picked_TE, num_positions=logits_SBE.size(0))
-        return weights_TE, is_picked_TE
+                weights_TK = self._balanced(weights_TK, logits_TE, experts_TK, num_positions=logits_SBE.size(0))
+        return weights_TK, experts_TK
 
-    def _balanced(self, weights_TE: Tensor, logits_TE: Tensor, is_picked_TE: Tensor, *, num_positions: int) -> Tensor:
+    def _route(self, logits_TE: Tensor, preference: Tensor | None, rule: Rule, *, choice: str) -> tuple[Tensor, Tensor]:
+        routing = self.config.operations.routing
+        weights_TK, experts_TK = routing(logits_TE, preference, rule)
+        replay = self.replay.get(choice) if self.training else None
+        if replay is not None:
+            only_TE = torch.full_like(logits_TE, -torch.inf).scatter(1, replay.followed(experts_TK), 0)
+            weights_TK, experts_TK = routing(logits_TE, only_TE, replace(rule, num_groups=1))
+        return weights_TK, experts_TK
+
+    def _map(self, experts_TK: Tensor) -> Tensor:
+        is_picked_TE = experts_TK.new_zeros((experts_TK.size(0), self.experts.num_experts), dtype=torch.bool)
+        return is_picked_TE.scatter_(1, experts_TK, value=True)
+
+    def _balanced(self, weights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, *, num_positions: int) -> Tensor:
         """The weights, with the balancing loss attached: their backward pass is its backward pass too."""
         scores_TE = self._normalised_scores(logits_TE)
         if self.expert_bias is not None:
             # DeepSeek-V3 (arXiv 2412.19437, equations 17 and 18) counts what the scores alone would pick.
-            is_picked_TE = self._largest(scores_TE)
+            _, experts_TK = self._route(
+                logits_TE.detach(), None, replace(self.rule, num_groups=1), choice=self.choices[1]
+            )
         # Per sequence: the experts of each sequence count as experts of their own, [S, B * E].
         num_rows = num_positions if self.experts.auxiliary_loss == "sequence" else scores_TE.size(0)
-        counts = is_picked_TE.view(num_rows, -1).sum(dim=0)
+        counts = self._map(experts_TK).view(num_rows, -1).sum(dim=0)
         dist.all_reduce(counts, group=self.tp_cp_group)
         num_tokens = num_rows * self.tp_cp_group.size()
         loss = switch_load_balancing_loss_func(
@@ -105,27 +121,10 @@ class ExpertRouter(Router):
             moe_aux_loss_coeff=self.experts.auxiliary_loss_weight,
         )
         # A step's loss is a sum over its tokens, divided in the end by their number: so is this one.
-        return MoEAuxLossAutoScaler.apply(weights_TE, loss * num_tokens)  # type: ignore[no-any-return]
+        return MoEAuxLossAutoScaler.apply(weights_TK, loss * num_tokens)  # type: ignore[no-any-return]
 
     def _normalised_scores(self, logits_TE: Tensor) -> Tensor:
         if self.experts.scores == "softmax":
             return logits_TE.softmax(dim=-1)
         scores_TE = logits_TE.sigmoid()
         return scores_TE / scores_TE.sum(dim=-1, keepdim=True)
-
-    def _largest(self, scores_TE: Tensor) -> Tensor:
-        """Which experts have the largest scores, [T, E]."""
-        replay, topk = self._replay_of(self.choices[1]), self.experts.experts_per_token
-        if replay is None:
-            _, picks_TK = _choose(scores_TE, topk, None, None)
-        else:
-            _, picks_TK = replay.get_replay_topk(scores_TE, topk, None, None, _choose)
-        return torch.zeros_like(scores_TE, dtype=torch.bool).scatter(1, picks_TK, value=True)
-
-    def _replay_of(self, choice: str) -> Recorder | Follower | None:
-        return self.replay.get(choice) if self.training else None
-
-
-def _choose(scores_TE: Tensor, topk: int, num_groups: None, group_topk: None) -> tuple[Tensor, Tensor]:
-    values_TK, picks_TK = scores_TE.topk(topk, dim=1)
-    return values_TK, picks_TK

@@ -7,12 +7,12 @@ that changes its expert hides whether everything else is right. So a comparison 
     any layout     follow(Picks) -> forward and backward
 
 Megatron's own replay (transformer/moe/router_replay.py, core 0.16.1) knows the last micro-batch of a layer only, and
-only this rank's tokens; this one stands at the same seam and knows the whole step.
+only this rank's tokens; this one knows the whole step.
 
-Shapes: N sequences of a step, B of a micro-batch, S positions, L of this rank, K experts of a token, E experts.
+Shapes: N sequences of a step, B of a micro-batch, S positions, L of this rank, T = L * B tokens, K experts of a token.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,6 @@ from torch import Tensor
 
 Picks = dict[str, Tensor]
 """The experts [N, S, K] that a step's tokens went to, by the name of the choice; int64, on the CPU."""
-
-_TopK = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +37,12 @@ class Recorder:
     def __init__(self) -> None:
         self._micro_batches: list[Tensor] = []
 
-    def get_replay_topk(
-        self, scores_TE: Tensor, topk: int, num_groups: None, group_topk: None, choose: _TopK
-    ) -> tuple[Tensor, Tensor]:
-        """Megatron's seam (transformer/moe/moe_utils.py, topk_routing_with_score_function)."""
-        values_TK, picks_TK = choose(scores_TE, topk, num_groups, group_topk)
+    def followed(self, picks_TK: Tensor) -> Tensor:
+        """The experts that the scores picked."""
         # A recomputed layer runs twice in a step, the first time without gradients.
         if torch.is_grad_enabled():
             self._micro_batches.append(picks_TK.cpu())
-        return values_TK, picks_TK
+        return picks_TK
 
     @property
     def has_any(self) -> bool:
@@ -67,14 +62,11 @@ class Follower:
         # with them.
         self._ahead: dict[bool, Iterator[Tensor]] = {grad: iter(micro_batches) for grad in (False, True)}
 
-    def get_replay_topk(
-        self, scores_TE: Tensor, topk: int, num_groups: None, group_topk: None, choose: _TopK
-    ) -> tuple[Tensor, Tensor]:
-        """Megatron's seam, as above."""
-        picks_TK = next(self._ahead[torch.is_grad_enabled()], None)
-        assert picks_TK is not None, "one replay is for one forward and backward pass"
-        picks_TK = picks_TK.to(scores_TE.device)
-        return scores_TE.gather(1, picks_TK), picks_TK
+    def followed(self, picks_TK: Tensor) -> Tensor:
+        """The other run's experts instead of those that the scores picked."""
+        others_TK = next(self._ahead[torch.is_grad_enabled()], None)
+        assert others_TK is not None, "one replay is for one forward and backward pass"
+        return others_TK.to(picks_TK.device)
 
 
 def own_micro_batches(picks_NSK: Tensor, own: OwnTokens, *, micro_batch_sequences: int) -> list[Tensor]:

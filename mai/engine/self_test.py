@@ -18,10 +18,13 @@ from mai.engine.translate import compute_dtype
 from mai.kernels import (
     adamw,
     cross_entropy,
+    grouped_linear,
     heads,
     linear_cross_entropy,
+    permutation,
     rms_norm,
     rope,
+    routing,
     sum_of_squares,
     swiglu,
     weight_gradient,
@@ -31,6 +34,7 @@ from mai.recipe import Recipe
 # No multiple of a block of any kernel; the second width is the model's own, whose kernel the run itself will launch.
 _RAGGED_WIDTH = 72
 _NUM_TOKENS = (3, 67)
+_NUM_EXPERTS = 72
 
 # Of an element's error by its own size plus that of its tensor's average element, so that one wrong element shows.
 # bf16 rounds by 2^-9, and an operation rounds up to three times; sums and exponentials in fp32 are right to some 1e-6.
@@ -125,6 +129,11 @@ def _weighted_swiglu(kernel: Kernel, draw: Draws, tokens: int, width: int) -> li
     return _both_ways(kernel, draw, draw(tokens, 2 * width), draw(tokens, dtype=torch.float32))
 
 
+def _grouped_linear(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    counts = torch.tensor([tokens // 2, 0, tokens - tokens // 2])
+    return _both_ways(lambda x, weight: kernel(x, weight, counts), draw, draw(tokens, width), draw(3, 24, width))
+
+
 def _heads(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
     call = partial(kernel, heads=6, key_heads=2, epsilon=1e-5)
     tables, features = _tables(tokens, draw.device), 10 * 64
@@ -143,6 +152,39 @@ def _rope(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
 def _tables(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     cos, sin = rope.tables(tokens, [0.5**pair for pair in range(32)])
     return cos.to(device), sin.to(device)
+
+
+def _routing(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
+    logits_TE = draw(tokens, _NUM_EXPERTS, dtype=torch.float32)
+    bias_E = draw(_NUM_EXPERTS, dtype=torch.float32)
+    found = []
+    for rule in (
+        routing.Rule(experts_per_token=8, scores="softmax", scale=1.5),
+        routing.Rule(experts_per_token=8, scores="sigmoid", scale=2.5, num_groups=8, groups_per_token=4),
+    ):
+        _, experts_TK = kernel(logits_TE, bias_E, rule)
+        weights = _both_ways(lambda logits_TE, rule=rule: kernel(logits_TE, bias_E, rule)[0], draw, logits_TE)
+        found += [experts_TK.double(), *weights]
+    return found
+
+
+def _picked(draw: Draws, tokens: int) -> Tensor:
+    return draw(tokens, _NUM_EXPERTS, dtype=torch.float32).topk(8).indices
+
+
+def _expert_rows(kernel: Kernel, draw: Draws, tokens: int, _: int) -> list[Tensor]:
+    return [x.double() for x in kernel(_picked(draw, tokens), _NUM_EXPERTS)]
+
+
+def _permute(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    rows_TK, _ = permutation.reference_expert_rows(_picked(draw, tokens), _NUM_EXPERTS)
+    weights_TK = draw(tokens, 8, dtype=torch.float32)
+    return _both_ways(lambda x, weights_TK: kernel(x, weights_TK, rows_TK), draw, draw(tokens, width), weights_TK)
+
+
+def _unpermute(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
+    rows_TK, _ = permutation.reference_expert_rows(_picked(draw, tokens), _NUM_EXPERTS)
+    return _both_ways(lambda x: kernel(x, rows_TK), draw, draw(8 * tokens, width))
 
 
 def _cross_entropy(kernel: Kernel, draw: Draws, tokens: int, width: int) -> list[Tensor]:
@@ -194,8 +236,13 @@ TRIALS = {
     "rms_norm_of_sum": Trial(rms_norm.reference_of_sum, _rms_norm_of_sum),
     "swiglu": Trial(swiglu.reference, _swiglu),
     "weighted_swiglu": Trial(swiglu.weighted_reference, _weighted_swiglu),
+    "grouped_linear": Trial(grouped_linear.reference, _grouped_linear),
     "heads": Trial(heads.reference, _heads),
     "rope": Trial(rope.reference, _rope),
+    "routing": Trial(routing.reference, _routing),
+    "expert_rows": Trial(permutation.reference_expert_rows, _expert_rows),
+    "permute": Trial(permutation.reference_permute, _permute),
+    "unpermute": Trial(permutation.reference_unpermute, _unpermute),
     "cross_entropy": Trial(cross_entropy.reference, _cross_entropy),
     "linear_cross_entropy": Trial(linear_cross_entropy.reference, _linear_cross_entropy),
     "sum_of_squares": Trial(sum_of_squares.reference, _sum_of_squares),

@@ -100,7 +100,7 @@ def _layer_parameters(model: ModelConfig, layer: int, *, prefix: str) -> Iterato
         yield Parameter(f"{prefix}.{name}", shape, split, layer)
     experts = model.experts
     if experts is not None and model.has_experts(layer):
-        # Twice: the module, and what SequentialMLP calls its list in the sharded state (transformer/moe/experts.py).
+        # Twice: the module, and what Megatron's SequentialMLP calls its list (mai/engine/experts.py).
         width = experts.latent_size or model.hidden_size
         network = _gated_network("mlp.experts.experts", width, experts.ffn_hidden_size, biases=model.biases)
         for name, (shape, split) in network.items():

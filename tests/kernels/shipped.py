@@ -12,7 +12,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mai.kernels.gpu import adamw, cross_entropy, fp8_blocks, heads, rms_norm, rope, sum_of_squares, swiglu
+from mai.kernels.gpu import (
+    adamw,
+    cross_entropy,
+    fp8_blocks,
+    heads,
+    permutation,
+    rms_norm,
+    rope,
+    routing,
+    sum_of_squares,
+    swiglu,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -50,6 +61,7 @@ def shipped() -> Iterator[Shipped]:
     """All of them: bf16 as a 500B model computes, and fp32 where the optimizer does."""
     yield from _activations()
     yield from _norms()
+    yield from _experts()
     yield from _heads()
     yield from _cross_entropy()
     yield from _optimizer()
@@ -128,6 +140,68 @@ def _norms() -> Iterator[Shipped]:
             },
             {"OF_SUM": True, "BLOCK": block_size, "STAGES": stages},
             warps,
+        )
+
+
+def _experts() -> Iterator[Shipped]:
+    numbers = {"T": WHOLE, "E": WHOLE, "scale": REAL}
+    for num_experts, groups in ((128, 1), (256, 8)):
+        tokens, block = routing.shape_of_launch(num_experts, numbers=routing.FORWARD_NUMBERS)
+        tokens_before, _ = routing.shape_of_launch(num_experts, numbers=routing.BACKWARD_NUMBERS)
+        picked = {"K": 8, "IS_SIGMOID": groups > 1, "BLOCK": block}
+        yield Shipped(
+            f"routing, {num_experts} in {groups}",
+            routing.forward_kernel,
+            {
+                **dict.fromkeys(("logits", "preference", "weights", "picked"), WIDE),
+                "experts": "*i64",
+                "preference_stride": WHOLE,
+                **numbers,
+            },
+            {**picked, "TOKENS": tokens, "PREFERS": groups > 1, "GROUPS": groups, "OPEN_GROUPS": groups // 2 or 1},
+            routing.NUM_WARPS,
+        )
+        yield Shipped(
+            f"routing backward, {num_experts}",
+            routing.backward_kernel,
+            {**dict.fromkeys(("picked", "gradient", "of_logits"), WIDE), "experts": "*i64", **numbers},
+            {**picked, "TOKENS": tokens_before, "PLACES": 8},
+            routing.NUM_WARPS,
+        )
+    entries = {"N": WHOLE, "BLOCKS": WHOLE}
+    yield Shipped(
+        "expert rows, counts",
+        permutation.count_kernel,
+        {"experts": "*i64", "counts": "*i32", "E": WHOLE, **entries},
+        {"ENTRIES": permutation.ENTRIES, "EXPERTS": 256},
+        permutation.ENTRY_WARPS,
+    )
+    yield Shipped(
+        "expert rows",
+        permutation.place_kernel,
+        {"experts": "*i64", "counts": "*i32", "ends": "*i64", "row": "*i64", **entries},
+        {"ENTRIES": permutation.ENTRIES},
+        permutation.ENTRY_WARPS,
+    )
+    moved = {"rows": "*i64", "H": WHOLE, "BLOCKS": WHOLE}
+    for is_weighted in (True, False):
+        constants = {"K": 8, "WEIGHTED": is_weighted, "BLOCK": permutation.BLOCK}
+        weights = ("weights", "out_weights")
+        types = dict.fromkeys(weights, WIDE) if is_weighted else {}
+        constants |= {} if is_weighted else dict.fromkeys(weights)
+        yield Shipped(
+            "permute" if is_weighted else "unpermute backward",
+            permutation.spread_kernel,
+            {"tokens": HALF, "out": HALF, **types, **moved},
+            constants,
+            permutation.NUM_WARPS,
+        )
+        yield Shipped(
+            "permute backward" if is_weighted else "unpermute",
+            permutation.sum_kernel,
+            {"x": HALF, "out": HALF, **types, **moved},
+            constants,
+            permutation.NUM_WARPS,
         )
 
 

@@ -1,47 +1,24 @@
 """Every Triton kernel against float64, with ragged shapes and poisoned outputs: on a GPU, or interpreted on a CPU."""
 
-from collections.abc import Callable
 from dataclasses import astuple
 
 import pytest
 import torch
-import triton
 from torch import Tensor
 
 from mai.kernels import adamw, cross_entropy, fp8_blocks, rms_norm, rope, sum_of_squares, swiglu
 from mai.kernels.gpu import adamw as gpu_adamw
 from mai.kernels.gpu import cross_entropy as gpu_cross_entropy
 from mai.kernels.gpu import fp8_blocks as gpu_fp8_blocks
+from mai.kernels.gpu import grouped_linear as gpu_grouped_linear
 from mai.kernels.gpu import heads as gpu_heads
 from mai.kernels.gpu import rms_norm as gpu_rms_norm
 from mai.kernels.gpu import rope as gpu_rope
 from mai.kernels.gpu import sum_of_squares as gpu_sum_of_squares
 from mai.kernels.gpu import swiglu as gpu_swiglu
+from tests.kernels.exact import DEVICE, assert_close, draw, each_dtype, exact_gradients, on_gpu_or_interpreted
 
-INTERPRETED = triton.knobs.runtime.interpret
-DEVICE = "cpu" if INTERPRETED else "cuda"
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
-
-# Relative error by norm. bf16 keeps 8 bits: rounding the result once gives about 2^-9 / sqrt(3), and inputs are exact.
-BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 2.0**-8}
-each_dtype = pytest.mark.parametrize("dtype", BOUNDS)
-
-
-def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
-
-
-def assert_close(ours: Tensor, exact: Tensor, *, bound: float | None = None) -> None:
-    assert ours.shape == exact.shape
-    assert exact.dtype == torch.float64
-    error = (ours.double() - exact).norm() / exact.norm().clamp(min=1e-30)
-    # NaN fails here too.
-    assert error <= (bound or BOUNDS[ours.dtype]), f"relative error {error:.2e}"
-
-
-def exact_gradients(function: Callable[..., Tensor], *inputs: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
-    leaves = [x.double().requires_grad_() for x in inputs]
-    return torch.autograd.grad(function(*leaves), leaves, gradient.double())
+pytestmark = on_gpu_or_interpreted
 
 
 @each_dtype
@@ -66,6 +43,25 @@ def test_weighted_swiglu(dtype: torch.dtype, tokens: int, features: int) -> None
     ours_both, ours_weight = gpu_swiglu.weighted_backward(both, weight, above)
     assert_close(ours_both, of_both)
     assert_close(ours_weight, of_weight)
+
+
+@each_dtype
+@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 40], [0, 0, 0], [7]])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 24), (8, 8), (5, 24), (16, 3)])
+def test_grouped_linear(dtype: torch.dtype, counts: list[int], inputs: int, outputs: int) -> None:
+    """Experts without tokens, widths that torch's kernel refuses, and tokens that are a strided view."""
+    tokens, counts_E = sum(counts), torch.tensor(counts)
+    ends_E = counts_E.cumsum(0, dtype=torch.int32).to(DEVICE)
+    x = draw(tokens, inputs + 8, dtype=dtype)[:, :inputs]
+    weight, above = draw(len(counts), outputs, inputs, dtype=dtype, seed=1), draw(tokens, outputs, seed=2).to(dtype)
+
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.cat([part @ matrix.t() for part, matrix in zip(x.split(counts), weight, strict=True)])
+
+    assert_close(gpu_grouped_linear.product(x, weight.mT, ends_E), plain(x.double(), weight.double()))
+    of_x, of_weight = exact_gradients(plain, x, weight, gradient=above)
+    assert_close(gpu_grouped_linear.product(above, weight, ends_E), of_x)
+    assert_close(gpu_grouped_linear.weight_gradient(x, above, ends_E, counts_E), of_weight)
 
 
 @each_dtype

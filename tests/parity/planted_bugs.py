@@ -138,10 +138,10 @@ def wrong_expert_rank() -> None:
     forward = router.forward
 
     def forward_to_next(self: Any, *arguments: Any) -> Any:
-        weights_TE, is_picked_TE = forward(self, *arguments)
-        ranks = self.config.expert_model_parallel_size
-        shift = self.config.num_moe_experts // ranks if ranks > 1 else 0
-        return weights_TE.roll(shift, dims=-1), is_picked_TE.roll(shift, dims=-1)
+        weights_TK, experts_TK = forward(self, *arguments)
+        ranks, experts = self.config.expert_model_parallel_size, self.config.num_moe_experts
+        shift = experts // ranks if ranks > 1 else 0
+        return weights_TK, (experts_TK + shift) % experts
 
     router.forward = forward_to_next
 

@@ -15,7 +15,7 @@ import torch
 
 from mai.model.shapes import parameters
 from mai.parallel.place import Place
-from mai.recipe import ParallelConfig, Recipe
+from mai.recipe import MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
 from tests.parity.test_reshard import whole_tensors
 from tests.parity.trainer import Curve, curves, load_save_and_train, name_of, num_ranks, open_trainer
@@ -73,6 +73,13 @@ def _assert_equal(ours: Curve, theirs: Curve) -> None:
 def test_rows_that_do_not_divide_give_the_one_rank_curve_and_some_ranks_may_hold_none(prepared: Recipe) -> None:
     """Four ranks share the 9 rows of a norm as 3, 3, 3, 0, and the 134 of linear_fc1 as 34, 34, 34, 32."""
     recipe = changed(prepared, model={"hidden_size": 9, "ffn_hidden_size": 67})
+    _assert_equal(curves_of(recipe, [cut(data=4)])[0], curves_of(recipe, [ONE_RANK])[0])
+
+
+def test_a_matrix_of_three_experts_is_shared_out_over_four_ranks(prepared: Recipe) -> None:
+    """By rows, not by experts: the 402 of linear_fc1 as 101, 101, 101, 99."""
+    experts = MixtureOfExperts(num_experts=3, experts_per_token=2, ffn_hidden_size=67)
+    recipe = changed(prepared, model={"feed_forward": experts})
     _assert_equal(curves_of(recipe, [cut(data=4)])[0], curves_of(recipe, [ONE_RANK])[0])
 
 

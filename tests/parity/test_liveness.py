@@ -25,6 +25,21 @@ DISPLACED = {
 CHUNKED = "_LinearCrossEntropy"
 """The output layer and cross entropy together: the function of autograd around operators that others call too."""
 
+DISPLACED_OF_EXPERTS = {"aten::sort", "aten::gather", "aten::scatter_add_"}
+"""The choice of experts, and how rows are moved and added: of plain torch, and of Megatron-Core with the next two."""
+DISPLACED_OF_MEGATRON = {"aten::topk", "aten::masked_select"}
+
+
+OF_EXPERTS = {
+    "routing",
+    "routing_backward",
+    "expert_rows",
+    "permute",
+    "permute_backward",
+    "unpermute",
+    "unpermute_backward",
+}
+
 
 def operators(place: Place, recipes: list[Recipe]) -> list[Counter[str]]:
     """Runs on every rank: for one recipe after the other, how often a step called each operator; what our operators
@@ -85,6 +100,35 @@ def test_a_step_of_one_rank_calls_each_operation_as_often_as_the_model_has_it() 
     assert reference.keys() >= DISPLACED
 
 
+def test_a_layer_of_experts_routes_sorts_and_sums_once_a_pass() -> None:
+    recipe = recipe_of("experts", ONE_RANK)
+    (fused, reference), *_ = on_ranks(1, operators, [recipe, replace(recipe, kernels="reference")])
+    layers = sum(recipe.model.has_experts(layer) for layer in range(recipe.model.num_layers))
+    times = layers * recipe.batch_sequences // recipe.parallel.micro_batch_sequences
+    assert {name: ours(fused)[name] for name in OF_EXPERTS} == {
+        **dict.fromkeys(OF_EXPERTS, times),
+        # With a selection bias, the balancing loss counts another choice.
+        "routing": 2 * times,
+    }
+    # Context ranks index positions too: only here it stands for rows.
+    displaced = {*DISPLACED_OF_EXPERTS, "aten::index"}
+    assert not (displaced | DISPLACED_OF_MEGATRON) & fused.keys()
+    assert reference.keys() >= displaced
+
+
+def test_a_rank_multiplies_all_of_its_experts_at_once() -> None:
+    recipe = recipe_of("experts", ONE_RANK)
+    (fused, reference), *_ = on_ranks(1, operators, [recipe, replace(recipe, kernels="reference")])
+    experts, model = recipe.model.experts, recipe.model
+    assert experts is not None
+    layers = sum(model.has_experts(layer) for layer in range(model.num_layers))
+    passes = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
+    # Two matrices, forward and for the gradient of what came in.
+    assert ours(fused)["grouped_product"] == 4 * layers * passes
+    # One by one, each expert has four products, and two for the gradients of its matrices, which are displaced too.
+    assert reference["aten::mm"] - fused["aten::mm"] >= 6 * experts.num_experts * layers * passes
+
+
 def test_norms_of_heads_are_in_the_operation_that_turns_them() -> None:
     recipe = recipe_of("dense", ONE_RANK)
     recipe = replace(recipe, model=replace(recipe.model, attention=GroupedQueryAttention(qk_norm=True)))
@@ -114,7 +158,8 @@ def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.
         missing = expected(shape, layout) - ours(calls).keys()
         assert not missing, f"{name}: {missing} never ran"
         assert (CHUNKED in calls) == (layout.parallel(SHAPES[shape]).sharding == "optimizer"), name
-        assert not DISPLACED & calls.keys(), f"{name}: {DISPLACED & calls.keys()} ran outside of ours"
+        displaced = (DISPLACED | DISPLACED_OF_EXPERTS | DISPLACED_OF_MEGATRON) & calls.keys()
+        assert not displaced, f"{name}: {displaced} ran outside of ours"
 
 
 def expected(shape: str, layout: Layout) -> set[str]:
@@ -125,7 +170,9 @@ def expected(shape: str, layout: Layout) -> set[str]:
     names |= {"rope"} if model.latent_attention else {"heads", "heads_backward"}
     has_experts = [model.has_experts(layer) for layer in range(model.num_layers)]
     if any(has_experts):
-        names |= {"weighted_swiglu", "weighted_swiglu_backward"}
+        names |= {"weighted_swiglu", "weighted_swiglu_backward", "grouped_product", *OF_EXPERTS}
+        if parallel.sharding == "full":
+            names.add("grouped_weight_gradient")
     if not all(has_experts) or (model.experts is not None and model.experts.shared_ffn_hidden_size):
         names |= {"swiglu", "swiglu_backward"}
     if parallel.tensor > 1:

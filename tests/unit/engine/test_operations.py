@@ -23,6 +23,7 @@ def test_the_record_says_what_each_operation_was() -> None:
     assert set(described(tiny(), "cpu").values()) == {"fused, in plain torch on a CPU"}
     on_gpu = described(tiny(), "cuda")
     assert (on_gpu["swiglu"], on_gpu["weight_gradient"]) == ("fused, Triton", "fused, cuBLAS")
+    assert on_gpu["grouped_linear"] == "fused, torch's grouped product"
 
 
 def test_full_sharding_has_no_sum_that_a_weight_gradient_could_be_added_to() -> None:

@@ -2,6 +2,7 @@
 and all that torch asks of an operator."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -9,7 +10,20 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mai.kernels import adamw, cross_entropy, fp8_blocks, heads, rms_norm, rope, sum_of_squares, swiglu, weight_gradient
+from mai.kernels import (
+    adamw,
+    cross_entropy,
+    fp8_blocks,
+    grouped_linear,
+    heads,
+    permutation,
+    rms_norm,
+    rope,
+    routing,
+    sum_of_squares,
+    swiglu,
+    weight_gradient,
+)
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -18,11 +32,22 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
 
 COS, SIN = rope.tables(6, (1.0, 0.5, 0.1))
 TARGETS = torch.tensor([0, 3, 6, 2])
+PICKED = torch.tensor([[0, 2], [1, 2], [0, 3], [2, 3], [0, 1]])
+ROWS, _ = permutation.reference_expert_rows(PICKED, 4)
+BIAS = draw(6, seed=3)
+BY_SIGMOID = routing.Rule(experts_per_token=2, scores="sigmoid", scale=2.5, num_groups=2, groups_per_token=1)
+BY_SOFTMAX = routing.Rule(experts_per_token=2, scores="softmax", scale=1.5)
+COUNTS = torch.tensor([5, 0, 7])
 HEADS: dict[str, Any] = {"heads": 4, "key_heads": 2, "epsilon": 1e-3}
 
 PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]] = {
     "swiglu": (swiglu.reference, swiglu.fused, (draw(3, 5, 8),)),
     "weighted swiglu": (swiglu.weighted_reference, swiglu.weighted_fused, (draw(5, 8), draw(5, seed=1))),
+    "grouped linear": (
+        lambda x, weight: grouped_linear.reference(x, weight, COUNTS),
+        lambda x, weight: grouped_linear.fused(x, weight, COUNTS),
+        (draw(12, 8), draw(3, 5, 8, seed=1)),
+    ),
     "norm": (
         lambda x, weight: rms_norm.reference(x, weight, epsilon=1e-3),
         lambda x, weight: rms_norm.fused(x, weight, epsilon=1e-3),
@@ -52,6 +77,26 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...
         lambda product, *weights: heads.reference(product, None, weights, **HEADS),
         lambda product, *weights: heads.fused(product, None, weights, **HEADS),
         (draw(6, 2, 48), draw(6, seed=1), draw(6, seed=2)),
+    ),
+    "routing by sigmoid": (
+        lambda logits: routing.reference(logits, BIAS, BY_SIGMOID)[0],
+        lambda logits: routing.fused(logits, BIAS, BY_SIGMOID)[0],
+        (draw(5, 6),),
+    ),
+    "routing by softmax": (
+        lambda logits: routing.reference(logits, None, BY_SOFTMAX)[0],
+        lambda logits: routing.fused(logits, None, BY_SOFTMAX)[0],
+        (draw(5, 6),),
+    ),
+    "permute": (
+        lambda tokens, weights: permutation.reference_permute(tokens, weights, ROWS),
+        lambda tokens, weights: permutation.fused_permute(tokens, weights, ROWS),
+        (draw(5, 8), draw(5, 2, seed=1)),
+    ),
+    "unpermute": (
+        lambda x: permutation.reference_unpermute(x, ROWS),
+        lambda x: permutation.fused_unpermute(x, ROWS),
+        (draw(10, 8),),
     ),
     "cross entropy": (
         lambda logits: cross_entropy.reference(logits * 1, TARGETS),
@@ -95,6 +140,7 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
     both, x, weight, scale = draw(3, 8), draw(3, 8), draw(8, seed=1), draw(3, seed=2)
     flat = [draw(9, seed=seed).square() for seed in range(4)]
     logits, targets = draw(4, 7), TARGETS
+    ends = COUNTS.cumsum(0, dtype=torch.int32)
     of_each = (draw(6, 2, 4, 6), draw(6, 2, 2, 6), draw(6, 2, 2, 6, seed=1))
     head_weights = (draw(6), draw(6, seed=1))
     return {
@@ -102,6 +148,8 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "swiglu_backward": (both, draw(3, 4)),
         "weighted_swiglu": (both, scale),
         "weighted_swiglu_backward": (both, scale, draw(3, 4)),
+        "grouped_product": (draw(12, 8), draw(3, 8, 5), ends),
+        "grouped_weight_gradient": (draw(12, 8), draw(12, 5), ends, COUNTS),
         "rms_norm": (x, weight, 1e-5),
         "rms_norm_of_sum": (x, x + 1, weight, 1e-5),
         "rms_norm_backward": (x, weight, scale, x + 1, x + 2),
@@ -113,6 +161,13 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "scale_rows": (logits, draw(4)),
         "cross_entropy_statistics": (logits, targets, 2),
         "cross_entropy_write_gradient": (logits, targets, draw(4), draw(4, seed=1), 2),
+        "routing": (draw(5, 6), BIAS, *astuple(BY_SIGMOID)),
+        "routing_backward": (draw(5, 2), PICKED, draw(5, 2, seed=1), 6, "sigmoid", 2.5),
+        "expert_rows": (PICKED, 4),
+        "permute": (draw(5, 8), draw(5, 2), ROWS),
+        "permute_backward": (draw(10, 8), draw(10), ROWS),
+        "unpermute": (draw(10, 8), ROWS),
+        "unpermute_backward": (draw(5, 8), ROWS),
         "adamw": (*flat, torch.empty(9, dtype=torch.bfloat16), 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 3),
         "sum_of_squares": (x,),
         "add_weight_gradient": (draw(8, 4), draw(3, 4), draw(3, 8)),
@@ -131,13 +186,29 @@ def test_torch_accepts_every_operator() -> None:
 
 
 def test_a_layer_s_operations_compile_as_one_graph() -> None:
-    def layer(x: Tensor, residual: Tensor, weight: Tensor) -> Tensor:
+    def layer(x: Tensor, residual: Tensor, weight: Tensor, of_experts: Tensor) -> Tensor:
         normal, total = rms_norm.fused_of_sum(x, residual, weight, epsilon=1e-5)
         query, key, _ = heads.fused(normal, (COS, SIN), None, heads=1, key_heads=1, epsilon=1e-5)
         turned = rope.fused(query + key, COS, SIN).squeeze(2)
-        return swiglu.fused(torch.cat([turned, total], dim=-1))
+        both = torch.cat([turned, total], dim=-1).flatten(0, 1)
+        return swiglu.fused(grouped_linear.fused(both, of_experts, COUNTS))
 
-    inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2))
+    inputs = (draw(6, 2, 18), draw(6, 2, 18, seed=1), draw(18, seed=2), draw(3, 8, 24, seed=3))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for ours, expected in zip(
+        outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
+    ):
+        assert torch.equal(ours, expected)
+
+
+def test_a_layer_of_experts_compiles_as_one_graph() -> None:
+    def layer(x: Tensor, logits: Tensor) -> Tensor:
+        weights, experts = routing.fused(logits, BIAS, BY_SIGMOID)
+        rows, _ = permutation.fused_expert_rows(experts, 6)
+        permuted, weights = permutation.fused_permute(x, weights, rows)
+        return permutation.fused_unpermute(swiglu.weighted_fused(permuted, weights), rows)
+
+    inputs = (draw(5, 8), draw(5, 6, seed=1))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for ours, expected in zip(
         outputs_and_gradients(compiled, inputs), outputs_and_gradients(layer, inputs), strict=True
@@ -194,6 +265,28 @@ def test_a_weight_gradient_is_added_to_what_is_there_and_its_operations_are_coun
         weight_gradient.fused(inputs, gradient, total)
     torch.testing.assert_close(total, expected)
     assert counter.get_total_flops() == 2 * 5 * 3 * 4
+
+
+def test_gradients_of_experts_are_added_to_their_sum_and_an_expert_without_tokens_keeps_its_own() -> None:
+    x, weight, total = draw(12, 8).requires_grad_(), draw(3, 5, 8, seed=1).requires_grad_(), draw(3, 5, 8, seed=2)
+    before, above = total.clone(), draw(12, 5, seed=3)
+    expected = torch.autograd.grad(grouped_linear.reference(x, weight, COUNTS), (x, weight), above)
+    with FlopCounterMode(display=False) as counter:
+        out = grouped_linear.fused(x, weight, COUNTS, sum_EOI=total)
+        of_x, _ = torch.autograd.grad(out, (x, weight), above)
+    torch.testing.assert_close(of_x, expected[0])
+    torch.testing.assert_close(total, before + expected[1])
+    assert torch.equal(total[1], before[1])
+    assert counter.get_total_flops() == 3 * 2 * 12 * 8 * 5
+
+
+def test_an_expert_without_tokens_has_a_gradient_of_zeros() -> None:
+    x, weight = draw(12, 8), draw(3, 5, 8, seed=1).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        grouped_linear.fused(x, weight, COUNTS).sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad[1].any()
+    assert counter.get_total_flops() == 3 * 2 * 12 * 8 * 5
 
 
 def test_squares_are_summed_in_float64() -> None:
