@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.kernel_case import Call, Case, draw, liger, megatron
+from benchmarks.kernel_cases import HIDDEN, TOKENS
 from mai.kernels import cross_entropy, linear_cross_entropy, weight_gradient
 
-TOKENS, HIDDEN, VOCABULARY = 8192, 4096, 128256
+VOCABULARY = 128256
 WITH_Z_LOSS = False  # Liger's: a second loss, of the logits' size
 
 
