@@ -45,8 +45,8 @@ def fused(
 
     Where gradients are wanted, the forward pass adds the weight's to `sum_VH` by `accumulate`; autograd gets none of
     it, and of `hidden_TH` this rank's part. `gradient_T`, fp32 [T], is what the backward pass will bring for the
-    losses; None stands for ones, as their sum brings. It raises RuntimeError for anything else, on a GPU some time
-    after the call."""
+    losses; None stands for ones, which their sum brings. For anything else the backward pass raises RuntimeError, on a
+    GPU some time later."""
 
     weight_VH = weight_VH.detach()
     if not (torch.is_grad_enabled() and hidden_TH.requires_grad):
