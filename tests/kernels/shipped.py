@@ -14,6 +14,7 @@ from triton.compiler import ASTSource
 
 from mai.kernels.gpu import (
     adamw,
+    column_sums,
     cross_entropy,
     fp8_blocks,
     heads,
@@ -63,6 +64,7 @@ def shipped() -> Iterator[Shipped]:
     yield from _norms()
     yield from _experts()
     yield from _heads()
+    yield from _column_sums()
     yield from _cross_entropy()
     yield from _optimizer()
     yield from _fp8()
@@ -207,8 +209,7 @@ def _experts() -> Iterator[Shipped]:
 
 def _heads() -> Iterator[Shipped]:
     """Of Llama 3 8B's layer, and with norms of Qwen3 8B's, which has the same."""
-    heads_of_program, block = heads.shape_of_launch(32 + 2 * 8, 128)
-    sizes = {"H": 32, "G": 8, "HALF": 64, "TURNS": True, "HEADS": heads_of_program, "BLOCK": block}
+    sizes = {"H": 32, "G": 8, "HALF": 64, "TURNS": True}
     tables = {"cos": WIDE, "sin": WIDE, "table_stride": WHOLE}
     weights = dict.fromkeys(("query_weight", "key_weight"), HALF)
     all_three = ("query", "key", "value")
@@ -222,14 +223,34 @@ def _heads() -> Iterator[Shipped]:
         "of_product": HALF,
         "N": WHOLE,
     }
-    none, plain, normed = dict.fromkeys(weights), {**sizes, "NORMS": False}, {**sizes, "NORMS": True}
-    for name, kernel, types, constants in (
-        ("heads", heads.forward_kernel, into_heads, {**plain, **none}),
-        ("normed heads", heads.forward_kernel, {**into_heads, **weights}, normed),
-        ("heads backward", heads.backward_kernel, back, {**plain, **none, "product": None, "of_weights": None}),
-        ("normed heads backward", heads.backward_kernel, {**back, **weights, "of_weights": WIDE}, normed),
+    none = dict.fromkeys(weights)
+    usual, narrow = (heads.PAIRS, heads.NUM_WARPS), (heads.NORMED_BACKWARD_PAIRS, heads.NORMED_BACKWARD_WARPS)
+    without_product = {**none, "product": None, "of_weights": None}
+    for name, kernel, types, constants, (pairs, warps) in (
+        ("heads", heads.forward_kernel, into_heads, {**none, "NORMS": False}, usual),
+        ("normed heads", heads.forward_kernel, {**into_heads, **weights}, {"NORMS": True}, usual),
+        ("heads backward", heads.backward_kernel, back, {**without_product, "NORMS": False}, usual),
+        (
+            "normed heads backward",
+            heads.backward_kernel,
+            {**back, **weights, "of_weights": WIDE},
+            {"NORMS": True},
+            narrow,
+        ),
     ):
-        yield Shipped(name, kernel, types, constants, heads.NUM_WARPS)
+        heads_of_program, block = heads.shape_of_launch(32 + 2 * 8, 128, pairs=pairs)
+        shape = {"HEADS": heads_of_program, "BLOCK": block}
+        yield Shipped(name, kernel, types, {**sizes, **constants, **shape}, warps)
+
+
+def _column_sums() -> Iterator[Shipped]:
+    yield Shipped(
+        "column sums",
+        column_sums.column_sums_kernel,
+        {"x": WIDE, "out": HALF, "N": WHOLE, "M": WHOLE, "stride": WHOLE},
+        {"ROWS": column_sums.ROWS, "COLUMNS": column_sums.COLUMNS},
+        column_sums.NUM_WARPS,
+    )
 
 
 def _cross_entropy() -> Iterator[Shipped]:

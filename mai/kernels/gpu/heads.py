@@ -10,14 +10,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mai.kernels.gpu.column_sums import column_sums
 from mai.kernels.gpu.launch import cover, num_multiprocessors
 
-# Pairs of a program: 8 a thread, 16 bytes of bf16 in each load, and registers for many threads. With more threads than
-# a head has pairs the compiler loads cos and sin where they are needed; with fewer it hands them around through shared
-# memory, behind a barrier.
-PAIRS, NUM_WARPS = 1024, 4
-# Backward with norms: as many as the registers leave room for.
-PROGRAMS_PER_MULTIPROCESSOR = 5
+# Pairs of a program and its warps, the fastest of twelve on an H100 with 32 query and 8 key heads of 128. With more
+# threads than a head has pairs the compiler loads cos and sin where they are needed; with fewer it hands them around
+# through shared memory, behind a barrier.
+PAIRS, NUM_WARPS = 4096, 4
+# Backward with norms, which needs most registers: the fastest of forty.
+NORMED_BACKWARD_PAIRS, NORMED_BACKWARD_WARPS = 1024, 4
+PROGRAMS_PER_MULTIPROCESSOR = 4
 
 
 @triton.jit
@@ -183,10 +185,10 @@ def _store_sums(start, is_of_this_kind, left, right, HALF: tl.constexpr, BLOCK: 
     tl.store(start + HALF, tl.sum(tl.where(is_of_this_kind[:, None], right, 0), axis=0), mask=inside)
 
 
-def shape_of_launch(all_heads: int, size: int) -> tuple[int, int]:
+def shape_of_launch(all_heads: int, size: int, *, pairs: int) -> tuple[int, int]:
     """(heads of a program, pairs of a head), powers of two."""
     block = int(triton.next_power_of_2(size // 2))
-    return int(min(triton.next_power_of_2(all_heads), max(1, PAIRS // block))), block
+    return int(min(triton.next_power_of_2(all_heads), max(1, pairs // block))), block
 
 
 def forward(
@@ -203,7 +205,7 @@ def forward(
     *outer, features = product.shape
     size = features // (heads + 2 * key_heads)
     query, key, value = (product.new_empty((*outer, count, size)) for count in (heads, key_heads, key_heads))
-    heads_of_program, block = shape_of_launch(heads + 2 * key_heads, size)
+    heads_of_program, block = shape_of_launch(heads + 2 * key_heads, size, pairs=PAIRS)
     if product.numel():
         forward_kernel[(outer[0] * outer[1], cover(heads + 2 * key_heads, heads_of_program))](
             product,
@@ -247,8 +249,7 @@ def normed_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     of_product, parts = _backward(of_query, of_key, of_value, cos, sin, product, query_weight, key_weight, epsilon)
     assert parts is not None
-    # Copies always: what an operator returns may not be views of one tensor.
-    of_query_weight, of_key_weight = (part.to(query_weight.dtype, copy=True) for part in parts.sum(dim=0))
+    of_query_weight, of_key_weight = (column_sums(of_one, query_weight.dtype) for of_one in parts.unbind(dim=1))
     return of_product, of_query_weight, of_key_weight
 
 
@@ -269,7 +270,8 @@ def _backward(
     *outer, heads, size = of_query.shape
     positions, all_heads = outer[0] * outer[1], heads + 2 * of_key.size(2)
     of_product = of_query.new_empty((*outer, all_heads * size))
-    heads_of_program, block = shape_of_launch(all_heads, size)
+    pairs, warps = (PAIRS, NUM_WARPS) if product is None else (NORMED_BACKWARD_PAIRS, NORMED_BACKWARD_WARPS)
+    heads_of_program, block = shape_of_launch(all_heads, size, pairs=pairs)
     blocks, rows, parts = cover(all_heads, heads_of_program), positions, None
     if product is not None:
         rows = min(rows, cover(PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors(product.device), blocks))
@@ -301,7 +303,7 @@ def _backward(
             NORMS=product is not None,
             HEADS=heads_of_program,
             BLOCK=block,
-            num_warps=NUM_WARPS,
+            num_warps=warps,
         )
     return of_product, parts
 
