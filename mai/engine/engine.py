@@ -90,8 +90,10 @@ class Engine:
             chunk.train()
         self._sharding.zero_gradients()
         experts.forget_counts(self._modules)
-        totals = self._totals(self._run_schedule(batch, loss, forward_only=False))
+        outputs = self._run_schedule(batch, loss, forward_only=False)
+        # Before the losses are read: the card has the norm to compute while the host waits for them.
         norm = self._sharding.gradient_norm()
+        totals = self._totals(outputs)
         further = totals.further_loss / totals.further_tokens if totals.further_tokens else None
         return Gradients(loss=totals.loss / totals.tokens, norm=norm, multi_token_loss=further)
 
