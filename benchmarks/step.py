@@ -114,7 +114,14 @@ def timed(step: Step, steps: int, device: str) -> float:
 
 
 def profile(mai_step: Step, plain_step: Step) -> None:
-    """Print the operators in which the two loops differ most, in milliseconds of one step: medians of steps in turn."""
+    """Print the operators in which the two loops differ most, in milliseconds of one step: medians of steps in turn. Of
+    a card also how long it worked."""
+    if torch.cuda.is_initialized():
+        mai_step()
+        torch.cuda.synchronize()
+        print(
+            f"mai: a step takes {1000 * timed(mai_step, 5, 'cuda') / 5:.1f} ms, the card works for {busy(mai_step):.1f}"
+        )
     ours, plain = [], []
     for _ in range(7):
         ours.append(operator_milliseconds(mai_step))
@@ -125,6 +132,18 @@ def profile(mai_step: Step, plain_step: Step) -> None:
     print(f"{'operator':60}{'mai':>10}{'plain':>10}{'more':>10}")
     for name, (a, b) in sorted(rows.items(), key=lambda row: -abs(row[1][0] - row[1][1]))[:25]:
         print(f"{name[:58]:60}{a:10.1f}{b:10.1f}{a - b:10.1f}")
+
+
+def busy(step: Step) -> float:
+    """Milliseconds of a step in which some kernel runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    total = until = 0.0
+    for start, end in sorted((event.time_range.start, event.time_range.end) for event in profiler.events()):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total / 1000
 
 
 def operator_milliseconds(step: Step) -> dict[str, float]:

@@ -69,7 +69,7 @@ class CoreAttention(MegatronModule):
             set_tensor_model_parallel_attributes(sinks_H, is_parallel=True, dim=0, stride=1)
         self.register_parameter("sinks", sinks_H)
 
-    def tables(self, length: int) -> tuple[Tensor, Tensor] | None:
+    def take_tables(self, length: int) -> tuple[Tensor, Tensor] | None:
         """cos and sin [L, D] of so many positions, which go on where the cache ends; None where nothing is turned."""
         self._must_turn = False
         if self.positions is None:
@@ -78,7 +78,7 @@ class CoreAttention(MegatronModule):
 
     def rotate(self, x_SBHD: Tensor) -> Tensor:
         """Turn queries or keys by their positions."""
-        tables = self.tables(x_SBHD.size(0))
+        tables = self.take_tables(x_SBHD.size(0))
         if tables is None:
             return x_SBHD
         turned_SBHD: Tensor = self.config.operations.rope(x_SBHD, *tables)
@@ -87,8 +87,9 @@ class CoreAttention(MegatronModule):
     def forward(
         self, query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, attention_mask: None, /, **_: Any
     ) -> Tensor:
-        """[S, B, H * D]; queries and keys come turned by their positions, with `tables` or `rotate`: RecipeError where
-        nobody ever asked for these, since such a model would train without knowing any order."""
+        """[S, B, H * D]; queries and keys come turned by their positions.
+
+        RecipeError where nobody ever called `take_tables` or `rotate`: such a model would train without any order."""
         if self._must_turn:
             raise RecipeError(
                 "model.layer: its attention calls mai's core with queries and keys that nobody turned by position; "

@@ -91,7 +91,7 @@ class Engine:
         self._sharding.zero_gradients()
         experts.forget_counts(self._modules)
         outputs = self._run_schedule(batch, loss, forward_only=False)
-        # Before the losses are read: the card has the norm to compute while the host waits for them.
+        # Enqueued before anything is waited for: the losses are read behind it.
         norm = self._sharding.gradient_norm()
         totals = self._totals(outputs)
         further = totals.further_loss / totals.further_tokens if totals.further_tokens else None
@@ -219,7 +219,8 @@ def _forward_step(
         if further_DBS.size(0):
             # Equations 24 and 25: a mean over depths, each of which counts the sequence's tokens as the main loss does.
             summed = summed + further_weight / further_DBS.size(0) * further
-        tokens = torch.tensor(token_losses_BS.numel(), dtype=torch.int, device=summed.device)
+        # Not torch.tensor: its copy to the card would wait for the whole forward pass.
+        tokens = torch.full((), token_losses_BS.numel(), dtype=torch.int, device=summed.device)
         return summed, tokens, said
 
     return output, loss_function

@@ -27,7 +27,7 @@ class GroupedQuerySelfAttention(SelfAttention):
         product_SBF, _ = self.linear_qkv(hidden_LBH)
         heads: tuple[Tensor, Tensor, Tensor] = self.config.operations.heads(
             product_SBF,
-            self.core_attention.tables(product_SBF.size(0)),
+            self.core_attention.take_tables(product_SBF.size(0)),
             (self.q_layernorm(), self.k_layernorm()) if self.config.qk_layernorm else None,
             heads=self.num_attention_heads_per_partition,
             key_heads=self.num_query_groups_per_partition,

@@ -53,7 +53,8 @@ class OutputLayer(ColumnParallelLinear):
             accumulate=operations.weight_gradient,
         )
         losses_BS: Tensor = losses_T.view_as(targets_BS.t()).t().contiguous()
-        return _GradientIsAdded.apply(losses_BS, parameter)  # type: ignore[no-untyped-call]
+        # Once is enough: the next token's losses say it for those of further tokens.
+        return losses_BS if gradient_BS is not None else _GradientIsAdded.apply(losses_BS, parameter)  # type: ignore[no-untyped-call]
 
 
 class _GradientIsAdded(torch.autograd.Function):

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from mai.parallel.layout import Layout
 from mai.parallel.place import Place
+from mai.parallel.stages import parts_of_stage
 from mai.recipe import GroupedQueryAttention, Recipe
-from tests.parity.matrix import LAYOUTS, ONE_RANK, SHAPES, Layout, recipe_of
+from tests.parity.matrix import LAYOUTS, ONE_RANK, SHAPES, recipe_of
 from tests.parity.trainer import name_of, num_ranks
 from tests.ranks import on_ranks
 
@@ -78,7 +80,7 @@ def test_a_step_of_one_rank_calls_each_operation_as_often_as_the_model_has_it() 
     (fused, reference), *_ = on_ranks(1, operators, [recipe, replace(recipe, kernels="reference")])
     layers = recipe.model.num_layers
     passes = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
-    parameters = 5 * layers + 3 + layers  # four matrices and two norms a layer; embedding, output and last norm
+    parameters = 6 * layers + 3  # four matrices and two norms a layer; embedding, output and last norm
     assert ours(fused) == {
         "rms_norm": (layers + 1) * passes,
         "rms_norm_of_sum": layers * passes,
@@ -153,34 +155,60 @@ def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.
         pytest.skip("make test-full profiles these layouts")
     by_rank = on_ranks(ranks, operators, [recipe_of(shape, layout) for layout in layouts])
     for number, layout in enumerate(layouts):
-        calls = sum((found[number] for found in by_rank), Counter())
-        name = name_of(layout.parallel(SHAPES[shape]))
-        missing = expected(shape, layout) - ours(calls).keys()
+        recipe, calls = recipe_of(shape, layout), [found[number] for found in by_rank]
+        name, whole = name_of(recipe.parallel), sum(calls, Counter())
+        missing = {"sum_of_squares", "adamw"} - ours(whole).keys()
         assert not missing, f"{name}: {missing} never ran"
-        assert (CHUNKED in calls) == (layout.parallel(SHAPES[shape]).sharding == "optimizer"), name
-        displaced = (DISPLACED | DISPLACED_OF_EXPERTS | DISPLACED_OF_MEGATRON) & calls.keys()
+        for rank, of_rank in enumerate(calls):
+            layers, has_loss = held_by(rank, recipe, ranks)
+            missing = expected(recipe, layers, has_loss=has_loss) - ours(of_rank).keys()
+            assert not missing, f"{name}: {missing} never ran on rank {rank}"
+            assert number_of_heads(ours(of_rank)) == expected_number_of_heads(recipe, layers), f"{name}, rank {rank}"
+        assert (CHUNKED in whole) == (recipe.parallel.sharding == "optimizer"), name
+        displaced = (DISPLACED | DISPLACED_OF_EXPERTS | DISPLACED_OF_MEGATRON) & whole.keys()
         assert not displaced, f"{name}: {displaced} ran outside of ours"
 
 
-def expected(shape: str, layout: Layout) -> set[str]:
-    """All of them, less what a layout has no place for."""
-    model = SHAPES[shape]
-    parallel = layout.parallel(model)
-    names = {"rms_norm", "rms_norm_backward", "sum_of_squares", "adamw"}
-    names |= {"rope"} if model.latent_attention else {"heads", "heads_backward"}
-    has_experts = [model.has_experts(layer) for layer in range(model.num_layers)]
+def held_by(rank: int, recipe: Recipe, ranks: int) -> tuple[list[int], bool]:
+    """The layers on the rank's stage, and whether the loss is there."""
+    stage = Layout.of(recipe.parallel, ranks).coordinates(rank).pipeline
+    parts = parts_of_stage(recipe.model.num_layers, recipe.parallel, stage)
+    return [layer for part in parts for layer in part.layers], any(part.has_loss for part in parts)
+
+
+def number_of_heads(calls: dict[str, int]) -> int:
+    """How often queries and keys were turned; of latent attention one after the other."""
+    return calls.get("heads", 0) + calls.get("rope", 0)
+
+
+def expected_number_of_heads(recipe: Recipe, layers: list[int]) -> int:
+    data = recipe.parallel.data or 1
+    passes = recipe.batch_sequences // data // recipe.parallel.micro_batch_sequences
+    # Once more where whole layers run again; of latent attention queries and keys, which turn back by the same name.
+    ways = 1 + ("layer" in recipe.parallel.recompute)
+    return len(layers) * passes * (2 * (ways + 1) if recipe.model.latent_attention else ways)
+
+
+def expected(recipe: Recipe, layers: list[int], *, has_loss: bool) -> set[str]:
+    """What a rank of these layers runs, but for the update, of which a rank may have no part."""
+    model, parallel = recipe.model, recipe.parallel
+    names = {"add_weight_gradient"} if parallel.sharding == "optimizer" else set()
+    if layers or has_loss:
+        names |= {"rms_norm", "rms_norm_backward"}
+    if layers:
+        names |= {"rope"} if model.latent_attention else {"heads", "heads_backward"}
+        if "norms" not in parallel.recompute:
+            names.add("rms_norm_of_sum")
+    has_experts = [model.has_experts(layer) for layer in layers]
     if any(has_experts):
         names |= {"weighted_swiglu", "weighted_swiglu_backward", "grouped_product", *OF_EXPERTS}
         if parallel.sharding == "full":
             names.add("grouped_weight_gradient")
-    if not all(has_experts) or (model.experts is not None and model.experts.shared_ffn_hidden_size):
+    has_shared = model.experts is not None and model.experts.shared_ffn_hidden_size > 0
+    if not all(has_experts) or (any(has_experts) and has_shared):
         names |= {"swiglu", "swiglu_backward"}
-    if parallel.tensor > 1:
+    if has_loss and parallel.tensor > 1:
         names |= {"cross_entropy_statistics", "cross_entropy_write_gradient"}
-    else:
+    elif has_loss:
         names |= {"cross_entropy_loss_and_gradient", "scale_rows"}
-    if "norms" not in parallel.recompute:
-        names.add("rms_norm_of_sum")
-    if parallel.sharding == "optimizer":
-        names.add("add_weight_gradient")
     return names
