@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 from types import ModuleType
 from typing import Any, Literal
 
+import torch
+
 from mai.errors import EnvironmentMismatchError
 from mai.kernels import (
     adamw,
@@ -127,13 +129,11 @@ def described(recipe: Recipe, device: Literal["cpu", "cuda"]) -> dict[str, str]:
     """Each operation and what computes it, for the run's record."""
     operations = choose(recipe)
     found = {field.name: _described(getattr(operations, field.name), device) for field in fields(operations)}
-    if (
-        operations.cross_entropy is not None
-        and device == "cuda"
-        and recipe.parallel.tensor == 1
-        and library.is_loaded()
-    ):
+    # Two have a library where it takes the run's numbers, and else what any numbers have.
+    if found["cross_entropy"] == _TRITON and _has_library_for_cross_entropy(recipe):
         found["cross_entropy"] = "fused, CUDA C++"
+    if found["grouped_linear"] == _GROUPED_PRODUCT and not _has_grouped_product(recipe):
+        found["grouped_linear"] = "fused, one expert after the other"
     return found
 
 
@@ -144,14 +144,34 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
         return "apex"
     if device == "cpu":
         return "fused, in plain torch on a CPU"
-    return _LIBRARIES.get(kernel, "fused, Triton")
+    return _LIBRARIES.get(kernel, _TRITON)
 
 
+def _has_library_for_cross_entropy(recipe: Recipe) -> bool:
+    is_whole = recipe.parallel.tensor == 1
+    return is_whole and library.takes_cross_entropy(_dtype(recipe), recipe.model.vocab_size)
+
+
+def _has_grouped_product(recipe: Recipe) -> bool:
+    experts = recipe.model.experts
+    if experts is None:
+        return True
+    features = experts.ffn_hidden_size // recipe.parallel.expert_tensor
+    width = experts.latent_size or recipe.model.hidden_size
+    return grouped_linear.takes_one_launch(_dtype(recipe), width, features)
+
+
+def _dtype(recipe: Recipe) -> torch.dtype:
+    # `compute_dtype` in translate.py, which imports this module.
+    return torch.bfloat16 if recipe.precision.compute == "bf16" else torch.float32
+
+
+_TRITON, _GROUPED_PRODUCT = "fused, Triton", "fused, torch's grouped product"
 _OURS = {getattr(FUSED, field.name).__module__ for field in fields(FUSED)}
 _LIBRARIES = {
     weight_gradient.fused: "fused, cuBLAS",
     linear_cross_entropy.fused: "fused, cuBLAS",
-    grouped_linear.fused: "fused, torch's grouped product",
+    grouped_linear.fused: _GROUPED_PRODUCT,
 }
 
 # tensor_parallel/layers.py imports this name, which apex installs, when it is itself imported.

@@ -81,6 +81,11 @@ def weight_gradients_one_by_one(x_NI: Tensor, gradient_NO: Tensor, ends_E: Tenso
     return torch.stack([gradient.t() @ x for x, gradient in pairs])
 
 
+def takes_one_launch(dtype: torch.dtype, *widths: int) -> bool:
+    """Whether torch's grouped product on CUDA takes them: bf16 only, rows that begin at multiples of 16 bytes."""
+    return dtype == torch.bfloat16 and all(width % 8 == 0 for width in widths)
+
+
 _product = operator(
     "grouped_product(Tensor x, Tensor weight, Tensor ends) -> Tensor",
     cpu=one_by_one,

@@ -14,7 +14,6 @@ from mai.kernels.gpu.launch import cover
 
 # The fastest of six on an H100 at 128,256 entries.
 BLOCK, NUM_WARPS = 2048, 4
-MOST_ENTRIES = 2**19
 
 
 @triton.jit
@@ -65,9 +64,7 @@ def scale_rows_kernel(x, factor, V, stride, BLOCK: tl.constexpr):
 
 
 def loss_and_gradient(logits: Tensor, targets: Tensor) -> Tensor:
-    # ../cuda/cross_entropy.cu says what it takes.
-    fits = logits.dtype == torch.bfloat16 and logits.size(1) % 8 == 0 and logits.size(1) <= MOST_ENTRIES
-    if fits and logits.is_contiguous() and library.is_loaded():
+    if logits.is_contiguous() and library.takes_cross_entropy(logits.dtype, logits.size(1)):
         losses = logits.new_empty(logits.size(0), dtype=torch.float32)
         torch.ops.mai_cuda.cross_entropy(logits, targets, losses)
         return losses

@@ -1,10 +1,9 @@
 """`mai/kernels/grouped_linear.py` on CUDA: torch's grouped product, one launch for all experts."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mai.kernels.grouped_linear import one_by_one, weight_gradients_one_by_one
+from mai.kernels.grouped_linear import one_by_one, takes_one_launch, weight_gradients_one_by_one
 
 
 def product(x_NI: Tensor, weight_EIO: Tensor, ends_E: Tensor) -> Tensor:
@@ -25,6 +24,5 @@ def weight_gradient(x_NI: Tensor, gradient_NO: Tensor, ends_E: Tensor, counts_E:
 
 
 def _is_for_the_library(x_NI: Tensor, num_outputs: int) -> bool:
-    """It takes bf16 only, rows that begin at multiples of 16 bytes, and at least one token."""
-    widths = (x_NI.size(-1), num_outputs)
-    return x_NI.dtype == torch.bfloat16 and x_NI.size(0) > 0 and all(width % 8 == 0 for width in widths)
+    """It takes at least one token."""
+    return x_NI.size(0) > 0 and takes_one_launch(x_NI.dtype, x_NI.size(-1), num_outputs)

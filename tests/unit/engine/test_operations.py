@@ -3,6 +3,7 @@
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ import torch
 from mai.engine.operations import FUSED, REFERENCE, choose, described
 from mai.errors import EnvironmentMismatchError
 from mai.kernels import adamw
+from mai.kernels.cuda import library
+from recipes.debug.every_axis import experts_every_axis
 from recipes.debug.tiny import tiny
+from tests.corpus import changed
 
 
 def test_auto_is_fused_and_reference_is_plain() -> None:
@@ -23,7 +27,46 @@ def test_the_record_says_what_each_operation_was() -> None:
     assert set(described(tiny(), "cpu").values()) == {"fused, in plain torch on a CPU"}
     on_gpu = described(tiny(), "cuda")
     assert (on_gpu["swiglu"], on_gpu["weight_gradient"]) == ("fused, Triton", "fused, cuBLAS")
-    assert on_gpu["grouped_linear"] == "fused, torch's grouped product"
+    assert on_gpu["cross_entropy"] == "fused, Triton"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [
+        ({}, True),
+        ({"precision": {"compute": "fp32"}}, False),
+        ({"model": {"vocab_size": 1003}}, False),
+        ({"model": {"vocab_size": 2**19 + 8}}, False),
+        ({"parallel": {"tensor": 2}}, False),
+        ({"parallel": {"sharding": "full"}}, True),
+        ({"parallel": {"sharding": "full"}, "precision": {"compute": "fp32"}}, False),
+    ],
+)
+def test_the_record_says_cuda_only_of_what_its_library_takes(
+    changes: dict[str, dict[str, Any]], *, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where it was built, which needs a GPU.
+    monkeypatch.setattr(library, "is_loaded", lambda: True)
+    recipe = changed(tiny(), **{"precision": {"compute": "bf16"}, **changes})
+    assert described(recipe, "cuda")["cross_entropy"] == ("fused, CUDA C++" if is_taken else "fused, Triton")
+    assert described(recipe, "cpu")["cross_entropy"] == "fused, in plain torch on a CPU"
+
+
+@pytest.mark.parametrize(
+    ("compute", "features", "told"),
+    [
+        ("bf16", 64, "fused, torch's grouped product"),
+        ("fp32", 64, "fused, one expert after the other"),
+        # 12 on each of two expert-tensor ranks.
+        ("bf16", 24, "fused, one expert after the other"),
+    ],
+)
+def test_the_record_says_of_experts_what_multiplies_them(compute: str, features: int, told: str) -> None:
+    recipe = experts_every_axis()
+    assert recipe.model.experts is not None
+    experts = replace(recipe.model.experts, ffn_hidden_size=features)
+    recipe = changed(recipe, model={"feed_forward": experts}, precision={"compute": compute})
+    assert described(recipe, "cuda")["grouped_linear"] == told
 
 
 def test_full_sharding_has_no_sum_that_a_weight_gradient_could_be_added_to() -> None:
@@ -37,8 +80,8 @@ def test_logits_stay_whole_where_nobody_knows_a_loss_s_gradient_beforehand_or_ha
     recipe = tiny()
     own_loss = replace(recipe, objective=replace(recipe.objective, loss="mine.py:loss"))
     fully_sharded = replace(recipe, parallel=replace(recipe.parallel, sharding="full"))
-    for changed in (own_loss, fully_sharded):
-        operations = choose(changed)
+    for whole in (own_loss, fully_sharded):
+        operations = choose(whole)
         assert operations.linear_cross_entropy is None
         assert operations.cross_entropy is FUSED.cross_entropy
 
