@@ -93,7 +93,7 @@ def tiled_backward_kernel(
 ):
     first = tl.program_id(0)
     parts = of_weight + first.to(tl.int64) * H
-    for row in range(first, N, tl.num_programs(0)):
+    for row in tl.range(first, N, tl.num_programs(0)):
         start, row_scale = tl.cast(row, tl.int64) * H, tl.load(scale + row)
         products = tl.zeros((BLOCK,), dtype=tl.float32)
         for tile in tl.range(0, H, BLOCK, num_stages=STAGES):
