@@ -1,16 +1,17 @@
 """What benchmarks/kernels.py measures of a mixture of experts, at the sizes of a layer of Qwen3-30B-A3B."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.kernel_case import Case, both_ways, draw, megatron
+from benchmarks.kernel_case import Case, both_ways, draw, gradient_of, megatron
 from benchmarks.kernel_cases import TOKENS
-from mai.kernels import permutation, routing
+from mai.kernels import grouped_linear, permutation, routing
 
-EXPERTS, PICKS, HIDDEN = 128, 8, 2048
+EXPERTS, PICKS, HIDDEN, FEATURES = 128, 8, 2048, 768
 
 
 def router_cases() -> Iterator[Case]:
@@ -109,4 +110,36 @@ def permutation_cases() -> Iterator[Case]:
     )
 
 
-EXPERT_CASES = [router_cases, permutation_cases]
+def expert_cases() -> Iterator[Case]:
+    """The two matrices of all experts of one card, whose tokens a router spread unevenly. What lies between them is a
+    case of its own, so the second one's inputs are drawn."""
+    picks = torch.randn(TOKENS, EXPERTS).add(torch.randn(EXPERTS) / 2).topk(PICKS).indices
+    counts = picks.flatten().bincount(minlength=EXPERTS)
+    rows = TOKENS * PICKS
+    inputs = (
+        draw(rows, HIDDEN),
+        draw(EXPERTS, 2 * FEATURES, HIDDEN),
+        draw(rows, FEATURES),
+        draw(EXPERTS, HIDDEN, FEATURES),
+    )
+    sums = {x.shape: torch.zeros_like(x, dtype=torch.float32) for x in (inputs[1], inputs[3])}
+
+    def both(linear: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+        return lambda x, gate_and_up, activated, down: (linear(x, gate_and_up, counts), linear(activated, down, counts))
+
+    def into_sums(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+        return grouped_linear.fused(x, weight, counts, sum_EOI=sums[weight.shape])
+
+    calls = {
+        "mai": both(grouped_linear.fused),
+        "mai, gradients added to fp32 sums": both(into_sums),
+        "one by one": both(grouped_linear.reference),
+    }
+    flops = 2 * 3 * rows * HIDDEN * FEATURES
+    yield Case("experts, forward", 0, {name: partial(call, *inputs) for name, call in calls.items()}, flops=flops)
+    above = (draw(rows, 2 * FEATURES), draw(rows, HIDDEN))
+    backward = {name: gradient_of(call, inputs, above) for name, call in calls.items()}
+    yield Case("experts, backward", 0, backward, flops=2 * flops)
+
+
+EXPERT_CASES = [router_cases, permutation_cases, expert_cases]

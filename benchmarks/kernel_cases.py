@@ -14,7 +14,6 @@ from mai.kernels import (
     adamw,
     attention,
     fp8_blocks,
-    grouped_linear,
     heads,
     rms_norm,
     rope,
@@ -25,7 +24,6 @@ from mai.kernels import (
 
 TOKENS, HIDDEN, FEATURES = 8192, 4096, 14336
 HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
-EXPERTS, PICKED, EXPERT_HIDDEN, EXPERT_FEATURES = 128, 8, 2048, 768  # Qwen3-30B-A3B
 LAYER_PARAMETERS = 218_112_000
 IN_PLACE = False  # Liger's last argument: whether the backward pass writes over its input
 
@@ -180,39 +178,6 @@ def product_cases() -> Iterator[Case]:
     )
 
 
-def expert_cases() -> Iterator[Case]:
-    """The two matrices of all experts of one card, whose tokens a router spread unevenly."""
-    picks = torch.randn(TOKENS, EXPERTS).add(torch.randn(EXPERTS) / 2).topk(PICKED).indices
-    counts = picks.flatten().bincount(minlength=EXPERTS)
-    inputs = (
-        draw(TOKENS * PICKED, EXPERT_HIDDEN),
-        draw(EXPERTS, 2 * EXPERT_FEATURES, EXPERT_HIDDEN),
-        draw(EXPERTS, EXPERT_HIDDEN, EXPERT_FEATURES),
-    )
-
-    sums = {weight.shape: torch.zeros_like(weight, dtype=torch.float32) for weight in inputs[1:]}
-
-    def network(linear: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(x: Tensor, gate_and_up: Tensor, down: Tensor) -> Tensor:
-            return linear(linear(x, gate_and_up, counts)[:, :EXPERT_FEATURES], down, counts)
-
-        return call
-
-    def into_sums(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-        return grouped_linear.fused(x, weight, counts, sum_EOI=sums[weight.shape])
-
-    calls = {
-        "mai": network(grouped_linear.fused),
-        "mai, gradients added to fp32 sums": network(into_sums),
-        "one by one": network(grouped_linear.reference),
-    }
-    flops = 2 * 3 * TOKENS * PICKED * EXPERT_HIDDEN * EXPERT_FEATURES
-    yield Case("experts, forward", 0, {name: partial(call, *inputs) for name, call in calls.items()}, flops=flops)
-    above = torch.randn_like(inputs[0])
-    backward = {name: gradient_of(call, inputs, above) for name, call in calls.items()}
-    yield Case("experts, backward", 0, backward, flops=2 * flops)
-
-
 def attention_cases() -> Iterator[Case]:
     """Which of torch's backends takes our call, and how long each needs; causal, so half of the products count."""
     query = draw(TOKENS, 1, HEADS, HEAD_SIZE)
@@ -280,7 +245,6 @@ CASES = [
     heads_cases,
     optimizer_cases,
     product_cases,
-    expert_cases,
     attention_cases,
     fp8_cases,
 ]

@@ -158,7 +158,7 @@ def _has_grouped_product(recipe: Recipe) -> bool:
         return True
     features = experts.ffn_hidden_size // recipe.parallel.expert_tensor
     width = experts.latent_size or recipe.model.hidden_size
-    return grouped_linear.takes_one_launch(_dtype(recipe), width, features)
+    return grouped_linear.takes_one_launch(_dtype(recipe), width, features, device=torch.device("cuda"))
 
 
 def _dtype(recipe: Recipe) -> torch.dtype:

@@ -50,7 +50,7 @@ class OutputLayer(ColumnParallelLinear):
             sum_VH=parameter.main_grad,
             first_entry=group.rank() * parameter.size(0),
             group=group,
-            accumulate=operations.weight_gradient,
+            add_gradient=operations.weight_gradient,
         )
         losses_BS: Tensor = losses_T.view_as(targets_BS.t()).t().contiguous()
         # Once is enough: the next token's losses say it for those of further tokens.

@@ -35,8 +35,9 @@ def reference_rows_and_columns(x_TH: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def quantise_rows_and_columns(x_TH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`reference_rows_and_columns` in one reading: 4.06 bytes an element of bf16. Payload [T, H], scales [T, H / 128],
-    then those of the transpose, [H, T] and [H, T / 128]."""
+    """`reference_rows_and_columns` of bf16 in one reading: 4.06 bytes an element. Payload [T, H], scales [T, H / 128],
+    then those of the transpose, [H, T] and [H, T / 128]. Raises TypeError for another dtype."""
+    _check_dtype(x_TH)
     return _rows_and_columns(x_TH)  # type: ignore[no-any-return]
 
 
@@ -51,13 +52,19 @@ def reference_blocks(weight_OI: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def quantise_blocks(weight_OI: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`reference_blocks` in one reading."""
+    """`reference_blocks` of bf16 in one reading. Raises TypeError for another dtype."""
+    _check_dtype(weight_OI)
     return _blocks(weight_OI)  # type: ignore[no-any-return]
 
 
 def num_blocks(length: int) -> int:
     """That cover the length."""
     return -(-length // BLOCK)
+
+
+def _check_dtype(x: Tensor) -> None:
+    if x.dtype != torch.bfloat16:
+        raise TypeError(f"FP8 blocks are quantised from torch.bfloat16, not from {x.dtype}; use `reference_*` for it")
 
 
 def _padded(x: Tensor, *, dim: int) -> Tensor:

@@ -38,16 +38,15 @@ def fused(
     sum_VH: Tensor,
     first_entry: int = 0,
     group: dist.ProcessGroup | None = None,
-    accumulate: Callable[[Tensor, Tensor, Tensor], None] = weight_gradient.fused,
+    add_gradient: Callable[[Tensor, Tensor, Tensor], None] = weight_gradient.fused,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Tensor:
     """`reference`, where this rank holds the entries from `first_entry` on. All ranks of the group must call.
 
-    Where gradients are wanted, the forward pass adds the weight's to `sum_VH` by `accumulate`; autograd gets none of
+    Where gradients are wanted, the forward pass adds the weight's to `sum_VH` by `add_gradient`; autograd gets none of
     it, and of `hidden_TH` this rank's part. `gradient_T`, fp32 [T], is what the backward pass will bring for the
     losses; None stands for ones, which their sum brings. For anything else the backward pass raises RuntimeError, on a
     GPU some time later."""
-
     weight_VH = weight_VH.detach()
     if not (torch.is_grad_enabled() and hidden_TH.requires_grad):
         return torch.cat(
@@ -63,7 +62,7 @@ def fused(
             logits_CV, targets_C, gradient_C, first_entry=first_entry, group=group
         )
         torch.mm(logits_CV, weight_VH, out=of_hidden_CH)
-        accumulate(hidden_CH, logits_CV, sum_VH)
+        add_gradient(hidden_CH, logits_CV, sum_VH)
         return losses_C
 
     if gradient_T is None:

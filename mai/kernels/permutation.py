@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mai.kernels.operators import operator
+from mai.kernels.operators import operator, wide
 
 
 def reference_expert_rows(experts_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,8 @@ def fused_permute(tokens_TH: Tensor, weights_TK: Tensor, rows_TK: Tensor) -> tup
 
 def reference_unpermute(x_NH: Tensor, rows_TK: Tensor) -> Tensor:
     """The sum of each token's rows [T, H], in fp32, rounded once."""
-    return x_NH[rows_TK].sum(dim=1, dtype=_wide(x_NH.dtype)).to(x_NH.dtype)
+    # Not `wide`, which would hold all rows in fp32.
+    return x_NH[rows_TK].sum(dim=1, dtype=torch.promote_types(x_NH.dtype, torch.float32)).to(x_NH.dtype)
 
 
 def fused_unpermute(x_NH: Tensor, rows_TK: Tensor) -> Tensor:
@@ -89,10 +90,6 @@ class _Unpermute(torch.autograd.Function):
         return _unpermute_backward(gradient_TH, ctx.saved_tensors[0]), None
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
 def _cpu_spread(tokens_TH: Tensor, rows_TK: Tensor) -> Tensor:
     out_NH = tokens_TH.new_empty((rows_TK.numel(), tokens_TH.size(1)))
     out_NH[rows_TK] = tokens_TH[:, None]
@@ -106,7 +103,7 @@ def _cpu_permute(tokens_TH: Tensor, weights_TK: Tensor, rows_TK: Tensor) -> tupl
 
 
 def _cpu_sum(x_NH: Tensor, rows_TK: Tensor) -> Tensor:
-    total_TH = x_NH[rows_TK[:, 0]].to(_wide(x_NH.dtype))
+    total_TH = wide(x_NH[rows_TK[:, 0]])
     for rows_T in rows_TK.unbind(dim=1)[1:]:
         total_TH += x_NH[rows_T]
     return total_TH.to(x_NH.dtype)

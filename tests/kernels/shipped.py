@@ -1,5 +1,6 @@
 """Every Triton kernel in the configurations that mai ships, compiled for an H100 on a machine without one."""
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -59,7 +60,8 @@ class Resources:
 
 
 def shipped() -> Iterator[Shipped]:
-    """All of them: bf16 as a 500B model computes, and fp32 where the optimizer does."""
+    """Every kernel in every variant, at sizes of the families and recipes: bf16 as a large model computes, and fp32
+    where the optimizer does."""
     yield from _activations()
     yield from _norms()
     yield from _experts()
@@ -115,69 +117,65 @@ def _activations() -> Iterator[Shipped]:
 
 
 def _norms() -> Iterator[Shipped]:
-    for features in (4096, 8192, 16384):
+    """The longest row of each shape of a launch, and mai1_500b's."""
+    for features, of_sum in itertools.product((4096, 8192, 16384, 18432), (True, False)):
+        name, summed = ("norm of a sum", HALF) if of_sum else ("norm", None)
         block_size, warps = rms_norm.shape_of_launch(features)
-        yield Shipped(
-            f"norm of a sum, {features}",
+        yield _with_or_without(
+            f"{name}, {features}",
             rms_norm.forward_kernel,
             {
-                **dict.fromkeys(("x", "residual", "weight", "out", "total"), HALF),
+                **dict.fromkeys(("x", "weight", "out"), HALF),
+                **dict.fromkeys(("residual", "total"), summed),
                 "scale": WIDE,
                 "H": WHOLE,
                 "epsilon": REAL,
             },
-            {"OF_SUM": True, "BLOCK": block_size},
+            {"OF_SUM": of_sum, "BLOCK": block_size},
             warps,
         )
-        block_size, warps, stages = rms_norm.shape_of_backward_launch(features)
-        yield Shipped(
-            f"norm of a sum backward, {features}",
-            rms_norm.backward_kernel,
+        kernel, block_size, warps, stages = rms_norm.backward_launch(features)
+        yield _with_or_without(
+            f"{name} backward, {features}",
+            kernel,
             {
-                **dict.fromkeys(("x", "weight", "gradient", "of_total", "of_x"), HALF),
+                **dict.fromkeys(("x", "weight", "gradient", "of_x"), HALF),
+                "of_total": summed,
                 "scale": WIDE,
                 "of_weight": WIDE,
                 "N": WHOLE,
                 "H": WHOLE,
             },
-            {"OF_SUM": True, "BLOCK": block_size, "STAGES": stages},
+            {"OF_SUM": of_sum, "BLOCK": block_size, "STAGES": stages},
             warps,
         )
 
 
+def _with_or_without(
+    name: str, kernel: Any, types: dict[str, str | None], constants: dict[str, Any], num_warps: int
+) -> Shipped:
+    """A type of None: the argument is None too."""
+    given = {argument: kind for argument, kind in types.items() if kind is not None}
+    return Shipped(name, kernel, given, {**constants, **dict.fromkeys(types.keys() - given.keys())}, num_warps)
+
+
 def _experts() -> Iterator[Shipped]:
-    numbers = {"T": WHOLE, "E": WHOLE, "scale": REAL}
-    for num_experts, groups in ((128, 1), (256, 8)):
-        tokens, block = routing.shape_of_launch(num_experts, numbers=routing.FORWARD_NUMBERS)
-        tokens_before, _ = routing.shape_of_launch(num_experts, numbers=routing.BACKWARD_NUMBERS)
-        picked = {"K": 8, "IS_SIGMOID": groups > 1, "BLOCK": block}
-        yield Shipped(
-            f"routing, {num_experts} in {groups}",
-            routing.forward_kernel,
-            {
-                **dict.fromkeys(("logits", "preference", "weights", "picked"), WIDE),
-                "experts": "*i64",
-                "preference_stride": WHOLE,
-                **numbers,
-            },
-            {**picked, "TOKENS": tokens, "PREFERS": groups > 1, "GROUPS": groups, "OPEN_GROUPS": groups // 2 or 1},
-            routing.NUM_WARPS,
-        )
-        yield Shipped(
-            f"routing backward, {num_experts}",
-            routing.backward_kernel,
-            {**dict.fromkeys(("picked", "gradient", "of_logits"), WIDE), "experts": "*i64", **numbers},
-            {**picked, "TOKENS": tokens_before, "PLACES": 8},
-            routing.NUM_WARPS,
-        )
+    """As many experts as the families and recipes have, and rows that come from several ranks: K = 1."""
+    yield from _routing("softmax", num_experts=8, picks=2)
+    yield from _routing("softmax", num_experts=128, picks=4)
+    yield from _routing("softmax", num_experts=128, picks=8)
+    yield from _routing("sigmoid", num_experts=128, picks=8)
+    yield from _routing("sigmoid", num_experts=256, picks=8, groups=8)
+    yield from _routing("softmax", num_experts=512, picks=8)
     entries = {"N": WHOLE, "BLOCKS": WHOLE}
-    yield Shipped(
-        "expert rows, counts",
-        permutation.count_kernel,
-        {"experts": "*i64", "counts": "*i32", "E": WHOLE, **entries},
-        {"ENTRIES": permutation.ENTRIES, "EXPERTS": 256},
-        permutation.ENTRY_WARPS,
-    )
+    for bins in (32, 128, 256, 512):
+        yield Shipped(
+            f"expert rows, counts in {bins} bins",
+            permutation.count_kernel,
+            {"experts": "*i64", "counts": "*i32", "E": WHOLE, **entries},
+            {"ENTRIES": permutation.ENTRIES, "EXPERTS": bins},
+            permutation.ENTRY_WARPS,
+        )
     yield Shipped(
         "expert rows",
         permutation.place_kernel,
@@ -186,61 +184,102 @@ def _experts() -> Iterator[Shipped]:
         permutation.ENTRY_WARPS,
     )
     moved = {"rows": "*i64", "H": WHOLE, "BLOCKS": WHOLE}
-    for is_weighted in (True, False):
-        constants = {"K": 8, "WEIGHTED": is_weighted, "BLOCK": permutation.BLOCK}
-        weights = ("weights", "out_weights")
-        types = dict.fromkeys(weights, WIDE) if is_weighted else {}
-        constants |= {} if is_weighted else dict.fromkeys(weights)
-        yield Shipped(
-            "permute" if is_weighted else "unpermute backward",
+    for picks, is_weighted in itertools.product((1, 2, 4, 8), (True, False)):
+        constants = {"K": picks, "WEIGHTED": is_weighted, "BLOCK": permutation.BLOCK}
+        weights = dict.fromkeys(("weights", "out_weights"), WIDE if is_weighted else None)
+        yield _with_or_without(
+            f"{'permute' if is_weighted else 'unpermute backward'}, K = {picks}",
             permutation.spread_kernel,
-            {"tokens": HALF, "out": HALF, **types, **moved},
+            {"tokens": HALF, "out": HALF, **weights, **moved},
             constants,
             permutation.NUM_WARPS,
         )
-        yield Shipped(
-            "permute backward" if is_weighted else "unpermute",
+        yield _with_or_without(
+            f"{'permute backward' if is_weighted else 'unpermute'}, K = {picks}",
             permutation.sum_kernel,
-            {"x": HALF, "out": HALF, **types, **moved},
+            {"x": HALF, "out": HALF, **weights, **moved},
             constants,
             permutation.NUM_WARPS,
         )
+
+
+def _routing(scores: str, *, num_experts: int, picks: int, groups: int = 1) -> Iterator[Shipped]:
+    """A bias for the choice where the scores are sigmoids."""
+    numbers = {"T": WHOLE, "E": WHOLE, "scale": REAL}
+    is_sigmoid = scores == "sigmoid"
+    of = f"{picks} of {num_experts} by {scores}" + (f" in {groups} groups" if groups > 1 else "")
+    tokens, block = routing.shape_of_launch(num_experts, numbers=routing.FORWARD_NUMBERS)
+    constants = {"K": picks, "IS_SIGMOID": is_sigmoid, "BLOCK": block}
+    yield Shipped(
+        f"routing, {of}",
+        routing.forward_kernel,
+        {
+            **dict.fromkeys(("logits", "preference", "weights", "picked"), WIDE),
+            "experts": "*i64",
+            "preference_stride": WHOLE,
+            **numbers,
+        },
+        {**constants, "TOKENS": tokens, "PREFERS": is_sigmoid, "GROUPS": groups, "OPEN_GROUPS": groups // 2 or 1},
+        routing.NUM_WARPS,
+    )
+    tokens, _ = routing.shape_of_launch(num_experts, numbers=routing.BACKWARD_NUMBERS)
+    yield Shipped(
+        f"routing backward, {of}",
+        routing.backward_kernel,
+        {**dict.fromkeys(("picked", "gradient", "of_logits"), WIDE), "experts": "*i64", **numbers},
+        {**constants, "TOKENS": tokens, "PLACES": picks},
+        routing.NUM_WARPS,
+    )
 
 
 def _heads() -> Iterator[Shipped]:
-    """Of Llama 3 8B's layer, and with norms of Qwen3 8B's, which has the same."""
-    sizes = {"H": 32, "G": 8, "HALF": 64, "TURNS": True}
-    tables = {"cos": WIDE, "sin": WIDE, "table_stride": WHOLE}
-    weights = dict.fromkeys(("query_weight", "key_weight"), HALF)
+    for norms in (False, True):
+        # Llama 3 8B's, and Qwen3 8B's with norms.
+        yield from _heads_of(32, 8, 128, norms=norms)
+    # mai1_500b's on a tensor rank, gpt-oss's, and those of mai_base_1 that have no positions.
+    yield from _heads_of(18, 2, 128)
+    yield from _heads_of(64, 8, 64)
+    yield from _heads_of(56, 8, 128, turns=False)
+
+
+def _heads_of(queries: int, keys: int, size: int, *, norms: bool = False, turns: bool = True) -> Iterator[Shipped]:
+    kind = f"{'normed ' if norms else ''}heads{'' if turns else ' without positions'}"
+    of = f"{queries} and {keys} of {size}"
+    constants = {"H": queries, "G": keys, "HALF": size // 2, "TURNS": turns, "NORMS": norms}
     all_three = ("query", "key", "value")
-    product = {"product": HALF, "product_S": WHOLE, "product_B": WHOLE, "B": WHOLE, "epsilon": REAL}
-    into_heads = {**product, **dict.fromkeys(all_three, HALF), **tables}
-    back = {
-        **product,
-        **dict.fromkeys([f"of_{one}" for one in all_three], HALF),
-        **dict.fromkeys([f"{one}_{dim}" for one in all_three for dim in "SBH"], WHOLE),
-        **tables,
-        "of_product": HALF,
-        "N": WHOLE,
+    shared = {
+        **dict.fromkeys(("cos", "sin"), WIDE if turns else None),
+        **dict.fromkeys(("query_weight", "key_weight"), HALF if norms else None),
+        **dict.fromkeys(("product_S", "product_B", "table_stride", "B"), WHOLE),
+        "epsilon": REAL,
     }
-    none = dict.fromkeys(weights)
-    usual, narrow = (heads.PAIRS, heads.NUM_WARPS), (heads.NORMED_BACKWARD_PAIRS, heads.NORMED_BACKWARD_WARPS)
-    without_product = {**none, "product": None, "of_weights": None}
-    for name, kernel, types, constants, (pairs, warps) in (
-        ("heads", heads.forward_kernel, into_heads, {**none, "NORMS": False}, usual),
-        ("normed heads", heads.forward_kernel, {**into_heads, **weights}, {"NORMS": True}, usual),
-        ("heads backward", heads.backward_kernel, back, {**without_product, "NORMS": False}, usual),
-        (
-            "normed heads backward",
-            heads.backward_kernel,
-            {**back, **weights, "of_weights": WIDE},
-            {"NORMS": True},
-            narrow,
-        ),
-    ):
-        heads_of_program, block = heads.shape_of_launch(32 + 2 * 8, 128, pairs=pairs)
-        shape = {"HEADS": heads_of_program, "BLOCK": block}
-        yield Shipped(name, kernel, types, {**sizes, **constants, **shape}, warps)
+    heads_of_program, block = heads.shape_of_launch(queries + 2 * keys, size, pairs=heads.PAIRS)
+    yield _with_or_without(
+        f"{kind}, {of}",
+        heads.forward_kernel,
+        {**shared, "product": HALF, **dict.fromkeys(all_three, HALF)},
+        {**constants, "HEADS": heads_of_program, "BLOCK": block},
+        heads.NUM_WARPS,
+    )
+    pairs, warps = heads.PAIRS, heads.NUM_WARPS
+    if norms:
+        pairs, warps = heads.NORMED_BACKWARD_PAIRS, heads.NORMED_BACKWARD_WARPS
+    heads_of_program, block = heads.shape_of_launch(queries + 2 * keys, size, pairs=pairs)
+    yield _with_or_without(
+        f"{kind} backward, {of}",
+        heads.backward_kernel,
+        {
+            **shared,
+            **dict.fromkeys([f"of_{one}" for one in all_three], HALF),
+            **dict.fromkeys([f"{one}_{dim}" for one in all_three for dim in "SBH"], WHOLE),
+            "product": HALF if norms else None,
+            "of_product": HALF,
+            "of_weights": WIDE if norms else None,
+            "N": WHOLE,
+        },
+        {**constants, "HEADS": heads_of_program, "BLOCK": block},
+        warps,
+    )
 
 
 def _column_sums() -> Iterator[Shipped]:

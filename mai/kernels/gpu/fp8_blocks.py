@@ -88,7 +88,8 @@ def blocks(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _launched(
     kernel: Any, x: Tensor, outs: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # Of fp32, Triton 3.6 writes three eighths of a transposed tile wrongly on an H100, and only of whole tiles.
+    # `quantise_*` refuses others: of fp32, Triton 3.6 writes three eighths of a transposed tile wrongly on an H100, and
+    # only of whole tiles.
     assert x.dtype == torch.bfloat16
     height, width = x.shape
     if x.numel():

@@ -65,8 +65,7 @@ def forward_kernel(
     of_key_or_value = tl.where(place == H // G, key, value) + (row.to(tl.int64) * G + group) * 2 * HALF
     target = tl.where(place < H // G, of_query + (group * (H // G) + place) * 2 * HALF, of_key_or_value)[:, None] + pair
     is_value = (place > H // G)[:, None]
-    tl.store(target, tl.where(is_value, first, left).to(query.dtype.element_ty), mask=inside)
-    tl.store(target + HALF, tl.where(is_value, second, right).to(query.dtype.element_ty), mask=inside)
+    _store_halves(target, inside, tl.where(is_value, first, left), tl.where(is_value, second, right), HALF)
 
 
 @triton.jit
@@ -109,19 +108,16 @@ def backward_kernel(
     inside = (head < H + 2 * G)[:, None] & (pair < HALF)
     place, group = head % (H // G + 2), (head // (H // G + 2)).to(tl.int64)
     is_query, is_key, is_value = place < H // G, place == H // G, (place > H // G)[:, None]
-    query_start = of_query + (group * (H // G) + place) * query_H
-    key_start, value_start = of_key + group * key_H, of_value + group * value_H
+    query = of_query + (group * (H // G) + place) * query_H
+    above = tl.where(is_query, query, tl.where(is_key, of_key + group * key_H, of_value + group * value_H))
+    above_S = tl.where(is_query, query_S, tl.where(is_key, key_S, value_S))
+    above_B = tl.where(is_query, query_B, tl.where(is_key, key_B, value_B))
     part_left = tl.zeros((HEADS, BLOCK), dtype=tl.float32)
     part_right = tl.zeros((HEADS, BLOCK), dtype=tl.float32)
-    start, step = tl.program_id(0), tl.num_programs(0)
-    for turn in range(tl.cdiv(N - start, step)):
-        row = start + turn * step
+    for row in tl.range(tl.program_id(0), N, tl.num_programs(0)):
         position, sequence = (row // B).to(tl.int64), (row % B).to(tl.int64)
-        query = query_start + position * query_S + sequence * query_B
-        key = key_start + position * key_S + sequence * key_B
-        value = value_start + position * value_S + sequence * value_B
-        above = tl.where(is_query, query, tl.where(is_key, key, value))[:, None] + pair
-        first, second = _load_halves(above, inside, HALF)
+        start_of_each = above + position * above_S + sequence * above_B
+        first, second = _load_halves(start_of_each[:, None] + pair, inside, HALF)
         left, right = first, second
         if TURNS:
             # The other way round: a turn's transpose is the turn by the negative angle.
@@ -129,18 +125,16 @@ def backward_kernel(
             left, right = left * cosine + right * sine, right * cosine - left * sine
         if NORMS:
             source = product + position * product_S + sequence * product_B + head[:, None] * 2 * HALF + pair
-            left_normal, right_normal = _load_halves(source, inside, HALF)
-            left_normal, right_normal, scale = _normal(left_normal, right_normal, epsilon, HALF)
+            left_source, right_source = _load_halves(source, inside, HALF)
+            left_normal, right_normal, scale = _normal(left_source, right_source, epsilon, HALF)
             part_left += left * left_normal
             part_right += right * right_normal
             # From L1 each time: kept in registers, they would leave room for fewer programs.
             left_weight, right_weight = _load_weights(query_weight, key_weight, head, pair, H, G, HALF)
             left, right = left * left_weight, right * right_weight
-            mean = _mean(left * left_normal + right * right_normal, HALF)
-            left, right = scale * (left - left_normal * mean), scale * (right - right_normal * mean)
-        target = of_product + row.to(tl.int64) * (H + 2 * G) * 2 * HALF + head[:, None] * 2 * HALF + pair
-        tl.store(target, tl.where(is_value, first, left).to(of_product.dtype.element_ty), mask=inside)
-        tl.store(target + HALF, tl.where(is_value, second, right).to(of_product.dtype.element_ty), mask=inside)
+            left, right = _before_norm(left, right, left_normal, right_normal, scale, HALF)
+        target = of_product + tl.cast(row, tl.int64) * (H + 2 * G) * 2 * HALF + head[:, None] * 2 * HALF + pair
+        _store_halves(target, inside, tl.where(is_value, first, left), tl.where(is_value, second, right), HALF)
     if NORMS:
         program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
         parts = of_weights + program * 4 * HALF + tl.arange(0, BLOCK)
@@ -152,6 +146,12 @@ def backward_kernel(
 def _load_halves(start, inside, HALF: tl.constexpr):
     first = tl.load(start, mask=inside, other=0).to(tl.float32)
     return first, tl.load(start + HALF, mask=inside, other=0).to(tl.float32)
+
+
+@triton.jit
+def _store_halves(start, inside, first, second, HALF: tl.constexpr):
+    tl.store(start, first.to(start.dtype.element_ty), mask=inside)
+    tl.store(start + HALF, second.to(start.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -171,6 +171,13 @@ def _load_weights(query_weight, key_weight, head, pair, H: tl.constexpr, G: tl.c
 def _normal(first, second, epsilon, HALF: tl.constexpr):
     scale = tl.rsqrt(_mean(first * first + second * second, HALF) + epsilon)
     return first * scale, second * scale, scale
+
+
+@triton.jit
+def _before_norm(left, right, left_normal, right_normal, scale, HALF: tl.constexpr):
+    """The gradient of what `_normal` got, of that of what it gave."""
+    mean = _mean(left * left_normal + right * right_normal, HALF)
+    return scale * (left - left_normal * mean), scale * (right - right_normal * mean)
 
 
 @triton.jit

@@ -53,15 +53,19 @@ def test_the_record_says_cuda_only_of_what_its_library_takes(
 
 
 @pytest.mark.parametrize(
-    ("compute", "features", "told"),
+    ("compute", "features", "capability", "told"),
     [
-        ("bf16", 64, "fused, torch's grouped product"),
-        ("fp32", 64, "fused, one expert after the other"),
+        ("bf16", 64, 9, "fused, torch's grouped product"),
+        ("fp32", 64, 9, "fused, one expert after the other"),
         # 12 on each of two expert-tensor ranks.
-        ("bf16", 24, "fused, one expert after the other"),
+        ("bf16", 24, 9, "fused, one expert after the other"),
+        ("bf16", 64, 8, "fused, one expert after the other"),
     ],
 )
-def test_the_record_says_of_experts_what_multiplies_them(compute: str, features: int, told: str) -> None:
+def test_the_record_says_of_experts_what_multiplies_them(
+    compute: str, features: int, capability: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
     recipe = experts_every_axis()
     assert recipe.model.experts is not None
     experts = replace(recipe.model.experts, ffn_hidden_size=features)

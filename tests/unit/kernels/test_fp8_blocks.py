@@ -1,6 +1,11 @@
 """Block-wise FP8 by hand: what a payload and its scale are, in either layout."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
+from torch import Tensor
 
 from mai.kernels import fp8_blocks
 
@@ -21,7 +26,7 @@ def test_scales_lie_as_scaled_mm_reads_them() -> None:
 
 
 def test_a_column_s_block_is_128_tokens() -> None:
-    x = torch.ones(256, 3)
+    x = torch.ones(256, 3, dtype=torch.bfloat16)
     x[128:, 1] = 4.0
     _, _, payload, scale = fp8_blocks.quantise_rows_and_columns(x)
     assert (payload.float() == 448.0).all()
@@ -29,7 +34,7 @@ def test_a_column_s_block_is_128_tokens() -> None:
 
 
 def test_a_weight_has_one_scale_for_128_by_128_and_its_transpose_has_the_same() -> None:
-    weight = torch.ones(200, 300)
+    weight = torch.ones(200, 300, dtype=torch.bfloat16)
     weight[150, 270] = -2.0
     payload, scale, transposed_payload, transposed_scale = fp8_blocks.quantise_blocks(weight)
     assert torch.equal(scale * 448, torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0]]))
@@ -45,3 +50,9 @@ def test_zeros_stay_zeros_and_the_smallest_gradients_keep_their_precision() -> N
     tiny = torch.full((1, 128), 2.0**-100)
     payload, scale = fp8_blocks.reference_rows(tiny)
     assert torch.allclose(payload.float() * scale, tiny, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("quantise", [fp8_blocks.quantise_rows_and_columns, fp8_blocks.quantise_blocks])
+def test_a_dtype_that_a_gpu_would_refuse_is_refused_by_name_everywhere(quantise: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(TypeError, match=r"not from torch\.float32"):
+        quantise(torch.ones(128, 128))
