@@ -27,6 +27,8 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "tokenizers>=0.21",
+        # The standard library reads TOML from 3.11 on.
+        "tomli>=2; python_version < '3.11'",
         "torch>=2.11",
         "wandb>=0.20",
     ],
