@@ -13,7 +13,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["mai", "mai.*", "recipes", "recipes.*", "launch", "launch.*"]),
     # Compiled where there is a GPU, after the installation: python -m mai.kernels.cuda.build
-    package_data={"mai.kernels.cuda": ["*.cu"]},
+    package_data={"mai.kernels.cuda": ["*.cu"], "mai.plan": ["hardware/*/*.toml"]},
     entry_points={"console_scripts": ["mai = mai.cli:main"]},
     install_requires=[
         "click>=8.1",
@@ -27,6 +27,8 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "tokenizers>=0.21",
+        # The standard library reads TOML from 3.11 on.
+        "tomli>=2; python_version < '3.11'",
         "torch>=2.11",
         "wandb>=0.20",
     ],

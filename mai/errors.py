@@ -57,6 +57,16 @@ class RecipeError(MaiError):
         super().__init__("\n".join(violations))
 
 
+class PlanError(MaiError):
+    """The hardware that a plan is asked for cannot be read; `violations` holds every breach, one line each."""
+
+    code = ExitCode.CONFIG
+
+    def __init__(self, *violations: str) -> None:
+        self.violations: Sequence[str] = violations
+        super().__init__("\n".join(violations))
+
+
 class DataError(MaiError):
     """The corpus, the tokenizer or the token shards are missing, damaged, or do not belong together."""
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     # services that know only the recipe
     "parallel": ("errors log recipe", ""),
     "model": ("errors log recipe", ""),
+    "plan": ("errors log recipe parallel model", "tomli"),
     "optimizer": ("errors log recipe kernels", "torch"),
     "resilience": (f"{GROUND} run_folder recipe", "torch"),
     "observe": ("errors log recipe batch run_folder", "torch rich wandb"),
@@ -43,7 +44,8 @@ MAY_IMPORT = {
     "launch": ("errors log run_folder recipe parallel", ""),
 }
 DOORS = {"cli", "start", "__init__", "__main__"}
-TORCH_FREE = {room for room, (_, outside) in MAY_IMPORT.items() if not outside or outside == "pydantic"}
+LIGHT = {"pydantic", "tomli"}
+TORCH_FREE = {room for room, (_, outside) in MAY_IMPORT.items() if LIGHT.issuperset(outside.split())}
 
 MAY_READ_ENVIRONMENT = {"mai/engine/device.py"}
 # Registered by name: where Megatron-Core's own source is compiled from a rewritten syntax tree.

@@ -1,0 +1,244 @@
+"""What a GPU, a link, a disk and an hour give and cost: `Gpu` and `Cluster`, read from TOML files.
+
+A number stands in its file with its source. A number that nobody published is not there, and is None here: unknown,
+never guessed. The clusters that ship with mai are kinds of hardware, not places: they have no number of nodes until
+`with_gpus` says one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from mai.errors import PlanError
+from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
+
+_SHIPPED = Path(__file__).parent / "hardware"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One accelerator. Rates are those of dense matrices, not of sparse ones."""
+
+    name: str = field(metadata=NOT_A_KEY)
+
+    bf16_tflops: float
+    fp8_tflops: float | None = None
+    fp4_tflops: float | None = None
+    """Peak rates; None where the GPU has no such arithmetic, or its rate is unknown."""
+
+    matmul_bf16_tflops: float | None = None
+    matmul_fp8_tflops: float | None = None
+    """Measured: the fastest product of two matrices that was found (MAMF)."""
+
+    sold_memory_gb: float
+    """As the vendor prints it; some print GB and mean GiB."""
+
+    usable_memory_gib: float | None = None
+    """What the driver gives to a process, which is what PyTorch calls the total capacity."""
+
+    hbm_tb_per_second: float
+
+    nvlink_gb_per_second: float | None = None
+    """One way, to all neighbours together, over NVLink or what stands in its place."""
+
+    tdp_watts: float | None = None
+
+    eight_gpu_node_watts: float | None = None
+    """Measured: mean power of a whole node of eight while it trains."""
+
+    sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
+    """Where each number comes from, by its field's name."""
+
+
+def load_gpu(name: str) -> Gpu:
+    """The GPU of this name; raises PlanError, with the names there are, when none has it."""
+    _check_name(name, "GPU", gpu_names())
+    file = _SHIPPED / "gpus" / f"{name}.toml"
+    findings = Findings()
+    gpu = build(Gpu, read_table(file), findings, name=name, sources=findings.sources)
+    assert gpu is not None, f"{file} ships with mai: {findings.violations}"
+    return gpu
+
+
+def gpu_names() -> list[str]:
+    return _names_in("gpus")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleUp:
+    """The network inside a node, or inside a rack whose nodes share NVLink switches."""
+
+    gpus: int
+    """GPUs that it joins: 8 in a node, 72 in an NVL72."""
+
+    gb_per_second: float
+    """One way, a GPU."""
+
+    latency_microseconds: float | None = None
+    """What one step of a ring adds, however little is sent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleOut:
+    """The network between those."""
+
+    gb_per_second: float
+    """One way, a GPU."""
+
+    latency_microseconds: float | None = None
+    """What one step of a ring adds, however little is sent."""
+
+    rails: int | None = None
+    """Separate networks at the leaves: GPUs of the same number in their node share one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FabricLevel:
+    """The switches of one level of the network between nodes, and what is below them."""
+
+    nodes: int
+    """Nodes that reach each other without going above this level."""
+
+    oversubscription: float
+    """Bandwidth from below over bandwidth to above: 1 loses nothing, 7 leaves a seventh."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storage:
+    """The file system that checkpoints go to."""
+
+    write_gb_per_second: float | None = None
+    read_gb_per_second: float | None = None
+    node_write_gb_per_second: float | None = None
+    node_read_gb_per_second: float | None = None
+    capacity_tb: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """What an hour and a kilowatt-hour cost, in one currency."""
+
+    currency: str
+
+    gpu_hour: float | None = None
+    gpu_hour_buys: str | None = None
+    """What it is the price of: a rented GPU with its share of everything, or the owner's cost without electricity."""
+
+    kilowatt_hour: float | None = field(default=None, metadata=MAY_BE_ZERO)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """The building and its grid."""
+
+    power_usage_effectiveness: float | None = None
+    """Power of the whole building over that of its machines (PUE)."""
+
+    carbon_grams_per_kilowatt_hour: float | None = field(default=None, metadata=MAY_BE_ZERO)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """Nodes of one kind of GPU, what joins them, and what they cost."""
+
+    name: str = field(metadata=NOT_A_KEY)
+
+    gpu: Gpu = field(metadata={"named": load_gpu})
+    gpus_per_node: int
+    """A node is what fails, is replaced and is scheduled as one: a tray of 4 in an NVL72, not its rack."""
+
+    nodes: int | None = None
+    """All there are, spare ones included; None as long as nobody says (`with_gpus`)."""
+
+    spare_nodes: int = field(default=0, metadata=MAY_BE_ZERO)
+    """Those of `nodes` that wait for another one to break."""
+
+    scale_up: ScaleUp
+    scale_out: ScaleOut
+
+    leaf: FabricLevel | None = None
+    pod: FabricLevel | None = None
+
+    storage: Storage = Storage()
+    price: Price | None = None
+    site: Site = Site()
+
+    unused_gpus: int = field(default=0, metadata=NOT_A_KEY)
+    """GPUs of a budget that make no whole node."""
+
+    sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
+    """Where numbers come from, by the path of their key, such as `scale_out.gb_per_second`."""
+
+    def with_gpus(self, num_gpus: int) -> "Cluster":
+        """This cluster with the whole nodes that a budget of GPUs makes; `unused_gpus` names the rest.
+
+        Raises PlanError when the budget makes too few nodes, or the cluster has not so many.
+        """
+        nodes, unused = divmod(num_gpus, self.gpus_per_node)
+        least = (self.spare_nodes + 1) * self.gpus_per_node
+        if num_gpus < least:
+            has = f"gpus_per_node={self.gpus_per_node} and spare_nodes={self.spare_nodes}"
+            raise PlanError(f"{num_gpus} GPUs: too few for {self.name} with {has}; ask for {least} or more")
+        if self.nodes is not None and num_gpus > self.nodes * self.gpus_per_node:
+            raise PlanError(
+                f"{num_gpus} GPUs: too many for {self.name} with {self.nodes} nodes of {self.gpus_per_node}"
+            )
+        return replace(self, nodes=nodes, unused_gpus=unused)
+
+
+def load_cluster(name_or_path: str | Path) -> Cluster:
+    """The cluster that ships under this name, or that a TOML file of the user's own describes.
+
+    Raises PlanError with everything that is wrong with the file.
+
+    Example:
+        load_cluster("h100").with_gpus(15_000)
+        load_cluster("clusters/ours.toml")
+    """
+    file = Path(name_or_path)
+    if isinstance(name_or_path, str) and file.suffix != ".toml" and "/" not in name_or_path:
+        _check_name(name_or_path, "cluster", cluster_names(), hint=". Your own is path/to/cluster.toml")
+        file = _SHIPPED / "clusters" / f"{name_or_path}.toml"
+    try:
+        table = read_table(file)
+    except OSError as error:
+        shipped = ", ".join(cluster_names())
+        raise PlanError(f"{file}: {error.strerror}; name your own cluster.toml, or one of {shipped}") from None
+    findings = Findings()
+    cluster = build(Cluster, table, findings, name=file.stem, sources=findings.sources)
+    violations = findings.violations + (_breaches(cluster) if cluster else [])
+    if violations or cluster is None:
+        raise PlanError(*(f"{file}: {violation}" for violation in violations))
+    return cluster
+
+
+def cluster_names() -> list[str]:
+    """The clusters that ship with mai."""
+    return _names_in("clusters")
+
+
+def _breaches(cluster: Cluster) -> list[str]:
+    """The rules between keys that this cluster breaks."""
+    breaches = []
+    if cluster.nodes is not None and cluster.spare_nodes >= cluster.nodes:
+        breaches.append(f"spare_nodes={cluster.spare_nodes}: must be below nodes={cluster.nodes}, which includes them")
+    inside, node = cluster.scale_up.gpus, cluster.gpus_per_node
+    if max(inside, node) % min(inside, node):
+        breaches.append(f"scale_up.gpus={inside}: must be a part or a multiple of gpus_per_node={node}")
+    if cluster.leaf and cluster.pod and cluster.leaf.nodes > cluster.pod.nodes:
+        breaches.append(f"leaf.nodes={cluster.leaf.nodes}: must not be above pod.nodes={cluster.pod.nodes}")
+    if cluster.price and cluster.price.gpu_hour is not None and cluster.price.gpu_hour_buys is None:
+        breaches.append("price.gpu_hour_buys: missing; say what price.gpu_hour is the price of")
+    return breaches
+
+
+def _check_name(name: str, what: str, names: list[str], *, hint: str = "") -> None:
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        guess = f"did you mean {near[0]}? There are" if near else "there are"
+        raise PlanError(f"{name}: no such {what}; {guess} {', '.join(names)}{hint}")
+
+
+def _names_in(folder: str) -> list[str]:
+    return sorted(file.stem for file in (_SHIPPED / folder).glob("*.toml"))
