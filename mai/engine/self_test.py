@@ -307,7 +307,7 @@ def _linear_cross_entropy(kernel: Kernel, draw: Draws, recipe: Recipe, tokens: i
     # Autograd has the weight's gradient of the twin.
     options: dict[str, Any] = {}
     if not draw.is_exact:
-        options = {"sum_VH": total, "accumulate": choose(recipe).weight_gradient, "chunk_tokens": 50}
+        options = {"sum_VH": total, "add_gradient": choose(recipe).weight_gradient, "chunk_tokens": 50}
     losses = kernel(hidden, weight, torch.arange(tokens, device=draw.device) * 7 % 24, **options)
     losses.sum().backward()
     assert hidden.grad is not None
