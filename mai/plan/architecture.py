@@ -1,0 +1,271 @@
+"""What a planner has to know of a model: its matrix products, its attention and its vectors. No tensors.
+
+A recipe's model is one of them (`of_model`). So is a GPT with biases and plain feed-forward networks, which many
+published measurements are of and no recipe can say.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mai.model.shapes import Split
+from mai.recipe import GroupedQueryAttention, LatentAttention, ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix that multiplies every token, or of experts every token that one was sent."""
+
+    name: str
+    inputs: int
+    outputs: int
+    split: Split
+    """How tensor ranks cut it, of an expert expert-tensor ranks; NONE: each multiplies a part of the sequence."""
+    has_bias: bool = False
+
+    @property
+    def num_parameters(self) -> int:
+        return self.num_parameters_on(1)
+
+    def num_parameters_on(self, ranks: int) -> int:
+        """What one of so many tensor ranks holds; a bias is cut where the rows are."""
+        if self.split is Split.NONE:
+            ranks = 1
+        bias_ranks = 1 if self.split is Split.COLUMNS else ranks
+        return self.outputs * self.inputs // ranks + self.has_bias * self.outputs // bias_ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    heads: int
+    key_heads: int
+    key_size: int
+    """Of a head's query and key, position included."""
+    value_size: int
+    products: tuple[Product, ...]
+    """All but the last come before the core."""
+    num_normed: int = 0
+    """Numbers of a token that norms inside the attention read: of heads, or of latent vectors."""
+    num_norm_parameters: int = 0
+    """Of those norms."""
+    has_sinks: bool = False
+    """A number for each head, which tensor ranks share out."""
+    rotary_size: int = 0
+    """Of latent attention: the part of a key that all heads share."""
+    window: int | None = None
+    turns: bool = True
+
+    @property
+    def is_latent(self) -> bool:
+        return self.rotary_size > 0
+
+    @property
+    def has_query_latent(self) -> bool:
+        return any(product.name == "linear_q_down_proj" for product in self.products)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A feed-forward network of every token."""
+
+    width: int
+    is_gated: bool
+    products: tuple[Product, Product]
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Networks of which a router picks some for each token."""
+
+    number: int
+    per_token: int
+    network: Network
+    """One of them."""
+    router: Product
+    shared: Network | None = None
+    latent_products: tuple[Product, ...] = ()
+    """Down to what is sent to them and back, where that is not the hidden state."""
+
+    def num_parameters_on(self, *, expert: int, expert_tensor: int) -> int:
+        """What one rank holds of all of them, without router and shared expert."""
+        of_one = sum(product.num_parameters_on(expert_tensor) for product in self.network.products)
+        return self.number // expert * of_one
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    attention: Attention
+    feed_forward: Network | Experts
+
+    @property
+    def network(self) -> Network | None:
+        """What computes every token beside the attention."""
+        return self.feed_forward.shared if isinstance(self.feed_forward, Experts) else self.feed_forward
+
+    @property
+    def experts(self) -> Experts | None:
+        return self.feed_forward if isinstance(self.feed_forward, Experts) else None
+
+    def products(self) -> Iterator[Product]:
+        """Of every token; those of experts are in `experts`."""
+        yield from self.attention.products
+        if self.experts is not None:
+            yield self.experts.router
+            yield from self.experts.latent_products
+        if self.network is not None:
+            yield from self.network.products
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    hidden: int
+    vocabulary: int
+    layers: tuple[Layer, ...]
+    is_tied: bool
+    """The output layer is the embedding."""
+    norms_have_bias: bool = False
+    num_positions: int = 0
+    """Rows of a learned position embedding."""
+    depths: int = 0
+    """Of multi-token prediction."""
+
+    @property
+    def output(self) -> Product:
+        return Product("output_layer", self.hidden, self.vocabulary, Split.VOCABULARY_ROWS)
+
+    @property
+    def num_norm_parameters(self) -> int:
+        """Of one norm of the hidden state."""
+        return self.hidden * (1 + self.norms_have_bias)
+
+    @property
+    def num_parameters(self) -> int:
+        ends = (1 if self.is_tied else 2) * self.output.num_parameters + self.num_positions * self.hidden
+        depths = (
+            self.depths * self.num_depth_parameters_on(1) + self.num_expert_parameters(self.layers[-1:]) * self.depths
+        )
+        dense = sum(number * self.num_dense_parameters_on(1, layer) for layer, number in self.kinds().items())
+        return dense + self.num_expert_parameters(self.layers) + depths + ends + self.num_norm_parameters
+
+    def num_dense_parameters_on(self, tensor: int, layer: Layer) -> int:
+        """What a tensor rank holds of a layer, without its experts."""
+        products = sum(product.num_parameters_on(tensor) for product in layer.products())
+        sinks = layer.attention.has_sinks * layer.attention.heads // tensor
+        return products + sinks + layer.attention.num_norm_parameters + 2 * self.num_norm_parameters
+
+    def num_depth_parameters_on(self, tensor: int) -> int:
+        """What a tensor rank holds of one depth of multi-token prediction, without its experts: a matrix, a layer like
+        the last, the norms of what goes in and comes out."""
+        matrix = Product("eh_proj", 2 * self.hidden, self.hidden, Split.ROWS).num_parameters_on(tensor)
+        return matrix + self.num_dense_parameters_on(tensor, self.layers[-1]) + 3 * self.num_norm_parameters
+
+    @staticmethod
+    def num_expert_parameters(layers: Sequence[Layer], *, expert: int = 1, expert_tensor: int = 1) -> int:
+        """What one rank holds of these layers' experts."""
+        return sum(
+            layer.experts.num_parameters_on(expert=expert, expert_tensor=expert_tensor)
+            for layer in layers
+            if layer.experts is not None
+        )
+
+    def kinds(self) -> Counter[Layer]:
+        """How many layers are alike."""
+        return Counter(self.layers)
+
+
+def of_model(model: ModelConfig) -> Architecture:
+    """A recipe's."""
+    return Architecture(
+        hidden=model.hidden_size,
+        vocabulary=model.vocab_size,
+        layers=tuple(_layer(model, number) for number in range(model.num_layers)),
+        is_tied=model.tied_embeddings,
+        depths=model.multi_token_depths,
+    )
+
+
+def _layer(model: ModelConfig, number: int) -> Layer:
+    latent = model.latent_attention
+    attention = _grouped_query(model, number) if latent is None else _latent(model, latent, number)
+    experts = model.experts
+    if experts is None or not model.has_experts(number):
+        return Layer(attention, gated_network(model.hidden_size, model.ffn_hidden_size, has_bias=model.biases))
+    hidden, shared, latent_size = model.hidden_size, experts.shared_ffn_hidden_size, experts.latent_size
+    return Layer(
+        attention,
+        Experts(
+            number=experts.num_experts,
+            per_token=experts.experts_per_token,
+            network=gated_network(latent_size or hidden, experts.ffn_hidden_size, has_bias=model.biases),
+            router=Product("router", hidden, experts.num_experts, Split.NONE, has_bias=model.biases),
+            shared=gated_network(hidden, shared, has_bias=False) if shared else None,
+            latent_products=()
+            if latent_size is None
+            else (
+                Product("fc1_latent_proj", hidden, latent_size, Split.NONE),
+                Product("fc2_latent_proj", latent_size, hidden, Split.NONE),
+            ),
+        ),
+    )
+
+
+def gated_network(inputs: int, width: int, *, has_bias: bool) -> Network:
+    """SwiGLU: gate and up in one product."""
+    products = (
+        Product("linear_fc1", inputs, 2 * width, Split.GATE_AND_UP_ROWS, has_bias=has_bias),
+        Product("linear_fc2", width, inputs, Split.COLUMNS, has_bias=has_bias),
+    )
+    return Network(width, is_gated=True, products=products)
+
+
+def _grouped_query(model: ModelConfig, number: int) -> Attention:
+    kind, size = model.attention, model.head_size
+    assert isinstance(kind, GroupedQueryAttention)
+    rows = (model.num_heads + 2 * model.num_kv_heads) * size
+    normed = (model.num_heads + model.num_kv_heads) * size
+    return Attention(
+        heads=model.num_heads,
+        key_heads=model.num_kv_heads,
+        key_size=size,
+        value_size=size,
+        products=(
+            Product("linear_qkv", model.hidden_size, rows, Split.ROWS, has_bias=model.biases),
+            Product("linear_proj", model.num_heads * size, model.hidden_size, Split.COLUMNS, has_bias=model.biases),
+        ),
+        num_normed=normed if kind.qk_norm else 0,
+        num_norm_parameters=2 * size * kind.qk_norm,
+        has_sinks=kind.sinks,
+        window=model.window_of(number),
+        turns=model.turns(number),
+    )
+
+
+def _latent(model: ModelConfig, latent: LatentAttention, number: int) -> Attention:
+    hidden, heads = model.hidden_size, model.num_heads
+    key_size = model.head_size + latent.rotary_head_size
+    if latent.query_rank is None:
+        queries = [Product("linear_q_proj", hidden, heads * key_size, Split.ROWS)]
+    else:
+        queries = [
+            Product("linear_q_down_proj", hidden, latent.query_rank, Split.NONE),
+            Product("linear_q_up_proj", latent.query_rank, heads * key_size, Split.ROWS),
+        ]
+    keys_and_values = heads * (model.head_size + latent.value_head_size)
+    normed = (latent.query_rank or 0) + latent.key_value_rank
+    return Attention(
+        heads=heads,
+        key_heads=heads,
+        key_size=key_size,
+        value_size=latent.value_head_size,
+        products=(
+            *queries,
+            Product("linear_kv_down_proj", hidden, latent.key_value_rank + latent.rotary_head_size, Split.NONE),
+            Product("linear_kv_up_proj", latent.key_value_rank, keys_and_values, Split.ROWS),
+            Product("linear_proj", heads * latent.value_head_size, hidden, Split.COLUMNS),
+        ),
+        num_normed=normed,
+        num_norm_parameters=normed,
+        rotary_size=latent.rotary_head_size,
+        window=model.window_of(number),
+        turns=model.turns(number),
+    )
