@@ -23,11 +23,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mai.engine.experts import Experts
-from mai.engine.operations import choose
+from mai.engine.operations import choose, compute_dtype
 from mai.engine.shard import Block, Shard
 from mai.engine.sharded_state import blocks, buffer_shards
 from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
-from mai.engine.translate import compute_dtype
 from mai.optimizer.groups import decays
 from mai.recipe import OptimizerConfig, Recipe
 

@@ -28,7 +28,7 @@ from mai.kernels import (
     weight_gradient,
 )
 from mai.kernels.cuda import library
-from mai.recipe import Recipe
+from mai.recipe import PrecisionConfig, Recipe
 
 Kernel = Callable[..., Any]
 
@@ -149,7 +149,7 @@ def _described(kernel: Kernel | None, device: Literal["cpu", "cuda"]) -> str:
 
 def _has_library_for_cross_entropy(recipe: Recipe) -> bool:
     is_whole = recipe.parallel.tensor == 1
-    return is_whole and library.takes_cross_entropy(_dtype(recipe), recipe.model.vocab_size)
+    return is_whole and library.takes_cross_entropy(compute_dtype(recipe.precision), recipe.model.vocab_size)
 
 
 def _has_grouped_product(recipe: Recipe) -> bool:
@@ -158,12 +158,14 @@ def _has_grouped_product(recipe: Recipe) -> bool:
         return True
     features = experts.ffn_hidden_size // recipe.parallel.expert_tensor
     width = experts.latent_size or recipe.model.hidden_size
-    return grouped_linear.takes_one_launch(_dtype(recipe), width, features, device=torch.device("cuda"))
+    return grouped_linear.takes_one_launch(
+        compute_dtype(recipe.precision), width, features, device=torch.device("cuda")
+    )
 
 
-def _dtype(recipe: Recipe) -> torch.dtype:
-    # `compute_dtype` in translate.py, which imports this module.
-    return torch.bfloat16 if recipe.precision.compute == "bf16" else torch.float32
+def compute_dtype(precision: PrecisionConfig) -> torch.dtype:
+    """What matrices and activations are in."""
+    return torch.bfloat16 if precision.compute == "bf16" else torch.float32
 
 
 _TRITON, _GROUPED_PRODUCT = "fused, Triton", "fused, torch's grouped product"

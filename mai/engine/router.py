@@ -31,6 +31,17 @@ from mai.kernels.routing import Rule
 from mai.recipe import MixtureOfExperts
 
 
+def rule_of(experts: MixtureOfExperts) -> Rule:
+    """What the recipe says of the choice, as its operation takes it."""
+    return Rule(
+        experts_per_token=experts.experts_per_token,
+        scores=experts.scores,
+        scale=experts.routed_scale,
+        num_groups=experts.num_groups,
+        groups_per_token=experts.groups_per_token,
+    )
+
+
 class ExpertRouter(Router):
     """Scores, choice, balancing loss, and the counts that the selection bias follows."""
 
@@ -42,13 +53,7 @@ class ExpertRouter(Router):
     ) -> None:
         super().__init__(config=config, pg_collection=pg_collection)
         self.experts = experts
-        self.rule = Rule(
-            experts_per_token=experts.experts_per_token,
-            scores=experts.scores,
-            scale=experts.routed_scale,
-            num_groups=experts.num_groups,
-            groups_per_token=experts.groups_per_token,
-        )
+        self.rule = rule_of(experts)
         self.replay: dict[str, Recorder | Follower] = {}
         """By the name of the choice; see `choices`."""
         bias_E = counts_E = None

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mai.engine.operations import Kernel, choose
-from mai.engine.translate import compute_dtype
+from mai.engine.operations import Kernel, choose, compute_dtype
+from mai.engine.router import rule_of
 from mai.errors import MaiError
 from mai.kernels import (
     adamw,
@@ -221,13 +221,7 @@ def _tables(model: ModelConfig, tokens: int, device: torch.device) -> tuple[Tens
 
 def _routing(kernel: Kernel, draw: Draws, recipe: Recipe, tokens: int) -> list[Tensor]:
     experts = _experts(recipe)
-    rule = routing.Rule(
-        experts_per_token=experts.experts_per_token,
-        scores=experts.scores,
-        scale=experts.routed_scale,
-        num_groups=experts.num_groups,
-        groups_per_token=experts.groups_per_token,
-    )
+    rule = rule_of(experts)
     logits_TE = draw(tokens, experts.num_experts, dtype=torch.float32)
     bias_E = draw(experts.num_experts, dtype=torch.float32) if experts.bias_update_rate else None
     found = []

@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from mai.engine.experts import expert_fields
 from mai.engine.latent_attention import latent_fields
-from mai.engine.operations import choose
+from mai.engine.operations import choose, compute_dtype
 from mai.parallel.layout import Layout
 from mai.recipe import GroupedQueryAttention, ModelConfig, OptimizerConfig, ParallelConfig, PrecisionConfig, Recipe
 from mai.recipe.stage_text import parts_of
@@ -33,10 +33,6 @@ def _honest(config_type: type[Config], **fields: Any) -> Config:
 
 def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
     return weight
-
-
-def compute_dtype(precision: PrecisionConfig) -> torch.dtype:
-    return torch.bfloat16 if precision.compute == "bf16" else torch.float32
 
 
 def output_init_std(model: ModelConfig) -> float:

@@ -8,7 +8,7 @@ Not in it: a mask with sinks or a window, which plain attention does not need, a
 
 from dataclasses import dataclass
 
-from mai.plan.architecture import Architecture, Attention, Experts, Layer
+from mai.plan.architecture import Architecture, Attention, Experts, Layer, Network
 
 _FP32, _INT64 = 4, 8
 
@@ -44,7 +44,7 @@ def kept_bytes(architecture: Architecture, layer: Layer, cut: Cut) -> int:
     network, experts = layer.network, layer.experts
     kept = _of_residuals(architecture.hidden, layer, cut) + _of_attention(layer.attention, cut)
     if network is not None:
-        numbers = _of_network(network.width, is_gated=network.is_gated)
+        numbers = _of_network(network)
         kept += cut.tokens * numbers * cut.element_bytes // cut.tensor
     if experts is not None:
         kept += _of_experts(experts, architecture.hidden, cut)
@@ -89,9 +89,9 @@ def _of_context(attention: Attention, cut: Cut) -> int:
     return masks + cut.length // cut.context * tables * _FP32
 
 
-def _of_network(width: int, *, is_gated: bool) -> int:
+def _of_network(network: Network) -> int:
     """Numbers of a token: what the first matrix gives, and the activation."""
-    return (3 if is_gated else 2) * width
+    return (3 if network.is_gated else 2) * network.width
 
 
 def _of_experts(experts: Experts, hidden: int, cut: Cut) -> int:
@@ -101,9 +101,7 @@ def _of_experts(experts: Experts, hidden: int, cut: Cut) -> int:
     choice = picked * (_FP32 + 2 * _INT64) + (experts.number + 1) * _FP32
     network, latent = experts.network, experts.latent_products
     rows = own * picked * cut.expert_tensor
-    of_row = (
-        network.products[0].inputs + _of_network(network.width, is_gated=network.is_gated) // cut.expert_tensor
-    ) * cut.element_bytes + _FP32
+    of_row = (network.products[0].inputs + _of_network(network) // cut.expert_tensor) * cut.element_bytes + _FP32
     # What the sum of a token's experts gives to the matrix back from the latent vector.
     back = latent[1].inputs * cut.element_bytes if latent else 0
     return own * (router_input + choice + back) + rows * of_row

@@ -78,24 +78,6 @@ def kept(place: Place, recipes: Mapping[tuple[str, str, str, int], Recipe]) -> K
     return found
 
 
-@pytest.fixture(scope="module")
-def found() -> Kept:
-    """Of the last rank: of context ranks it keeps most, with two masks."""
-    kept_by: Kept = {}
-    for ranks in (1, 2):
-        layouts = {name: parallel for name, parallel in LAYOUTS.items() if parallel.model_ranks == ranks}
-        recipes = {
-            (name, where, compute, layers): recipe_with(replace(model, num_layers=layers), parallel, compute)
-            for name, model in MODELS.items()
-            for where, parallel in layouts.items()
-            for compute in (("fp32", "bf16") if ranks == 1 else ("bf16",))
-            for layers in LAYERS
-            if parallel.tensor == 1 or parallel.sequence or model.experts is None
-        }
-        kept_by |= on_ranks(ranks, kept, recipes)[-1]
-    return kept_by
-
-
 CASES = [
     (name, where, compute)
     for where, parallel in LAYOUTS.items()
@@ -103,6 +85,23 @@ CASES = [
     for compute in (("fp32", "bf16") if parallel.model_ranks == 1 else ("bf16",))
     if parallel.tensor == 1 or parallel.sequence or model.experts is None
 ]
+
+
+@pytest.fixture(scope="module")
+def found() -> Kept:
+    """Of the last rank: of context ranks it keeps most, with two masks."""
+    kept_by: Kept = {}
+    for ranks in (1, 2):
+        recipes = {
+            (name, where, compute, layers): recipe_with(
+                replace(MODELS[name], num_layers=layers), LAYOUTS[where], compute
+            )
+            for name, where, compute in CASES
+            for layers in LAYERS
+            if LAYOUTS[where].model_ranks == ranks
+        }
+        kept_by |= on_ranks(ranks, kept, recipes)[-1]
+    return kept_by
 
 
 @pytest.mark.parametrize(("name", "where", "compute"), CASES)

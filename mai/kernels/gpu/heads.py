@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mai.kernels.gpu.column_sums import column_sums
-from mai.kernels.gpu.launch import cover, num_multiprocessors
+from mai.kernels.gpu.launch import cover, num_multiprocessors, with_whole_rows
 
 # Pairs of a program and its warps, the fastest of twelve on an H100 with 32 query and 8 key heads of 128. With more
 # threads than a head has pairs the compiler loads cos and sin where they are needed; with fewer it hands them around
@@ -208,7 +208,7 @@ def forward(
     key_heads: int,
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    product = _with_whole_rows(product)
+    product = with_whole_rows(product)
     *outer, features = product.shape
     size = features // (heads + 2 * key_heads)
     query, key, value = (product.new_empty((*outer, count, size)) for count in (heads, key_heads, key_heads))
@@ -272,8 +272,8 @@ def _backward(
     epsilon: float,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient of the product, and with norms each program's part of the weights' gradients, [programs, 2, D]."""
-    of_query, of_key, of_value = (_with_whole_rows(x) for x in (of_query, of_key, of_value))
-    product = None if product is None else _with_whole_rows(product)
+    of_query, of_key, of_value = (with_whole_rows(x) for x in (of_query, of_key, of_value))
+    product = None if product is None else with_whole_rows(product)
     *outer, heads, size = of_query.shape
     positions, all_heads = outer[0] * outer[1], heads + 2 * of_key.size(2)
     of_product = of_query.new_empty((*outer, all_heads * size))
@@ -313,7 +313,3 @@ def _backward(
             num_warps=warps,
         )
     return of_product, parts
-
-
-def _with_whole_rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()

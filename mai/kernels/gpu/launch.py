@@ -14,6 +14,11 @@ def rows(x: Tensor) -> tuple[Tensor, int, int]:
     return flat, flat.size(0), flat.size(1)
 
 
+def with_whole_rows(x: Tensor) -> Tensor:
+    """The tensor, or a copy whose last dim is contiguous; all other strides are free."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def cover(length: int, block: int) -> int:
     """How many blocks cover the length."""
     return int(triton.cdiv(length, block))

@@ -3,6 +3,8 @@
 Shapes: T tokens, K picked experts of a token, N = T * K rows, H features, E experts.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -90,49 +92,31 @@ def expert_rows(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
 
 def permute(tokens: Tensor, weights: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
     out_weights = weights.new_empty(row.numel())
-    return _spread(tokens, weights.contiguous(), row, out_weights), out_weights
+    return _moved(spread_kernel, tokens, row.numel(), weights.contiguous(), row, out_weights), out_weights
 
 
 def permute_backward(gradient: Tensor, of_weights: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
     out_weights = of_weights.new_empty(row.shape)
-    return _sum(gradient, of_weights.contiguous(), row, out_weights), out_weights
+    return _moved(sum_kernel, gradient, row.size(0), of_weights.contiguous(), row, out_weights), out_weights
 
 
 def unpermute(x: Tensor, row: Tensor) -> Tensor:
-    return _sum(x, None, row, None)
+    return _moved(sum_kernel, x, row.size(0), None, row, None)
 
 
 def unpermute_backward(gradient: Tensor, row: Tensor) -> Tensor:
-    return _spread(gradient, None, row, None)
+    return _moved(spread_kernel, gradient, row.numel(), None, row, None)
 
 
-def _spread(tokens: Tensor, weights: Tensor | None, row: Tensor, out_weights: Tensor | None) -> Tensor:
-    flat, count, features = rows(tokens)
-    out = tokens.new_empty((row.numel(), features))
-    blocks = cover(features, BLOCK)
-    if count:
-        spread_kernel[(count * blocks,)](
-            flat,
-            weights,
-            row.contiguous(),
-            out,
-            out_weights,
-            features,
-            blocks,
-            K=row.size(1),
-            WEIGHTED=weights is not None,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-        )
-    return out
-
-
-def _sum(x: Tensor, weights: Tensor | None, row: Tensor, out_weights: Tensor | None) -> Tensor:
+def _moved(
+    kernel: Any, x: Tensor, num_out: int, weights: Tensor | None, row: Tensor, out_weights: Tensor | None
+) -> Tensor:
+    """[num_out, H]: by programs that each take a block of one token's features."""
     flat, _, features = rows(x)
-    out = x.new_empty((row.size(0), features))
+    out = x.new_empty((num_out, features))
     blocks = cover(features, BLOCK)
     if row.numel():
-        sum_kernel[(row.size(0) * blocks,)](
+        kernel[(row.size(0) * blocks,)](
             flat,
             weights,
             row.contiguous(),

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mai.kernels.gpu.launch import cover
+from mai.kernels.gpu.launch import cover, with_whole_rows
 
 # Pairs of a program: 16 a thread.
 PAIRS, NUM_WARPS = 2048, 4
@@ -48,7 +48,7 @@ def turn_kernel(
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    x = x if x.stride(-1) == 1 else x.contiguous()
+    x = with_whole_rows(x)
     positions, sequences, heads, size = x.shape
     out = x.new_empty(x.shape)
     block = int(triton.next_power_of_2(size // 2))
