@@ -25,6 +25,7 @@ class Cut:
     tensor: int = 1
     sequence: bool = False
     """Tensor ranks also share out norms and residuals along the sequence."""
+    expert: int = 1
     expert_tensor: int = 1
 
     @property

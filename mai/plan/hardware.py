@@ -7,10 +7,10 @@ never guessed. The clusters that ship with mai are kinds of hardware, not places
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from mai.errors import PlanError
+from mai.plan.names import check_name
 from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
 
 _SHIPPED = Path(__file__).parent / "hardware"
@@ -30,6 +30,13 @@ class Gpu:
     matmul_bf16_tflops: float | None = None
     matmul_fp8_tflops: float | None = None
     """Measured: the fastest product of two matrices that was found (MAMF)."""
+
+    attention_forward_tflops: float | None = None
+    attention_backward_tflops: float | None = None
+    """Measured: causal attention with heads of 128, of the half of the square that it needs."""
+
+    memory_share: float | None = None
+    """Measured: what a copy reaches of `hbm_tb_per_second`."""
 
     sold_memory_gb: float
     """As the vendor prints it; some print GB and mean GiB."""
@@ -53,7 +60,7 @@ class Gpu:
 
 def load_gpu(name: str) -> Gpu:
     """The GPU of this name; raises PlanError, with the names there are, when none has it."""
-    _check_name(name, "GPU", gpu_names())
+    check_name(name, "GPU", gpu_names())
     file = _SHIPPED / "gpus" / f"{name}.toml"
     findings = Findings()
     gpu = build(Gpu, read_table(file), findings, name=name, sources=findings.sources)
@@ -198,7 +205,7 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
     """
     file = Path(name_or_path)
     if isinstance(name_or_path, str) and file.suffix != ".toml" and "/" not in name_or_path:
-        _check_name(name_or_path, "cluster", cluster_names(), hint=". Your own is path/to/cluster.toml")
+        check_name(name_or_path, "cluster", cluster_names(), hint=". Your own is path/to/cluster.toml")
         file = _SHIPPED / "clusters" / f"{name_or_path}.toml"
     try:
         table = read_table(file)
@@ -231,13 +238,6 @@ def _breaches(cluster: Cluster) -> list[str]:
     if cluster.price and cluster.price.gpu_hour is not None and cluster.price.gpu_hour_buys is None:
         breaches.append("price.gpu_hour_buys: missing; say what price.gpu_hour is the price of")
     return breaches
-
-
-def _check_name(name: str, what: str, names: list[str], *, hint: str = "") -> None:
-    if name not in names:
-        near = get_close_matches(name, names, n=1)
-        guess = f"did you mean {near[0]}? There are" if near else "there are"
-        raise PlanError(f"{name}: no such {what}; {guess} {', '.join(names)}{hint}")
 
 
 def _names_in(folder: str) -> list[str]:

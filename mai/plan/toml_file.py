@@ -32,7 +32,7 @@ MAY_BE_ZERO = {"may_be_zero": True}
 Kind = TypeVar("Kind")
 
 _TOO_LARGE = 2**63
-_WORDS = {str: "text", int: "a whole number", float: "a number"}
+_WORDS = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
 
 
 @dataclass(slots=True)
@@ -115,6 +115,8 @@ def _wrong(expected: type, value: Any, *, may_be_zero: bool = False) -> str:
     """The rule that the value breaks; empty when it keeps all."""
     if expected is str:
         return "" if isinstance(value, str) and value.strip() else "must be text"
+    if expected is bool:
+        return "" if isinstance(value, bool) else f"must be {_WORDS[bool]}"
     # In Python, true is a whole number.
     if isinstance(value, bool) or not isinstance(value, int if expected is int else int | float):
         return f"must be {_WORDS[expected]}"

@@ -1,0 +1,50 @@
+"""What a plan is of: one step of a model, cut over the GPUs of a cluster, under one software."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from mai.parallel.layout import Layout
+from mai.parallel.stages import Part, parts
+from mai.plan.architecture import Architecture
+from mai.plan.hardware import Cluster
+from mai.plan.software import Software
+from mai.recipe import ParallelConfig
+
+Precision = Literal["fp32", "bf16", "fp8", "fp4"]
+"""Of the matrix products; everything else is bf16, or fp32 where all is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that memory and time depend on."""
+
+    architecture: Architecture
+    parallel: ParallelConfig
+    """With its data ranks."""
+    sequence_length: int
+    num_micro_batches: int
+    """That one data-parallel rank computes in a step."""
+    precision: Precision
+    software: Software
+    cluster: Cluster
+    imbalance: float = 1.0
+    """Tokens of the busiest expert rank over the mean."""
+
+    @cached_property
+    def layout(self) -> Layout:
+        parallel = self.parallel
+        assert parallel.data is not None
+        return Layout.of(parallel, parallel.model_ranks * parallel.data)
+
+    @cached_property
+    def stages(self) -> tuple[tuple[Part, ...], ...]:
+        """Each pipeline stage's parts of the model."""
+        every = parts(len(self.architecture.layers), self.parallel)
+        return tuple(every[stage :: self.parallel.pipeline] for stage in range(self.parallel.pipeline))
+
+    @property
+    def tokens(self) -> int:
+        """Of a whole step."""
+        sequences = self.parallel.micro_batch_sequences * self.num_micro_batches * self.layout.data
+        return sequences * self.sequence_length

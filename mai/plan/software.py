@@ -1,0 +1,97 @@
+"""What a framework of one generation does to memory and time, beside the model and the hardware: `Software`.
+
+The same layout on the same GPUs took 1.96 times as long under the Megatron-Core of one year as under that of the next
+(its optimisation log of DeepSeek-V3 on 256 GB200), so the software is an input of every plan.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mai.plan.names import check_name
+from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
+
+_SHIPPED = Path(__file__).parent / "software"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holds:
+    """Bytes that a rank holds for each parameter, and what else is not in the model."""
+
+    gradient_bytes: int
+    """Of the sum over micro-batches."""
+    own_gradient_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
+    """Of one micro-batch's gradient where it stands beside the sum."""
+    optimizer_bytes: int
+    """Master weight and moments, shared out by ZeRO-1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keeps:
+    """What its layers keep for the backward pass besides what all do."""
+
+    attention_scores: bool
+    """Queries times keys and their softmax: without a fused attention."""
+    dropout_masks: bool
+    """A byte for each number that dropout looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How fast it drives a GPU. Shares are of what the GPU reached when it did nothing else."""
+
+    product_share: float
+    """Of the rate of the fastest product, in the middle of a step: clocks under load, gaps between kernels."""
+    traffic: float
+    """Bytes of the operations between products, over those of mai's fused ones."""
+    host_layer_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    """The host's time to enqueue a dense layer's forward pass; the backward pass takes as long again."""
+    host_expert_layer_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    """That of a layer with experts."""
+    host_collective_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    """What each collective among tensor ranks adds to it."""
+    step_milliseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    """Once a step: data, logging, the norm of the gradients."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hides:
+    """The share of each transfer that runs beside computation, where there is enough to hide behind."""
+
+    tensor: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    context: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    expert: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    pipeline: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    gradients: float = field(default=0.0, metadata=MAY_BE_ZERO)
+    parameters: float = field(default=0.0, metadata=MAY_BE_ZERO)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Software:
+    """One framework of one generation."""
+
+    name: str = field(metadata=NOT_A_KEY)
+    describes: str
+    """In words, for people."""
+
+    holds: Holds
+    keeps: Keeps
+    pace: Pace
+    hides: Hides
+
+    sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
+    """Where numbers come from, by the path of their key."""
+
+
+def load_software(name: str) -> Software:
+    """The one of this name; raises PlanError, with the names there are, when none has it."""
+    check_name(name, "software", software_names())
+    file = _SHIPPED / f"{name}.toml"
+    findings = Findings()
+    software = build(Software, read_table(file), findings, name=name, sources=findings.sources)
+    assert software is not None, f"{file} ships with mai: {findings.violations}"
+    return software
+
+
+def software_names() -> list[str]:
+    return sorted(file.stem for file in _SHIPPED.glob("*.toml"))
