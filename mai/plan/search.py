@@ -1,0 +1,125 @@
+"""Which layout trains a recipe's model fastest on a budget of GPUs: best-first, over every layout that mai accepts.
+
+Every candidate enters a queue with a time that it cannot beat (`floor`). The one with the least comes out first: degrees
+come back as their choices of recompute and sharding, a choice comes back with its step time if it fits, and one that
+comes out with its step time beats everything behind it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+from mai.errors import PlanError
+from mai.plan.candidates import Choice, Degrees, choices, degrees, parallel_of
+from mai.plan.floor import Floor
+from mai.plan.memory import Memory, memory
+from mai.plan.setting import Setting
+from mai.plan.step_time import StepTime, step_time
+
+_NEAR = 1.1
+"""Of the GPU's memory: what needs more than this is no near miss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A layout, and what it takes."""
+
+    setting: Setting
+    time: StepTime
+    memory: Memory
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Planned":
+        return cls(setting, step_time(setting), memory(setting))
+
+    @property
+    def num_gpus(self) -> int:
+        return self.setting.layout.world_size
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.setting.tokens / self.time.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    best: tuple[Planned, ...]
+    """The fastest first, each the best of all that have its degrees; empty where nothing fits."""
+    near_miss: Planned | None
+    """The fastest of those that are faster than the best one, and do not quite fit. Where nothing fits: the one that
+    needs the least."""
+    num_degrees: int
+    """That were compared."""
+
+
+def search(setting: Setting, *, num_gpus: int, number: int = 10) -> Ranking:
+    """The best layouts of a setting's model and batch on at most so many GPUs.
+
+    Raises PlanError where the rules leave no layout.
+    """
+    return _Search(setting, num_gpus=num_gpus).run(number)
+
+
+class _Search:
+    def __init__(self, setting: Setting, *, num_gpus: int) -> None:
+        self._setting = setting
+        self._batch = setting.tokens // setting.sequence_length
+        self._floor = Floor(setting)
+        self._degrees = degrees(setting, batch_sequences=self._batch, num_gpus=num_gpus)
+        if not self._degrees:
+            raise PlanError(f"{num_gpus} GPUs: no layout shares out a batch of {self._batch} sequences")
+        self._near_miss: Planned | None = None
+
+    def run(self, number: int) -> Ranking:
+        order = count()  # of equal times, the first one made is the better one
+        queue: list[tuple[float, int, _Item]] = [
+            (self._floor.seconds(cut, self._num_micro_batches(cut)), next(order), _Item(cut)) for cut in self._degrees
+        ]
+        heapify(queue)
+        best: dict[Degrees, Planned] = {}
+        while queue and len(best) < number:
+            _, _, item = heappop(queue)
+            if item.degrees.without_data in best:
+                continue
+            if item.planned is not None:
+                best[item.degrees.without_data] = item.planned
+                continue
+            for seconds, further in self._opened(item):
+                heappush(queue, (seconds, next(order), further))
+        return Ranking(tuple(best.values()), self._near_miss, len(self._degrees))
+
+    def _opened(self, item: "_Item") -> Iterator[tuple[float, "_Item"]]:
+        """What an item stands for, with times that it cannot beat."""
+        cut, micro_batches = item.degrees, self._num_micro_batches(item.degrees)
+        if item.choice is None:
+            for choice in choices(self._setting, cut):
+                if self._is_near(self._floor.num_bytes(cut, micro_batches, choice)):
+                    yield self._floor.seconds(cut, micro_batches, choice.recompute), _Item(cut, choice)
+            return
+        parallel = parallel_of(self._setting, cut, item.choice)
+        setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
+        needed = memory(setting)
+        if not self._is_near(needed.largest.needed):
+            return
+        planned = Planned(setting, step_time(setting), needed)
+        if needed.fits:
+            yield planned.time.seconds, _Item(cut, item.choice, planned)
+        elif self._near_miss is None or planned.time.seconds < self._near_miss.time.seconds:
+            self._near_miss = planned
+
+    def _num_micro_batches(self, cut: Degrees) -> int:
+        return self._batch // (cut.micro_batch_sequences * cut.data)
+
+    def _is_near(self, num_bytes: float) -> bool:
+        usable = self._setting.cluster.gpu.usable_memory_gib
+        return usable is None or num_bytes <= _NEAR * usable * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """Of the queue: degrees, then with a choice, then with what it takes."""
+
+    degrees: Degrees
+    choice: Choice | None = None
+    planned: Planned | None = None
