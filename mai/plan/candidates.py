@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from mai.plan.setting import Setting
@@ -38,12 +39,12 @@ class Degrees(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What is decided beside the degrees, and changes memory more than time."""
+class Sharding:
+    """What data-parallel ranks share out."""
 
-    recompute: tuple[Recomputed, ...]
-    is_fully_sharded: bool
-    copies: int
+    is_full: bool = False
+    """Weights and gradients as well as optimizer states."""
+    copies: int = 1
     """That hybrid sharding keeps equal."""
 
 
@@ -79,14 +80,6 @@ def _dense_degrees(setting: Setting, *, batch_sequences: int, num_gpus: int) -> 
                             yield Degrees(tensor, context, pipeline, virtual, 1, 1, micro, data)
 
 
-def choices(setting: Setting, degrees: Degrees) -> Iterator[Choice]:
-    """What may be recomputed and shared out in these degrees."""
-    for recompute in recomputations(setting):
-        for copies in _copies(setting, degrees):
-            for is_fully_sharded in (False, True):
-                yield Choice(recompute, is_fully_sharded, copies)
-
-
 def recomputations(setting: Setting) -> Iterator[tuple[Recomputed, ...]]:
     """Nothing, each module by itself, and whole layers."""
     layers = setting.architecture.kinds()
@@ -102,7 +95,19 @@ def recomputations(setting: Setting) -> Iterator[tuple[Recomputed, ...]]:
     yield ("layer",)
 
 
-def parallel_of(setting: Setting, degrees: Degrees, choice: Choice) -> ParallelConfig:
+def shardings(setting: Setting, degrees: Degrees, *, is_full: bool) -> list[Sharding]:
+    """One copy over all ranks, or as many as let every copy stay inside a node or rack."""
+    sharing = degrees.context * degrees.data
+    expert_ranks = degrees.expert * degrees.expert_tensor
+    most = math.gcd(sharing, degrees.tensor * sharing // expert_ranks if expert_ranks > 1 else sharing)
+    inside = setting.cluster.scale_up.gpus // degrees.tensor
+    copies = [number for number in _divisors(most) if sharing // number <= inside < sharing]
+    return [Sharding(is_full, number) for number in (1, *copies[:1])]
+
+
+def parallel_of(
+    setting: Setting, degrees: Degrees, recompute: tuple[Recomputed, ...] = (), sharding: Sharding = Sharding()
+) -> ParallelConfig:
     parts = degrees.pipeline * degrees.virtual_stages
     return ParallelConfig(
         tensor=degrees.tensor,
@@ -114,14 +119,14 @@ def parallel_of(setting: Setting, degrees: Degrees, choice: Choice) -> ParallelC
         expert=degrees.expert,
         expert_tensor=degrees.expert_tensor,
         data=degrees.data,
-        sharding="full" if choice.is_fully_sharded else "optimizer",
-        sharding_ranks=None if choice.copies == 1 else degrees.context * degrees.data // choice.copies,
-        recompute=choice.recompute,
+        sharding="full" if sharding.is_full else "optimizer",
+        sharding_ranks=None if sharding.copies == 1 else degrees.context * degrees.data // sharding.copies,
+        recompute=recompute,
         micro_batch_sequences=degrees.micro_batch_sequences,
     )
 
 
-def _tensor_sizes(setting: Setting) -> list[int]:
+def _tensor_sizes(setting: Setting) -> tuple[int, ...]:
     """Divisors of what tensor ranks cut, within the links of a node or rack."""
     cut = [setting.architecture.vocabulary, setting.cluster.scale_up.gpus, setting.sequence_length]
     for layer in setting.architecture.kinds():
@@ -159,19 +164,11 @@ def _expert_sizes(setting: Setting) -> Iterator[tuple[int, int]]:
     widths = [setting.cluster.scale_up.gpus, *(of.network.width for of in experts)] if experts else [1]
     has_bias = any(product.has_bias for of in experts for product in of.network.products)
     for expert in _divisors(math.gcd(*(of.number for of in experts)) or 1):
-        for expert_tensor in [1] if has_bias else _divisors(math.gcd(*widths)):
+        for expert_tensor in (1,) if has_bias else _divisors(math.gcd(*widths)):
             yield expert, expert_tensor
 
 
-def _copies(setting: Setting, degrees: Degrees) -> list[int]:
-    """One copy of states, or as many as let every copy stay inside a node or rack."""
-    sharing = degrees.context * degrees.data
-    expert_ranks = degrees.expert * degrees.expert_tensor
-    most = math.gcd(sharing, degrees.tensor * sharing // expert_ranks if expert_ranks > 1 else sharing)
-    inside = setting.cluster.scale_up.gpus // degrees.tensor
-    copies = [number for number in _divisors(most) if sharing // number <= inside < sharing]
-    return [1, *copies[:1]]
-
-
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+@cache
+def _divisors(number: int) -> tuple[int, ...]:
+    low = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return tuple(sorted({*low, *(number // divisor for divisor in low)}))

@@ -1,8 +1,8 @@
 """Which layout trains a recipe's model fastest on a budget of GPUs: best-first, over every layout that mai accepts.
 
 Every candidate enters a queue with a time that it cannot beat (`floor`). The one with the least comes out first: degrees
-come back as their choices of recompute and sharding, a choice comes back with its step time if it fits, and one that
-comes out with its step time beats everything behind it.
+come back with each choice of recomputation, those come back with their step time if they fit, and what comes out with
+its step time beats everything behind it.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,12 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from mai.errors import PlanError
-from mai.plan.candidates import Choice, Degrees, choices, degrees, parallel_of
+from mai.plan.candidates import Degrees, degrees, parallel_of, recomputations, shardings
 from mai.plan.floor import Floor
 from mai.plan.memory import Memory, memory
 from mai.plan.setting import Setting
 from mai.plan.step_time import StepTime, step_time
+from mai.recipe.parallel import Recomputed
 
 _NEAR = 1.1
 """Of the GPU's memory: what needs more than this is no near miss."""
@@ -91,22 +92,34 @@ class _Search:
 
     def _opened(self, item: "_Item") -> Iterator[tuple[float, "_Item"]]:
         """What an item stands for, with times that it cannot beat."""
-        cut, micro_batches = item.degrees, self._num_micro_batches(item.degrees)
-        if item.choice is None:
-            for choice in choices(self._setting, cut):
-                if self._is_near(self._floor.num_bytes(cut, micro_batches, choice)):
-                    yield self._floor.seconds(cut, micro_batches, choice.recompute), _Item(cut, choice)
+        cut = item.degrees
+        if item.recompute is None:
+            for recompute in recomputations(self._setting):
+                seconds = self._floor.seconds(cut, self._num_micro_batches(cut), recompute)
+                yield seconds, _Item(cut, recompute)
             return
-        parallel = parallel_of(self._setting, cut, item.choice)
-        setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
-        needed = memory(setting)
-        if not self._is_near(needed.largest.needed):
-            return
-        planned = Planned(setting, step_time(setting), needed)
-        if needed.fits:
-            yield planned.time.seconds, _Item(cut, item.choice, planned)
-        elif self._near_miss is None or planned.time.seconds < self._near_miss.time.seconds:
-            self._near_miss = planned
+        # Sharing out weights as well is there to make a layout fit: they are gathered for every micro-batch.
+        for is_full in (False, True):
+            fitting = list(self._fitting(cut, item.recompute, is_full=is_full))
+            yield from ((planned.time.seconds, _Item(cut, item.recompute, planned)) for planned in fitting)
+            if fitting:
+                return
+
+    def _fitting(self, cut: Degrees, recompute: tuple[Recomputed, ...], *, is_full: bool) -> Iterator[Planned]:
+        micro_batches = self._num_micro_batches(cut)
+        for sharding in shardings(self._setting, cut, is_full=is_full):
+            if not self._is_near(self._floor.num_bytes(cut, micro_batches, recompute, sharding)):
+                continue
+            parallel = parallel_of(self._setting, cut, recompute, sharding)
+            setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
+            needed = memory(setting)
+            if not self._is_near(needed.largest.needed):
+                continue
+            planned = Planned(setting, step_time(setting), needed)
+            if needed.fits:
+                yield planned
+            elif self._near_miss is None or planned.time.seconds < self._near_miss.time.seconds:
+                self._near_miss = planned
 
     def _num_micro_batches(self, cut: Degrees) -> int:
         return self._batch // (cut.micro_batch_sequences * cut.data)
@@ -118,8 +131,8 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """Of the queue: degrees, then with a choice, then with what it takes."""
+    """Of the queue: degrees, then with what is recomputed, then with what it takes."""
 
     degrees: Degrees
-    choice: Choice | None = None
+    recompute: tuple[Recomputed, ...] | None = None
     planned: Planned | None = None
