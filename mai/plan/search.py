@@ -98,16 +98,13 @@ class _Search:
                 seconds = self._floor.seconds(cut, self._num_micro_batches(cut), recompute)
                 yield seconds, _Item(cut, recompute)
             return
-        # Sharing out weights as well is there to make a layout fit: they are gathered for every micro-batch.
-        for is_full in (False, True):
-            fitting = list(self._fitting(cut, item.recompute, is_full=is_full))
-            yield from ((planned.time.seconds, _Item(cut, item.recompute, planned)) for planned in fitting)
-            if fitting:
-                return
+        for planned in self._fitting(cut, item.recompute):
+            yield planned.time.seconds, _Item(cut, item.recompute, planned)
 
-    def _fitting(self, cut: Degrees, recompute: tuple[Recomputed, ...], *, is_full: bool) -> Iterator[Planned]:
+    def _fitting(self, cut: Degrees, recompute: tuple[Recomputed, ...]) -> Iterator[Planned]:
+        """With every way to share out weights and states."""
         micro_batches = self._num_micro_batches(cut)
-        for sharding in shardings(self._setting, cut, is_full=is_full):
+        for sharding in shardings(self._setting, cut):
             if not self._is_near(self._floor.num_bytes(cut, micro_batches, recompute, sharding)):
                 continue
             parallel = parallel_of(self._setting, cut, recompute, sharding)
