@@ -15,7 +15,8 @@ from mai.plan.activations import kept_bytes
 from mai.plan.architecture import Architecture, Layer
 from mai.plan.candidates import Degrees, Sharding, parallel_of
 from mai.plan.setting import Setting
-from mai.plan.step_time import cut_of, step_time
+from mai.plan.passes import cut_of
+from mai.plan.step_time import step_time
 from mai.recipe.parallel import Recomputed
 
 _WEIGHT_BYTES = 2
@@ -106,7 +107,7 @@ class Floor:
             parallel=replace(parallel_of(self._setting, degrees, recompute), pipeline=len(layers), stages="even"),
             num_micro_batches=len(layers),
         )
-        return tuple(forward + backward for forward, backward in step_time(setting).stages)
+        return tuple(stage.seconds for stage in step_time(setting).stages)
 
     def _stages_of(self, pipeline: int, virtual_stages: int) -> list[tuple[_Stage, int]]:
         """And how many are alike, the first one first."""
@@ -144,7 +145,7 @@ class Floor:
 
 
 def _shared(degrees: Degrees) -> Degrees:
-    """What decides about a layer, on as few ranks as can be."""
+    """What decides about a layer, on as few ranks as can be; several where there are, as they wait for each other."""
     expert_ranks = degrees.expert * degrees.expert_tensor
-    data = expert_ranks // math.gcd(expert_ranks, degrees.tensor * degrees.context)
+    data = expert_ranks // math.gcd(expert_ranks, degrees.tensor * degrees.context) * (1 + (degrees.num_gpus > 1))
     return degrees._replace(data=data, pipeline=1, virtual_stages=1)
