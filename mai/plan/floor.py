@@ -1,7 +1,6 @@
 """What a layout's step and memory cannot go below, from what many layouts share, so that a search looks closely at few.
 
-A layer costs the same in every layout with the same tensor, context and expert ranks and the same micro-batch. Models
-of one or two layers tell what each costs; the pipeline's arithmetic does the rest.
+A layer costs the same in every layout with the same tensor, context and expert ranks and the same micro-batch.
 """
 
 import math
@@ -14,9 +13,8 @@ from mai.parallel.stages import Part, parts_of_stage
 from mai.plan.activations import kept_bytes
 from mai.plan.architecture import Architecture, Layer
 from mai.plan.candidates import Degrees, Sharding, parallel_of
+from mai.plan.passes import Passes, cut_of
 from mai.plan.setting import Setting
-from mai.plan.passes import cut_of
-from mai.plan.step_time import step_time
 from mai.recipe.parallel import Recomputed
 
 _WEIGHT_BYTES = 2
@@ -88,26 +86,12 @@ class Floor:
         )
 
     def _costs_of(self, degrees: Degrees, recompute: tuple[Recomputed, ...]) -> _Costs:
-        """From models of two stages with a layer each, and of one stage with one."""
-        *_, last = self._architecture.layers  # which further depths of prediction are like
-        (alone,) = self._passes(degrees, recompute, (last,))
-        first, end = self._passes(degrees, recompute, (last, last))
-        layer = first + end - alone
-        starts = {kind: self._passes(degrees, recompute, (kind, last))[0] for kind in self._architecture.kinds()}
-        embedding = first - layer
-        return _Costs({kind: start - embedding for kind, start in starts.items()}, embedding, end - layer)
-
-    def _passes(
-        self, degrees: Degrees, recompute: tuple[Recomputed, ...], layers: tuple[Layer, ...]
-    ) -> tuple[float, ...]:
-        """Of each stage, of a model with a stage a layer."""
-        setting = replace(
-            self._setting,
-            architecture=replace(self._architecture, layers=layers),
-            parallel=replace(parallel_of(self._setting, degrees, recompute), pipeline=len(layers), stages="even"),
-            num_micro_batches=len(layers),
+        passes = Passes(replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute)))
+        return _Costs(
+            {layer: passes.of_layer(layer).all.seconds for layer in self._architecture.kinds()},
+            embedding=passes.of_part(Part(range(0), has_embedding=True, has_loss=False)).all.seconds,
+            loss=passes.of_part(Part(range(0), has_embedding=False, has_loss=True)).all.seconds,
         )
-        return tuple(stage.seconds for stage in step_time(setting).stages)
 
     def _stages_of(self, pipeline: int, virtual_stages: int) -> list[tuple[_Stage, int]]:
         """And how many are alike, the first one first."""

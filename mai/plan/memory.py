@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mai.plan.activations import Cut, kept_bytes
+from mai.plan.weights import held
 from mai.plan.setting import Setting
 
 
