@@ -245,6 +245,9 @@ def cluster_of(row: Row) -> Cluster:
     if row["source"].startswith("vTrain"):
         # Its configurations say 800 Gb/s a node: config/validation/multi of VIA-Research/vTrain.
         return replace(cluster, scale_out=replace(cluster.scale_out, gb_per_second=12.5))
+    if row["source"].startswith("HF nanotron"):
+        scale_out = replace(cluster.scale_out, gb_per_second=15.0, latency_microseconds=50.0)
+        return replace(cluster, scale_out=scale_out)
     if hardware == "B300":
         return replace(cluster, gpu=load_gpu("b300"))
     return cluster
