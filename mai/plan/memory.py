@@ -11,7 +11,7 @@ from mai.parallel.stages import Part
 from mai.plan.architecture import Layer, Product
 from mai.plan.in_flight import in_flight
 from mai.plan.kept import input_bytes, layer_bytes, score_bytes
-from mai.plan.peaks import embedding_gradient_bytes, layer_backward_bytes, loss_bytes, stand_in_bytes
+from mai.plan.peaks import embedding_gradient_bytes, expert_forward_bytes, layer_backward_bytes, loss_bytes, stand_in_bytes
 from mai.plan.setting import Setting
 from mai.plan.weights import Held, held
 
@@ -112,6 +112,8 @@ def _buffers(setting: Setting, parts: tuple[Part, ...]) -> int:
     cut, holds, architecture = setting.cut, setting.software.holds, setting.architecture
     has_loss = any(part.has_loss for part in parts)
     buffers = holds.workspace_mib * _MIB
+    if any(layer.experts for layer in _layers(setting, parts)):
+        buffers += holds.expert_workspace_mib * _MIB
     if holds.stand_ins_stay:
         ends = (architecture.output,) if has_loss else ()
         shapes = stand_in_bytes(setting, ends, tensor=cut.tensor)
@@ -169,9 +171,13 @@ def _in_a_step(setting: Setting, stage: int) -> dict[str, int]:
     if first.has_embedding:
         # Its layers have let go of theirs by then.
         passing["embedding's gradient"] = embedding_gradient_bytes(setting.architecture, setting) - kept[0]
+    if any(layer.experts for layer in layers):
+        passing["experts"] = max(expert_forward_bytes(setting, layer) for layer in set(layers))
     largest = max(passing, key=lambda item: passing[item])
     gathered = _gathered(setting, layers) if parallel.sharding == "full" else 0
-    return {"activations": most, "gathered": gathered, largest: max(0, passing[largest])}
+    # The gradient that went to the stage before is there until the next one is.
+    sent = input_bytes(setting) if stage > 0 else 0
+    return {"activations": most, "gathered": gathered, "sent gradient": sent, largest: max(0, passing[largest])}
 
 
 def _part_bytes(setting: Setting, part: Part) -> int:

@@ -1,6 +1,6 @@
 """What passes through memory besides what stays: the loss, and the backward pass of a layer."""
 
-from mai.plan.architecture import Architecture, Layer, Network, Product
+from mai.plan.architecture import Architecture, Experts, Layer, Network, Product
 from mai.plan.setting import Setting
 
 
@@ -48,12 +48,32 @@ def layer_backward_bytes(setting: Setting, layer: Layer) -> int:
         matrix = network.products[0].num_parameters_on(cut.tensor) * cut.element_bytes if stand_ins else 0
         most = own + _network_peak(network, numbers, of_input=whole, matrix=matrix)
     if experts is not None:
-        rows = cut.own_tokens * experts.per_token * cut.expert_tensor
-        rows = round(rows * setting.imbalance)
+        rows = _rows(setting, experts)
         numbers = rows * cut.element_bytes // cut.expert_tensor
         of_input = rows * experts.network.products[0].inputs * cut.element_bytes
         most = max(most, own + _network_peak(experts.network, numbers, of_input=of_input, matrix=0))
     return most
+
+
+def expert_forward_bytes(setting: Setting, layer: Layer) -> int:
+    """Copies of the rows that experts get, besides the one that is kept, when most are there: what was sent and what
+    came in its order of ranks wait until the layer ends (megatron/core/transformer/moe/moe_layer.py, MoELayer.forward,
+    holds them), while what the experts gave is put back into that order; and hidden states of the shared expert, of the
+    sum and of the layer."""
+    experts, cut = layer.experts, setting.cut
+    if experts is None:
+        return 0
+    ranks, own_experts = cut.expert * cut.expert_tensor, experts.number // cut.expert
+    copies = 1 if ranks == 1 else 3 if own_experts == 1 else 4
+    width = experts.network.products[0].inputs
+    hidden = (2 + (experts.shared is not None)) * setting.architecture.hidden
+    return (copies * _rows(setting, experts) * width + hidden * cut.own_tokens) * cut.element_bytes
+
+
+def _rows(setting: Setting, experts: Experts) -> int:
+    """Of a rank's experts, where most come together."""
+    cut = setting.cut
+    return round(cut.own_tokens * experts.per_token * cut.expert_tensor * setting.imbalance)
 
 
 def _network_peak(network: Network, bytes_of_number: int, *, of_input: int, matrix: int) -> int:

@@ -40,6 +40,8 @@ class Holds:
     """A buffer for good takes what the output layer gathers of a sequence; without, every micro-batch keeps its own."""
     workspace_mib: int
     """Of cuBLAS, in PyTorch's allocator, on Hopper and newer."""
+    expert_workspace_mib: int = field(default=0, metadata=MAY_BE_ZERO)
+    """As much besides where a product has a matrix for each expert."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
