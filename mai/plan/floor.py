@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from mai.parallel.stages import Part, parts_of_stage
-from mai.plan.activations import kept_bytes
 from mai.plan.architecture import Architecture, Layer
 from mai.plan.candidates import Degrees, Sharding, parallel_of
-from mai.plan.passes import Passes, cut_of
+from mai.plan.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED, kept_of_layer
+from mai.plan.passes import Passes
 from mai.plan.setting import Setting
 from mai.recipe.parallel import Recomputed
 
-_WEIGHT_BYTES = 2
+_FP32 = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Floor:
     def seconds(self, degrees: Degrees, num_micro_batches: int, recompute: tuple[Recomputed, ...] = ()) -> float:
         """Of a step: what micro-batches take on the slowest stage, and the bubble (arXiv 2104.04473, section 2.2),
         without transfers between stages and without what happens once a step."""
-        costs = self._costs(_shared(degrees), recompute)
+        costs = self._costs(_of_a_layer(degrees), recompute)
         stages = self._stages(degrees.pipeline, degrees.virtual_stages)
         passes = [(costs.of(stage), number) for stage, number in stages]
         slowest = max(seconds for seconds, _ in passes)
@@ -72,18 +72,15 @@ class Floor:
     ) -> float:
         """Of the first stage's ranks: weights, gradients, optimizer states, and what its layers keep of the
         micro-batches in flight."""
-        shared = _shared(degrees)
-        in_flight = min(num_micro_batches, degrees.pipeline)
-        sharing = degrees.context * degrees.data // sharding.copies
         (first, _), *_ = self._stages(degrees.pipeline, degrees.virtual_stages)
-        return sum(
-            number
-            * (
-                self._held_bytes(layer, shared, sharding.is_full, sharing)
-                + in_flight * self._kept_bytes(layer, shared, recompute)
-            )
-            for layer, number in first.layers.items()
-        )
+        in_flight = _in_flight(degrees.pipeline, degrees.virtual_stages, num_micro_batches)
+        sharing = degrees.context * degrees.data // sharding.copies
+        layer_degrees = _of_a_layer(degrees)
+        allocated = 0.0
+        for layer, number in first.layers.items():
+            allocated += number * self._held_bytes(layer, layer_degrees, sharding.is_full, sharing)
+            allocated += number * self._kept_bytes(layer, layer_degrees, recompute) * in_flight
+        return allocated * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30
 
     def _costs_of(self, degrees: Degrees, recompute: tuple[Recomputed, ...]) -> _Costs:
         passes = Passes(replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute)))
@@ -109,27 +106,35 @@ class Floor:
 
     def _held_bytes_of(self, layer: Layer, degrees: Degrees, is_full: bool, sharing: int) -> float:  # noqa: FBT001
         """Of weights, gradients and optimizer states of a layer, over so many ranks that share out one copy."""
-        holds = self._setting.software.holds
-        dense = self._architecture.num_dense_parameters_on(degrees.tensor, layer)
-        experts = self._architecture.num_expert_parameters(
+        setting, architecture = self._setting, self._architecture
+        dense = architecture.num_dense_parameters_on(degrees.tensor, layer)
+        experts = architecture.num_expert_parameters(
             {layer: 1}, expert=degrees.expert, expert_tensor=degrees.expert_tensor
         )
         expert_sharing = sharing * degrees.tensor / (degrees.expert * degrees.expert_tensor)
-        every, shared_out = _WEIGHT_BYTES + holds.gradient_bytes, holds.optimizer_bytes
+        shared_out = dense / sharing + experts / expert_sharing
+        gradients, optimizer = setting.software.holds.gradient_bytes, setting.software.holds.optimizer_bytes
         if is_full:
-            every, shared_out = 0, every + shared_out
-        return dense * (every + shared_out / sharing) + experts * (every + shared_out / expert_sharing)
+            return (gradients + optimizer) * shared_out
+        # In fp32 the model's weights are the optimizer's.
+        of_weights = 0 if setting.element_bytes == _FP32 else setting.element_bytes
+        return (of_weights + gradients) * (dense + experts) + optimizer * shared_out
 
     def _kept_bytes_of(self, layer: Layer, degrees: Degrees, recompute: tuple[Recomputed, ...]) -> int:
-        """Of a micro-batch; with anything recomputed, at least the layer's input."""
-        cut = cut_of(replace(self._setting, parallel=parallel_of(self._setting, degrees)))
-        if recompute:
-            return cut.own_tokens * self._architecture.hidden * cut.element_bytes
-        return kept_bytes(self._architecture, layer, cut)
+        """Of a micro-batch."""
+        setting = replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute))
+        return kept_of_layer(setting, layer)
 
 
-def _shared(degrees: Degrees) -> Degrees:
-    """What decides about a layer, on as few ranks as can be; several where there are, as they wait for each other."""
+def _in_flight(pipeline: int, virtual_stages: int, num_micro_batches: int) -> float:
+    """Micro-batches whose layers the first stage keeps; a part of them counts as its share (Narayanan et al., arXiv
+    2104.04473, section 2.2; mai/plan/in_flight.py has every stage's)."""
+    most = pipeline if virtual_stages == 1 else (pipeline * (virtual_stages + 1) - 1) / virtual_stages
+    return min(num_micro_batches, most)
+
+
+def _of_a_layer(degrees: Degrees) -> Degrees:
+    """What decides about one, on as few ranks as can be; several where there are, as they wait for each other."""
     expert_ranks = degrees.expert * degrees.expert_tensor
     data = expert_ranks // math.gcd(expert_ranks, degrees.tensor * degrees.context) * (1 + (degrees.num_gpus > 1))
     return degrees._replace(data=data, pipeline=1, virtual_stages=1)

@@ -13,7 +13,7 @@ from itertools import count
 from mai.errors import PlanError
 from mai.plan.candidates import Degrees, degrees, parallel_of, recomputations, shardings
 from mai.plan.floor import Floor
-from mai.plan.memory import Memory, memory
+from mai.plan.memory import Memory, memory, rank_memory
 from mai.plan.setting import Setting
 from mai.plan.step_time import StepTime, step_time
 from mai.recipe.parallel import Recomputed
@@ -109,6 +109,9 @@ class _Search:
                 continue
             parallel = parallel_of(self._setting, cut, recompute, sharding)
             setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
+            # The first stage keeps most micro-batches, and is one of many.
+            if not self._is_near(rank_memory(setting, 0).needed):
+                continue
             needed = memory(setting)
             if not self._is_near(needed.largest.needed):
                 continue
