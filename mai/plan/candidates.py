@@ -96,13 +96,17 @@ def recomputations(setting: Setting) -> Iterator[tuple[Recomputed, ...]]:
 
 
 def shardings(setting: Setting, degrees: Degrees) -> list[Sharding]:
-    """Of states, or of everything: one copy over all ranks, or as many as let every copy stay inside a node or rack."""
+    """One copy over all ranks, or as many as let every copy stay inside a node or rack.
+
+    Weights are shared out where there is no pipeline: in one they would be gathered for each of its micro-batches.
+    """
     sharing = degrees.context * degrees.data
     expert_ranks = degrees.expert * degrees.expert_tensor
     most = math.gcd(sharing, degrees.tensor * sharing // expert_ranks if expert_ranks > 1 else sharing)
     inside = setting.cluster.scale_up.gpus // degrees.tensor
-    copies = [number for number in _divisors(most) if sharing // number <= inside < sharing]
-    return [Sharding(is_full, number) for is_full in (False, True) for number in (1, *copies[:1])]
+    copies = [number for number in _divisors(most) if 1 < sharing // number <= inside < sharing]
+    whats = (False, True) if degrees.pipeline == 1 else (False,)
+    return [Sharding(is_full, number) for is_full in whats for number in (1, *copies[:1])]
 
 
 def parallel_of(

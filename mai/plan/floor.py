@@ -57,10 +57,17 @@ class Floor:
         self._held_bytes = cache(self._held_bytes_of)
         self._kept_bytes = cache(self._kept_bytes_of)
 
-    def seconds(self, degrees: Degrees, num_micro_batches: int, recompute: tuple[Recomputed, ...] = ()) -> float:
+    def seconds(
+        self,
+        degrees: Degrees,
+        num_micro_batches: int,
+        recompute: tuple[Recomputed, ...] = (),
+        sharding: Sharding = Sharding(),
+    ) -> float:
         """Of a step: what micro-batches take on the slowest stage, and the bubble (arXiv 2104.04473, section 2.2),
         without transfers between stages and without what happens once a step."""
-        costs = self._costs(_of_a_layer(degrees), recompute)
+        # States that are shared out do not meet the passes; weights do, over all ranks that share them.
+        costs = self._costs(degrees if sharding.is_full else _of_a_layer(degrees), recompute, sharding)
         stages = self._stages(degrees.pipeline, degrees.virtual_stages)
         passes = [(costs.of(stage), number) for stage, number in stages]
         slowest = max(seconds for seconds, _ in passes)
@@ -82,8 +89,9 @@ class Floor:
             allocated += number * self._kept_bytes(layer, layer_degrees, recompute) * in_flight
         return allocated * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30
 
-    def _costs_of(self, degrees: Degrees, recompute: tuple[Recomputed, ...]) -> _Costs:
-        passes = Passes(replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute)))
+    def _costs_of(self, degrees: Degrees, recompute: tuple[Recomputed, ...], sharding: Sharding) -> _Costs:
+        parallel = parallel_of(self._setting, degrees, recompute, sharding if sharding.is_full else Sharding())
+        passes = Passes(replace(self._setting, parallel=parallel))
         return _Costs(
             {layer: passes.of_layer(layer).all.seconds for layer in self._architecture.kinds()},
             embedding=passes.of_part(Part(range(0), has_embedding=True, has_loss=False)).all.seconds,

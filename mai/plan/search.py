@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from mai.errors import PlanError
-from mai.plan.candidates import Degrees, degrees, parallel_of, recomputations, shardings
+from mai.plan.candidates import Degrees, Sharding, degrees, parallel_of, recomputations, shardings
 from mai.plan.floor import Floor
 from mai.plan.memory import Memory, memory, rank_memory
 from mai.plan.setting import Setting
@@ -94,32 +94,31 @@ class _Search:
         """What an item stands for, with times that it cannot beat."""
         cut = item.degrees
         if item.recompute is None:
-            for recompute in recomputations(self._setting):
-                seconds = self._floor.seconds(cut, self._num_micro_batches(cut), recompute)
-                yield seconds, _Item(cut, recompute)
+            micro_batches = self._num_micro_batches(cut)
+            for sharding in shardings(self._setting, cut):
+                for recompute in recomputations(self._setting):
+                    if not self._is_near(self._floor.num_bytes(cut, micro_batches, recompute, sharding)):
+                        continue
+                    yield self._floor.seconds(cut, micro_batches, recompute, sharding), _Item(cut, recompute, sharding)
             return
-        for planned in self._fitting(cut, item.recompute):
-            yield planned.time.seconds, _Item(cut, item.recompute, planned)
+        planned = self._planned(item)
+        if planned is None:
+            return
+        if planned.memory.fits:
+            yield planned.time.seconds, replace(item, planned=planned)
+        elif self._near_miss is None or planned.time.seconds < self._near_miss.time.seconds:
+            self._near_miss = planned
 
-    def _fitting(self, cut: Degrees, recompute: tuple[Recomputed, ...]) -> Iterator[Planned]:
-        """With every way to share out weights and states."""
-        micro_batches = self._num_micro_batches(cut)
-        for sharding in shardings(self._setting, cut):
-            if not self._is_near(self._floor.num_bytes(cut, micro_batches, recompute, sharding)):
-                continue
-            parallel = parallel_of(self._setting, cut, recompute, sharding)
-            setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
-            # The first stage keeps most micro-batches, and is one of many.
-            if not self._is_near(rank_memory(setting, 0).needed):
-                continue
-            needed = memory(setting)
-            if not self._is_near(needed.largest.needed):
-                continue
-            planned = Planned(setting, step_time(setting), needed)
-            if needed.fits:
-                yield planned
-            elif self._near_miss is None or planned.time.seconds < self._near_miss.time.seconds:
-                self._near_miss = planned
+    def _planned(self, item: "_Item") -> Planned | None:
+        """None where it needs far too much memory."""
+        parallel = parallel_of(self._setting, item.degrees, item.recompute or (), item.sharding)
+        micro_batches = self._num_micro_batches(item.degrees)
+        setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
+        # The first stage keeps most micro-batches, and is one of many.
+        if not self._is_near(rank_memory(setting, 0).needed):
+            return None
+        needed = memory(setting)
+        return Planned(setting, step_time(setting), needed) if self._is_near(needed.largest.needed) else None
 
     def _num_micro_batches(self, cut: Degrees) -> int:
         return self._batch // (cut.micro_batch_sequences * cut.data)
@@ -131,8 +130,9 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """Of the queue: degrees, then with what is recomputed, then with what it takes."""
+    """Of the queue: degrees, then with what is recomputed and shared out, then with what that takes."""
 
     degrees: Degrees
     recompute: tuple[Recomputed, ...] | None = None
+    sharding: Sharding = Sharding()
     planned: Planned | None = None
