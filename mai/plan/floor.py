@@ -51,7 +51,9 @@ class Floor:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._architecture = setting.architecture
+        self._kinds = setting.architecture.kinds()
         # A method's own cache would outlive the Floor.
+        self._of_a_layer = cache(_of_a_layer)
         self._costs = cache(self._costs_of)
         self._stages = cache(self._stages_of)
         self._held_bytes = cache(self._held_bytes_of)
@@ -67,7 +69,7 @@ class Floor:
         """Of a step: what micro-batches take on the slowest stage, and the bubble (arXiv 2104.04473, section 2.2),
         without transfers between stages and without what happens once a step."""
         # States that are shared out do not meet the passes; weights do, over all ranks that share them.
-        costs = self._costs(degrees if sharding.is_full else _of_a_layer(degrees), recompute, sharding)
+        costs = self._costs(degrees if sharding.is_full else self._of_a_layer(degrees), recompute, sharding)
         stages = self._stages(degrees.pipeline, degrees.virtual_stages)
         passes = [(costs.of(stage), number) for stage, number in stages]
         slowest = max(seconds for seconds, _ in passes)
@@ -82,7 +84,7 @@ class Floor:
         (first, _), *_ = self._stages(degrees.pipeline, degrees.virtual_stages)
         in_flight = _in_flight(degrees.pipeline, degrees.virtual_stages, num_micro_batches)
         sharing = degrees.context * degrees.data // sharding.copies
-        layer_degrees = _of_a_layer(degrees)
+        layer_degrees = self._of_a_layer(degrees)
         allocated = 0.0
         for layer, number in first.layers.items():
             allocated += number * self._held_bytes(layer, layer_degrees, sharding.is_full, sharing)
@@ -93,7 +95,7 @@ class Floor:
         parallel = parallel_of(self._setting, degrees, recompute, sharding if sharding.is_full else Sharding())
         passes = Passes(replace(self._setting, parallel=parallel))
         return _Costs(
-            {layer: passes.of_layer(layer).all.seconds for layer in self._architecture.kinds()},
+            {layer: passes.of_layer(layer).all.seconds for layer in self._kinds},
             embedding=passes.of_part(Part(range(0), has_embedding=True, has_loss=False)).all.seconds,
             loss=passes.of_part(Part(range(0), has_embedding=False, has_loss=True)).all.seconds,
         )

@@ -5,6 +5,7 @@ come back with each choice of recomputation, those come back with their step tim
 its step time beats everything behind it.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
@@ -67,10 +68,12 @@ class _Search:
         self._setting = setting
         self._batch = setting.tokens // setting.sequence_length
         self._floor = Floor(setting)
+        self._recomputations = tuple(recomputations(setting))
         self._degrees = degrees(setting, batch_sequences=self._batch, num_gpus=num_gpus)
         if not self._degrees:
             raise PlanError(f"{num_gpus} GPUs: no layout shares out a batch of {self._batch} sequences")
         self._near_miss: Planned | None = None
+        self._fitting: set[tuple[Degrees, Sharding]] = set()
 
     def run(self, number: int) -> Ranking:
         order = count()  # of equal times, the first one made is the better one
@@ -94,20 +97,30 @@ class _Search:
         """What an item stands for, with times that it cannot beat."""
         cut = item.degrees
         if item.recompute is None:
-            micro_batches = self._num_micro_batches(cut)
-            for sharding in shardings(self._setting, cut):
-                for recompute in recomputations(self._setting):
-                    if not self._is_near(self._floor.num_bytes(cut, micro_batches, recompute, sharding)):
-                        continue
-                    yield self._floor.seconds(cut, micro_batches, recompute, sharding), _Item(cut, recompute, sharding)
+            yield from self._choices(cut)
             return
-        planned = self._planned(item)
+        # Recomputing more than fits is asked for only costs time, so the first one that fits is the best of its kind.
+        kind = item.degrees, item.sharding
+        planned = None if kind in self._fitting else self._planned(item)
         if planned is None:
             return
         if planned.memory.fits:
+            self._fitting.add(kind)
             yield planned.time.seconds, replace(item, planned=planned)
         elif self._near_miss is None or planned.time.seconds < self._near_miss.time.seconds:
             self._near_miss = planned
+
+    def _choices(self, cut: Degrees) -> Iterator[tuple[float, "_Item"]]:
+        micro_batches = self._num_micro_batches(cut)
+        for sharding in shardings(self._setting, cut):
+            least = math.inf
+            for recompute in self._recomputations:
+                num_bytes = self._floor.num_bytes(cut, micro_batches, recompute, sharding)
+                # What saves nothing only costs time.
+                if num_bytes < least and self._is_near(num_bytes):
+                    seconds = self._floor.seconds(cut, micro_batches, recompute, sharding)
+                    yield seconds, _Item(cut, recompute, sharding)
+                least = min(least, num_bytes)
 
     def _planned(self, item: "_Item") -> Planned | None:
         """None where it needs far too much memory."""
