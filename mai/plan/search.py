@@ -1,12 +1,12 @@
 """Which layout trains a recipe's model fastest on a budget of GPUs: best-first, over every layout that mai accepts.
 
 Every candidate enters a queue with a time that it cannot beat (`floor`). The one with the least comes out first: degrees
-come back with each choice of recomputation, those come back with their step time if they fit, and what comes out with
-its step time beats everything behind it.
+go back with each choice of recomputation and sharding, such a choice goes back with its step time, and what comes out
+with its step time beats everything behind it, if it fits.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -17,6 +17,7 @@ from mai.plan.floor import Floor
 from mai.plan.memory import Memory, memory, rank_memory
 from mai.plan.setting import Setting
 from mai.plan.step_time import StepTime, step_time
+from mai.recipe import ParallelConfig
 from mai.recipe.parallel import Recomputed
 
 _NEAR = 1.1
@@ -49,31 +50,30 @@ class Ranking:
     best: tuple[Planned, ...]
     """The fastest first, each the best of all that have its degrees; empty where nothing fits."""
     near_miss: Planned | None
-    """The fastest of those that are faster than the best one, and do not quite fit. Where nothing fits: the one that
-    needs the least."""
+    """The fastest that does not quite fit, where it is faster than all that do."""
     num_degrees: int
     """That were compared."""
 
 
-def search(setting: Setting, *, num_gpus: int, number: int = 10) -> Ranking:
-    """The best layouts of a setting's model and batch on at most so many GPUs.
+def search(
+    setting: Setting, *, num_gpus: int, number: int = 10, accepts: Callable[[ParallelConfig], bool] = lambda _: True
+) -> Ranking:
+    """The best layouts of a setting's model and batch on at most so many GPUs, among those that a recipe `accepts`.
 
-    Raises PlanError where the rules leave no layout.
+    Raises PlanError where no layout shares out the batch.
     """
-    return _Search(setting, num_gpus=num_gpus).run(number)
+    return _Search(setting, num_gpus=num_gpus, accepts=accepts).run(number)
 
 
 class _Search:
-    def __init__(self, setting: Setting, *, num_gpus: int) -> None:
-        self._setting = setting
+    def __init__(self, setting: Setting, *, num_gpus: int, accepts: Callable[[ParallelConfig], bool]) -> None:
+        self._setting, self._accepts = setting, accepts
         self._batch = setting.tokens // setting.sequence_length
         self._floor = Floor(setting)
         self._recomputations = tuple(recomputations(setting))
         self._degrees = degrees(setting, batch_sequences=self._batch, num_gpus=num_gpus)
         if not self._degrees:
             raise PlanError(f"{num_gpus} GPUs: no layout shares out a batch of {self._batch} sequences")
-        self._near_miss: Planned | None = None
-        self._fitting: set[tuple[Degrees, Sharding]] = set()
 
     def run(self, number: int) -> Ranking:
         order = count()  # of equal times, the first one made is the better one
@@ -82,16 +82,23 @@ class _Search:
         ]
         heapify(queue)
         best: dict[Degrees, Planned] = {}
+        near_miss: Planned | None = None
         while queue and len(best) < number:
             _, _, item = heappop(queue)
-            if item.degrees.without_data in best:
+            name = item.degrees.without_data
+            if name in best:
                 continue
-            if item.planned is not None:
-                best[item.degrees.without_data] = item.planned
+            if item.timed is None:
+                for seconds, further in self._opened(item):
+                    heappush(queue, (seconds, next(order), further))
                 continue
-            for seconds, further in self._opened(item):
-                heappush(queue, (seconds, next(order), further))
-        return Ranking(tuple(best.values()), self._near_miss, len(self._degrees))
+            setting, time = item.timed
+            planned = Planned(setting, time, memory(setting))
+            if planned.memory.fits and self._accepts(setting.parallel):
+                best[name] = planned
+            elif not best and near_miss is None and self._is_near(planned.memory.largest.needed):
+                near_miss = planned
+        return Ranking(tuple(best.values()), near_miss, len(self._degrees))
 
     def _opened(self, item: "_Item") -> Iterator[tuple[float, "_Item"]]:
         """What an item stands for, with times that it cannot beat."""
@@ -99,16 +106,12 @@ class _Search:
         if item.recompute is None:
             yield from self._choices(cut)
             return
-        # Recomputing more than fits is asked for only costs time, so the first one that fits is the best of its kind.
-        kind = item.degrees, item.sharding
-        planned = None if kind in self._fitting else self._planned(item)
-        if planned is None:
-            return
-        if planned.memory.fits:
-            self._fitting.add(kind)
-            yield planned.time.seconds, replace(item, planned=planned)
-        elif self._near_miss is None or planned.time.seconds < self._near_miss.time.seconds:
-            self._near_miss = planned
+        parallel = parallel_of(self._setting, cut, item.recompute, item.sharding)
+        setting = replace(self._setting, parallel=parallel, num_micro_batches=self._num_micro_batches(cut))
+        # The first stage keeps most micro-batches; the others are looked at when its time has come.
+        if self._is_near(rank_memory(setting, 0).needed):
+            time = step_time(setting)
+            yield time.seconds, replace(item, timed=(setting, time))
 
     def _choices(self, cut: Degrees) -> Iterator[tuple[float, "_Item"]]:
         micro_batches = self._num_micro_batches(cut)
@@ -122,17 +125,6 @@ class _Search:
                     yield seconds, _Item(cut, recompute, sharding)
                 least = min(least, num_bytes)
 
-    def _planned(self, item: "_Item") -> Planned | None:
-        """None where it needs far too much memory."""
-        parallel = parallel_of(self._setting, item.degrees, item.recompute or (), item.sharding)
-        micro_batches = self._num_micro_batches(item.degrees)
-        setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
-        # The first stage keeps most micro-batches, and is one of many.
-        if not self._is_near(rank_memory(setting, 0).needed):
-            return None
-        needed = memory(setting)
-        return Planned(setting, step_time(setting), needed) if self._is_near(needed.largest.needed) else None
-
     def _num_micro_batches(self, cut: Degrees) -> int:
         return self._batch // (cut.micro_batch_sequences * cut.data)
 
@@ -143,9 +135,9 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """Of the queue: degrees, then with what is recomputed and shared out, then with what that takes."""
+    """Of the queue: degrees, then with what is recomputed and shared out, then with the time that this takes."""
 
     degrees: Degrees
     recompute: tuple[Recomputed, ...] | None = None
     sharding: Sharding = Sharding()
-    planned: Planned | None = None
+    timed: tuple[Setting, StepTime] | None = None
