@@ -1,0 +1,47 @@
+"""Numbers as people read them; None is unknown."""
+
+_UNKNOWN = "unknown"
+_LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
+_DECIMAL_BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
+_TIMES = ((86_400, "days"), (3600, "hours"), (60, "minutes"))
+
+
+def gib(num_bytes: float | None) -> str:
+    """What PyTorch and the drivers count in, without the unit."""
+    return _UNKNOWN if num_bytes is None else f"{num_bytes / 2**30:.2f}"
+
+
+def disk_size(num_bytes: float) -> str:
+    """What disks are sold in."""
+    for size, unit in _DECIMAL_BYTES:
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes:,.0f} bytes"
+
+
+def amount(number: float | None, unit: str) -> str:
+    """Three digits and a word for the size: `14.3 million kWh`."""
+    if number is None:
+        return _UNKNOWN
+    for size, word in _LARGE:
+        if number >= size:
+            return f"{number / size:.3g} {word} {unit}"
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
+
+
+def seconds(number: float) -> str:
+    if number < 0.1:
+        return f"{1000 * number:.3g} ms"
+    return f"{number:.3f} s" if number < 100 else f"{number:,.0f} s"
+
+
+def duration(number: float) -> str:
+    """Seconds in the largest unit that is full."""
+    for size, unit in _TIMES:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return seconds(number)
+
+
+def percent(share: float | None) -> str:
+    return _UNKNOWN if share is None else f"{100 * share:.1f}%"
