@@ -29,9 +29,10 @@ def amount(number: float | None, unit: str) -> str:
     return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
 
 
-def seconds(number: float) -> str:
-    if number < 0.1:
-        return f"{1000 * number:.3g} ms"
+def seconds(number: float, *, like: float | None = None) -> str:
+    """In milliseconds where it, or the number beside which it stands, is below a tenth of a second."""
+    if (number if like is None else like) < 0.1:
+        return f"{1000 * number:.3f} ms"
     return f"{number:.3f} s" if number < 100 else f"{number:,.0f} s"
 
 

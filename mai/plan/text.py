@@ -90,7 +90,7 @@ def _step(step: Mapping[str, Any]) -> Iterator[str]:
     items = {item: took for item, took in step["items_seconds"].items() if took}
     yield from columns(
         ("time of a step", seconds(whole), ""),
-        *((item.replace("_", " "), seconds(took), percent(took / whole)) for item, took in items.items()),
+        *((item.replace("_", " "), seconds(took, like=whole), percent(took / whole)) for item, took in items.items()),
     )
     yield trust(step)
 
@@ -163,7 +163,7 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
     yield "all checkpoints: those that are kept, and the one being written; token shards: no token read twice"
     if price and price["gpu_hour"] is not None:
         source = sources.get("price.gpu_hour", f"{cluster['name']}.toml")
-        yield f"price: {price['gpu_hour']:g} {price['currency']} buys {price['gpu_hour_buys']} ({source})"
+        yield f"price: {price['gpu_hour']:g} {price['currency']} an hour buys {price['gpu_hour_buys']} ({source})"
     else:
         yield f"price: {cluster['name']} states none; --price does"
     if price and price["kilowatt_hour"] is not None:
