@@ -26,9 +26,13 @@ def page(found: Mapping[str, Any], scaling: Scaling) -> str:
         ),
         memory=_fit(found["memory"]) + pictures.memory_picture(found["memory"]),
         timeline=_paragraphs(_shown(found)) + pictures.timeline_picture(found),
-        time=_paragraphs(f"{seconds(step['seconds'])}; {text.trust(step)}", pace, f"utilisation {text.utilisation(found)}")
+        time=_paragraphs(
+            f"{seconds(step['seconds'])}; {text.trust(step)}", pace, f"utilisation {text.utilisation(found)}"
+        )
         + pictures.time_picture(step),
-        scaling=_paragraphs("The layout of this plan with more data ranks and fewer; only where its batch divides.")
+        scaling=_paragraphs(
+            "With more data ranks and fewer. A batch that stays as it is ends where it has too few micro-batches.",
+        )
         + pictures.scaling_picture(scaling),
         costs=_table(("", "this phase", "per million tokens"), text.costs(found)) + _paragraphs(*text.notes(found)),
     )
@@ -42,7 +46,7 @@ def _fit(memory: Mapping[str, Any]) -> str:
 def _shown(found: Mapping[str, Any]) -> str:
     shown, number = pictures.drawn_micro_batches(found), found["micro_batches"]
     if shown == number:
-        return "Every micro-batch, with its number; transfers between stages are not drawn."
+        return "Every micro-batch; transfers between stages are not drawn."
     return f"A step of {shown} of the {number} micro-batches: its bubble is as long as with all of them."
 
 

@@ -68,12 +68,15 @@ def timeline_picture(found: Mapping[str, Any]) -> str:
             for span in turns:
                 yield from _turn(span, scale, y, row - 2)
         for tick in scale.ticks():
-            yield words(scale.at(tick), height - 4, seconds(tick, like=scale.most), anchor="middle")
+            yield words(scale.at(tick), height - 4, f"{tick:.4g} s", anchor="middle")
 
-    kinds = [(f"forward{part % 2}", f"forward, part {part}") for part in range(min(parts, 2))]
-    kinds += [(f"backward{part % 2}", f"backward, part {part}") for part in range(min(parts, 2))]
-    if parts == 1:
-        kinds = [("forward0", "forward"), ("backward0", "backward")]
+    kinds = [("forward0", "forward"), ("backward0", "backward")]
+    if parts > 1:
+        kinds = [
+            (f"{way}{odd}", f"{way}, {'odd' if odd else 'even'} parts")
+            for way in ("forward", "backward")
+            for odd in (0, 1)
+        ]
     return legend([*kinds, ("bubble", "bubble")]) + svg(_WIDTH, height, shapes(), title="The pipeline's timeline")
 
 

@@ -1,6 +1,6 @@
 """Tokens per second against GPUs, with more and fewer data ranks: at the recipe's batch, and at one that grows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mai.plan.of_recipe import setting_of
@@ -8,8 +8,8 @@ from mai.plan.setting import Setting
 from mai.plan.step_time import step_time
 from mai.recipe import Recipe, rules
 
-_FEWEST, _MOST = 1 / 32, 4
-"""Data ranks, over those of the plan."""
+_HALVINGS, _DOUBLINGS = 5, 1
+"""Of the plan's data ranks: from a 32nd of them to twice as many."""
 _POINTS = 12
 
 
@@ -30,30 +30,27 @@ class Scaling:
 def scaling(recipe: Recipe, setting: Setting) -> Scaling:
     """Of the recipe's layout; only where mai would train it."""
     data = setting.layout.data
-    least, most = max(1, round(_FEWEST * data)), _MOST * data
     sequences = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
-    shares = [ranks for ranks in range(least, most + 1) if sequences % ranks == 0]
-    multiples = [round(data * 2**power) for power in range(-5, 3)]
-    return Scaling(
-        same_batch=tuple(_points(recipe, setting, _spread(shares, keep=data), grows=False)),
-        same_share=tuple(_points(recipe, setting, sorted({max(1, each) for each in multiples}), grows=True)),
-    )
+    shares = [ranks for ranks in range(max(1, data >> _HALVINGS), (data << _DOUBLINGS) + 1) if sequences % ranks == 0]
+    powers = sorted({data >> halvings for halvings in range(_HALVINGS + 1)} - {0} | {data << _DOUBLINGS})
+    same_batch = [_with_data(recipe, ranks, recipe.train.batch_tokens) for ranks in shares]
+    of_one = recipe.train.batch_tokens // data
+    same_share = [_with_data(recipe, ranks, of_one * ranks) for ranks in powers]
+    return Scaling(*(tuple(_points(recipes, setting)) for recipes in (same_batch, same_share)))
 
 
-def _spread(numbers: list[int], *, keep: int) -> list[int]:
-    """At most some `_POINTS` of them, with the first, the last and the one to keep."""
-    step = -(-len(numbers) // _POINTS)
-    return sorted({*numbers[::step], *numbers[-1:], keep})
+def _with_data(recipe: Recipe, data: int, batch_tokens: int) -> Recipe:
+    train = replace(recipe.train, batch_tokens=batch_tokens)
+    return replace(recipe, train=train, parallel=replace(recipe.parallel, data=data))
 
 
-def _points(recipe: Recipe, setting: Setting, data_ranks: list[int], *, grows: bool) -> Iterator[Point]:
-    for data in data_ranks:
-        tokens = recipe.train.batch_tokens // setting.layout.data * data if grows else recipe.train.batch_tokens
-        train = replace(recipe.train, batch_tokens=tokens)
-        scaled = replace(recipe, train=train, parallel=replace(recipe.parallel, data=data))
-        if _trains(scaled):
-            at_size = setting_of(scaled, setting.cluster, setting.software, imbalance=setting.imbalance)
-            yield Point(at_size.layout.world_size, at_size.tokens / step_time(at_size).seconds)
+def _points(recipes: Sequence[Recipe], setting: Setting) -> Iterator[Point]:
+    """Where they are many, some, and of these the first and the last."""
+    legal = [recipe for recipe in recipes if _trains(recipe)]
+    step = -(-len(legal) // _POINTS) or 1
+    for recipe in [*legal[:-1:step], *legal[-1:]]:
+        at_size = setting_of(recipe, setting.cluster, setting.software, imbalance=setting.imbalance)
+        yield Point(at_size.layout.world_size, at_size.tokens / step_time(at_size).seconds)
 
 
 def _trains(recipe: Recipe) -> bool:
