@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mai.plan.activations import Cut, kept_bytes
 from mai.plan.setting import Setting
-from mai.plan.weights import held
 
 
 @dataclass(frozen=True, slots=True)

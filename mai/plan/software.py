@@ -41,7 +41,11 @@ class Pace:
     """How fast it drives a GPU. Shares are of what the GPU reached when it did nothing else."""
 
     product_share: float
-    """Of the rate of the fastest product, in the middle of a step: clocks under load, gaps between kernels."""
+    """Of the rate of products that the GPU sustains."""
+    attention_share: float
+    """The same of attention."""
+    grouped_share: float
+    """The same of experts' products."""
     traffic: float
     """Bytes of the operations between products, over those of mai's fused ones."""
     host_layer_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
@@ -50,6 +54,8 @@ class Pace:
     """That of a layer with experts."""
     host_collective_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """What each collective among tensor ranks adds to it."""
+    sends_once_a_node: bool
+    """A token that goes to several experts of one node crosses the network once."""
     step_milliseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """Once a step: data, logging, the norm of the gradients."""
 
