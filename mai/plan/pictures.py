@@ -81,10 +81,10 @@ def timeline_picture(found: Mapping[str, Any]) -> str:
 
 
 def _spans(found: Mapping[str, Any]) -> tuple[tuple[Span, ...], ...]:
-    layout, of_stages = found["layout"], found["step"]["stages_seconds"]
+    layout, of_stages = found["layout"], found["step"]["stages"]
     parts = layout.get("virtual_stages", 1)
     turns = schedule(layout["pipeline"], drawn_micro_batches(found), parts)
-    return timeline(turns, [(forward / parts, backward / parts) for forward, backward in of_stages])
+    return timeline(turns, [(one["forward_seconds"] / parts, one["backward_seconds"] / parts) for one in of_stages])
 
 
 def _turn(span: Span, scale: Scale, y: float, height: float) -> Iterator[str]:

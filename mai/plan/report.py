@@ -79,7 +79,8 @@ def _of_step(setting: Setting, time: StepTime) -> dict[str, Any]:
     return {
         "seconds": time.seconds,
         "items_seconds": dict(time.items),
-        "stages_seconds": [list(stage) for stage in time.stages],
+        "stages": [asdict(stage) for stage in time.stages],
+        "slowest_stage": time.slowest_stage,
         "kind": kind(setting),
         "measured": trust and {**asdict(trust), "between_seconds": trust.seconds(time.seconds)},
     }

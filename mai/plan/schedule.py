@@ -34,10 +34,11 @@ class Span(NamedTuple):
 
 def schedule(num_stages: int, num_micro_batches: int, virtual_stages: int = 1) -> tuple[tuple[Turn, ...], ...]:
     """The turns of every stage, in order."""
-    return tuple(tuple(_turns(stage, num_stages, num_micro_batches, virtual_stages)) for stage in range(num_stages))
+    return tuple(tuple(turns_of(stage, num_stages, num_micro_batches, virtual_stages)) for stage in range(num_stages))
 
 
-def _turns(stage: int, num_stages: int, num_micro_batches: int, virtual_stages: int) -> Iterator[Turn]:
+def turns_of(stage: int, num_stages: int, num_micro_batches: int, virtual_stages: int) -> Iterator[Turn]:
+    """Those of one stage."""
     forward = list(_in_groups(num_stages, num_micro_batches, virtual_stages))
     stages_behind = num_stages - stage - 1
     warm_up = stages_behind
@@ -59,15 +60,6 @@ def _in_groups(num_stages: int, num_micro_batches: int, virtual_stages: int) -> 
         for part in range(virtual_stages):
             for micro_batch in range(first, min(first + group, num_micro_batches)):
                 yield micro_batch, part
-
-
-def most_kept_bytes(turns: Sequence[Turn], kept_bytes: Sequence[int]) -> int:
-    """The most that a stage keeps at once for its backward passes, where a micro-batch keeps so much of each part."""
-    kept = most = 0
-    for turn in turns:
-        kept += kept_bytes[turn.part] if turn.direction == "forward" else -kept_bytes[turn.part]
-        most = max(most, kept)
-    return most
 
 
 def timeline(

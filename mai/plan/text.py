@@ -54,12 +54,12 @@ def _heading(found: Mapping[str, Any]) -> Iterator[str]:
 def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
     """A column a stage."""
     stages = shown_stages(memory)
-    items = [item for item in stages[0]["items_bytes"] if any(stage["items_bytes"].get(item) for stage in stages)]
+    items = list(dict.fromkeys(item for stage in stages for item, size in stage["items_bytes"].items() if size))
     number = len(memory["stages"])
     of = f" ({number} stages)" if number > len(stages) else ""
     yield from columns(
         (f"memory of a rank, GiB{of}", *(f"stage {stage['stage']}" for stage in stages)),
-        *((item.replace("_", " "), *(gib(stage["items_bytes"][item]) for stage in stages)) for item in items),
+        *((item.replace("_", " "), *(gib(stage["items_bytes"].get(item, 0)) for stage in stages)) for item in items),
         ("outside the allocator", *(gib(stage["outside_bytes"]) for stage in stages)),
         ("all", *(gib(stage["needed_bytes"]) for stage in stages)),
         ("a save adds", *(gib(stage["during_save_bytes"]) for stage in stages)),
