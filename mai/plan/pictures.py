@@ -19,7 +19,8 @@ def memory_picture(memory: Mapping[str, Any]) -> str:
     """A bar a stage, its items stacked, beside what the GPU gives."""
     stages, usable = memory["stages"], memory["usable_bytes"]
     bars = [{**stage["items_bytes"], "outside the allocator": stage["outside_bytes"]} for stage in stages]
-    items = list(dict.fromkeys(item for bar in bars for item, size in bar.items() if size))
+    kept = dict.fromkeys(item for stage in stages for item, size in stage["items_bytes"].items() if size)
+    items = [*kept, "outside the allocator"]
     row, gap = 16, 6
     height = _TOP + len(bars) * (row + gap)
     scale = Scale(max(usable or 0, *(stage["needed_bytes"] for stage in stages)) * 1.02, _LEFT, _WIDTH - _RIGHT)
