@@ -15,7 +15,7 @@ def disk_size(num_bytes: float) -> str:
     """What disks are sold in."""
     for size, unit in _DECIMAL_BYTES:
         if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
+            return f"{_three_digits(num_bytes / size)} {unit}"
     return f"{num_bytes:,.0f} bytes"
 
 
@@ -23,10 +23,11 @@ def amount(number: float | None, unit: str) -> str:
     """Three digits and a word for the size: `14.3 million kWh`."""
     if number is None:
         return _UNKNOWN
+    rounded = float(f"{number:.3g}")
     for size, word in _LARGE:
-        if number >= size:
-            return f"{number / size:.3g} {word} {unit}"
-    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
+        if rounded >= size:
+            return f"{_three_digits(number / size)} {word} {unit}"
+    return f"{_three_digits(number)} {unit}"
 
 
 def seconds(number: float, *, like: float | None = None) -> str:
@@ -40,9 +41,13 @@ def duration(number: float) -> str:
     """Seconds in the largest unit that is full."""
     for size, unit in _TIMES:
         if number >= size:
-            return f"{number / size:.3g} {unit}"
+            return f"{_three_digits(number / size)} {unit}"
     return seconds(number)
 
 
 def percent(share: float | None) -> str:
     return _UNKNOWN if share is None else f"{100 * share:.1f}%"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -81,8 +81,11 @@ def fit(memory: Mapping[str, Any]) -> str:
     needs = f"the largest rank, of stage {largest['stage']}, needs {gib(largest['needed_bytes'])}"
     if usable is None:
         return f"{needs} GiB; how much its GPU gives to a process is unknown"
-    verdict = "fits" if memory["fits"] else "DOES NOT FIT"
-    return f"{verdict}: {needs} of {gib(usable)} GiB"
+    if memory["fits"]:
+        return f"fits: {needs} of {gib(usable)} GiB"
+    misfits = sum(stage["needed_bytes"] > usable for stage in memory["stages"])
+    more = f"{gib(largest['needed_bytes'] - usable)} more than the {gib(usable)} GiB there are"
+    return f"DOES NOT FIT: {needs} GiB, {more}; {misfits} of {len(memory['stages'])} stages need too much"
 
 
 def _step(step: Mapping[str, Any]) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """The report's numbers agree with each other, and text and page show the same ones."""
 
 import json
-import re
 from dataclasses import replace
 from functools import cache
 from html import unescape
@@ -108,11 +107,13 @@ def test_a_peak_that_is_not_stated_leaves_utilisation_unknown() -> None:
     assert text.utilisation(values).startswith("unknown: ")
 
 
-def test_what_does_not_fit_is_said_with_the_stage() -> None:
-    memory = found()["memory"]
-    largest = memory["stages"][memory["largest_stage"]]
-    small_gpu = {**memory, "fits": False, "usable_bytes": largest["needed_bytes"] - 2**30}
-    assert re.match(rf"DOES NOT FIT: the largest rank, of stage {largest['stage']}, needs", text.fit(small_gpu))
+def test_what_does_not_fit_is_said_with_the_stage_and_by_how_much() -> None:
+    stages = [{"stage": number, "needed_bytes": size * 2**30} for number, size in enumerate([90, 84, 70])]
+    memory = {"fits": False, "usable_bytes": 80 * 2**30, "largest_stage": 0, "stages": stages}
+    assert text.fit(memory) == (
+        "DOES NOT FIT: the largest rank, of stage 0, needs 90.00 GiB, 10.00 more than the 80.00 GiB there are; "
+        "2 of 3 stages need too much"
+    )
 
 
 def test_of_many_stages_the_ends_and_the_largest_are_shown() -> None:
