@@ -27,7 +27,7 @@ class Band:
 
 
 def kind(setting: Setting) -> str:
-    """Settings that are off alike: `megatron/bf16/dense`, `bridge/fp8/experts`."""
+    """Settings that are off alike: `mai/bf16/dense`."""
     has_experts = any(layer.experts for layer in setting.architecture.kinds())
     return f"{setting.software.name}/{setting.precision}/{'experts' if has_experts else 'dense'}"
 

@@ -1,9 +1,10 @@
 """`mai plan` as people meet it: real processes, their exit codes, and what they print."""
 
 import json
+import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,21 +19,29 @@ def mai(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_a_plan_is_there_in_half_a_second_without_torch() -> None:
+def test_a_plan_is_there_in_half_a_second_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom mai.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print(*sorted({'torch', 'numpy', 'megatron', 'rich'} & sys.modules.keys()), file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", script, "plan", *WORDS]
+    # As after an installation, with bytecode: the first run writes it. Time of the processor, as tests share the cores.
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
     seconds = []
-    for _ in range(4):  # other tests may share the cores, and the first writes bytecode: the quickest run counts
-        start = time.monotonic()
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        seconds.append(time.monotonic() - start)
+    for _ in range(4):
+        before = processor_seconds()
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        seconds.append(processor_seconds() - before)
     assert result.stdout.startswith("mai1-500b on h100: 14,976 GPUs of 15,000, 24 spares\n")
     assert result.stderr == "\n"
     assert min(seconds) < 0.5
+
+
+def processor_seconds() -> float:
+    """Of all processes that this one has started and seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_exit_code_and_verdict_agree() -> None:
@@ -76,9 +85,9 @@ def test_every_mistake_about_the_hardware_is_named_with_exit_code_80(tmp_path: P
 
 
 def test_a_software_that_is_not_there_is_named_with_those_that_are() -> None:
-    result = mai(*WORDS, "--software", "megatrn")
+    result = mai(*WORDS, "--software", "mia")
     assert result.returncode == 80
-    assert "megatrn: no such software; did you mean megatron?" in result.stderr
+    assert "mia: no such software; did you mean mai? There are" in result.stderr
 
 
 def test_a_budget_that_is_too_small_exits_80() -> None:
