@@ -23,6 +23,7 @@ def page(found: Mapping[str, Any], scaling: Scaling) -> str:
             f"{text.gpus(found)}: {text.axes(found)}",
             text.micro_batches(found),
             f"software {found['software']['name']}, {found['precision']}",
+            *([] if found["imbalance"] is None else [f"experts: {text.imbalance(found)}"]),
         ),
         memory=_fit(found["memory"]) + pictures.memory_picture(found["memory"]),
         timeline=_paragraphs(_shown(found)) + pictures.timeline_picture(found),

@@ -82,6 +82,7 @@ def timeline_picture(found: Mapping[str, Any]) -> str:
 
 
 def _spans(found: Mapping[str, Any]) -> tuple[tuple[Span, ...], ...]:
+    """As if all parts of a stage took equally long."""
     layout, of_stages = found["layout"], found["step"]["stages"]
     parts = layout.get("virtual_stages", 1)
     turns = schedule(layout["pipeline"], drawn_micro_batches(found), parts)

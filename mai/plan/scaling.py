@@ -29,14 +29,15 @@ class Scaling:
 
 def scaling(recipe: Recipe, setting: Setting) -> Scaling:
     """Of the recipe's layout; only where mai would train it."""
-    data = setting.layout.data
+    data, tokens = setting.layout.data, recipe.train.batch_tokens
+    least, most = max(1, data >> _HALVINGS), data << _DOUBLINGS
     sequences = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
-    shares = [ranks for ranks in range(max(1, data >> _HALVINGS), (data << _DOUBLINGS) + 1) if sequences % ranks == 0]
-    powers = sorted({data >> halvings for halvings in range(_HALVINGS + 1)} - {0} | {data << _DOUBLINGS})
-    same_batch = [_with_data(recipe, ranks, recipe.train.batch_tokens) for ranks in shares]
-    of_one = recipe.train.batch_tokens // data
-    same_share = [_with_data(recipe, ranks, of_one * ranks) for ranks in powers]
-    return Scaling(*(tuple(_points(recipes, setting)) for recipes in (same_batch, same_share)))
+    shares = [ranks for ranks in range(least, most + 1) if sequences % ranks == 0]
+    powers = sorted({max(1, most >> halvings) for halvings in range(_HALVINGS + _DOUBLINGS + 1)})
+    return Scaling(
+        same_batch=tuple(_points([_with_data(recipe, ranks, tokens) for ranks in shares], setting)),
+        same_share=tuple(_points([_with_data(recipe, ranks, tokens // data * ranks) for ranks in powers], setting)),
+    )
 
 
 def _with_data(recipe: Recipe, data: int, batch_tokens: int) -> Recipe:

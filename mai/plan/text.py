@@ -24,7 +24,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def axes(found: Mapping[str, Any]) -> str:
     """The layout in one line."""
-    return " x ".join(f"{axis.replace('_', ' ')} {degree}" for axis, degree in found["layout"].items())
+    degrees = " x ".join(f"{axis.replace('_', ' ')} {degree}" for axis, degree in found["layout"].items())
+    sharding = ", full sharding" if found["sharding"] == "full" else ""
+    again = ", ".join(module.replace("_", " ") for module in found["recompute"])
+    return f"{degrees}{sharding}" + (f"; computed again: {again}" if again else "")
 
 
 def micro_batches(found: Mapping[str, Any]) -> str:
@@ -46,9 +49,16 @@ def _heading(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['recipe']} on {found['cluster']['name']}: {gpus(found)}"
     yield f"layout       {axes(found)}"
     yield f"one step     {micro_batches(found)}"
-    imbalance = found["imbalance"]
-    busiest = f"; the busiest expert rank gets {imbalance:g} times the mean" if imbalance > 1 else ""
-    yield f"software     {found['software']['name']}, {found['precision']}{busiest}"
+    yield f"software     {found['software']['name']}, {found['precision']}"
+    if found["imbalance"] is not None:
+        yield f"experts      {imbalance(found)}"
+
+
+def imbalance(found: Mapping[str, Any]) -> str:
+    """How evenly the router spreads the tokens, for a model with experts."""
+    if found["imbalance"] == 1:
+        return "every rank gets as many tokens, which no router does: --imbalance states a worst case"
+    return f"the busiest rank gets {found['imbalance']:g} times the mean"
 
 
 def _memory(memory: Mapping[str, Any]) -> Iterator[str]:

@@ -131,6 +131,23 @@ def test_a_band_that_was_measured_is_shown() -> None:
     assert text.trust(step) == told
 
 
+def test_experts_say_how_evenly_they_are_used() -> None:
+    assert not [told for told in text.lines(found()) if told.startswith("experts")]
+    told = line("experts", list(text.lines({**found("mai1_500b_moe"), "imbalance": 1.3})))
+    assert told == "experts      the busiest rank gets 1.3 times the mean"
+    assert "--imbalance" in line("experts", list(text.lines(found("mai1_500b_moe"))))
+
+
+def test_what_is_computed_again_and_shared_out_stands_with_the_layout() -> None:
+    values = {
+        **found(),
+        "layout": {"tensor": 2, "data": 4},
+        "sharding": "full",
+        "recompute": ["attention_core", "norms"],
+    }
+    assert text.axes(values) == "tensor 2 x data 4, full sharding; computed again: attention core, norms"
+
+
 def test_a_phase_that_continues_a_run_says_so() -> None:
     recipe = small()
     recipe = replace(recipe, checkpoint=replace(recipe.checkpoint, start_from="runs/first"))
