@@ -50,6 +50,8 @@ def _evenly(setting: Setting, layer: Layer) -> int:
     if keeps.context_outputs and cut.context > 1:
         output = layer.attention.heads * layer.attention.value_size
         kept += cut.tokens * output * cut.element_bytes // cut.tensor
+    if keeps.activation_inputs and layer.network is not None and layer.network.is_gated:
+        kept += cut.tokens * layer.network.width * cut.element_bytes // cut.tensor
     if keeps.dropout_masks:
         kept += 2 * cut.own_tokens * architecture.hidden
     if keeps.attention_scores:

@@ -102,7 +102,7 @@ def _states(setting: Setting, rank: Held) -> dict[str, int]:
         }
     return {
         "weights": setting.element_bytes * rank.all,
-        "gradients": holds.gradient_bytes * rank.all,
+        "gradients": (holds.gradient_bytes + holds.own_gradient_bytes) * rank.all,
         "optimizer": round(optimizer * shared_out),
     }
 

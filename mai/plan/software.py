@@ -21,7 +21,7 @@ class Holds:
     gradient_bytes: int
     """Of a parameter: the sum over micro-batches."""
     own_gradient_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
-    """Of a parameter: one micro-batch's gradient, where all of them wait for the end of its backward pass."""
+    """Of a parameter: one micro-batch's gradient, where it stands beside the sum."""
     optimizer_bytes: int
     """Of a parameter: fp32 weight and moments, shared out by ZeRO-1."""
     stand_ins: bool = False
@@ -52,6 +52,8 @@ class Keeps:
     """Queries times keys and their softmax: without a fused attention."""
     dropout_masks: bool
     """A byte for each number that dropout looked at."""
+    activation_inputs: bool = False
+    """Of a gated network both factors of what the second matrix reads: without a fused activation."""
     context_outputs: bool = False
     """What attention gave to other context ranks: once more than the projection behind it keeps."""
     stage_outputs: bool = False
