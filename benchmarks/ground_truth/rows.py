@@ -58,17 +58,15 @@ _CLUSTERS = {
 
 _UNGATED = ("GPT", "MPT", "BLOOM", "MT-NLG", "Nemotron4", "Megatron CI gpt3")
 _SOFTWARE = {
-    "NVIDIA dgxc-benchmarking recipes": "nemo",
-    "SimuMax B200 real runs (Moore Threads)": "megatron",
-    "Megatron-LM functional-test golden values": "megatron",
-    "vTrain validation set (KAIST)": "megatron_deepspeed",
-    "HF nanotron ultra-scale playbook sweep": "nanotron",
-    "MosaicML llm-foundry benchmarking": "fsdp_2023",
-    "InternEvo": "internevo",
+    "NVIDIA dgxc-benchmarking recipes": "megatron_2024",
+    "NVIDIA NeMo long-sequence performance": "megatron_2024",
+    "vTrain validation set (KAIST)": "megatron_2022",
     "Korthikanti et al. 2022 (arXiv 2205.05198)": "megatron_2022",
     "MT-NLG 530B (arXiv 2201.11990)": "megatron_2022",
     "BLOOM-176B (BigScience)": "megatron_2022",
-    "NVIDIA NeMo long-sequence performance": "nemo",
+    "InternEvo": "megatron_2022",
+    "HF nanotron ultra-scale playbook sweep": "nanotron",
+    "MosaicML llm-foundry benchmarking": "fsdp_2023",
 }
 
 
@@ -230,9 +228,9 @@ def software_name(row: Row) -> str:
     if row["source"].startswith("NVIDIA Megatron-Bridge"):
         container = row["table_or_path"].split("container")[0].split()[-1]
         if container >= "26.06":
-            return "megatron_2026_06"
-        return "megatron_2026" if container >= "26" else "megatron_2025"
-    return _SOFTWARE.get(row["source"], "megatron")
+            return "bridge_2026_06"
+        return "bridge_2026" if container >= "26" else "bridge_2025"
+    return _SOFTWARE.get(row["source"], "megatron_2025")
 
 
 def cluster_of(row: Row) -> Cluster:
@@ -245,6 +243,9 @@ def cluster_of(row: Row) -> Cluster:
     if row["source"].startswith("vTrain"):
         # Its configurations say 800 Gb/s a node: config/validation/multi of VIA-Research/vTrain.
         return replace(cluster, scale_out=replace(cluster.scale_out, gb_per_second=12.5))
+    if row["source"].startswith("HF nanotron"):
+        scale_out = replace(cluster.scale_out, gb_per_second=15.0, latency_microseconds=50.0)
+        return replace(cluster, scale_out=scale_out)
     if hardware == "B300":
         return replace(cluster, gpu=load_gpu("b300"))
     return cluster

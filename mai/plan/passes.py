@@ -6,14 +6,11 @@ from functools import cached_property
 
 from mai.parallel.stages import Part
 from mai.plan import work
-from mai.plan.activations import Cut
 from mai.plan.architecture import Experts, Layer
 from mai.plan.network import Group, crossing_share_of_tokens, exchange_seconds, ring_seconds
 from mai.plan.rates import Rates
 from mai.plan.setting import Setting
 from mai.plan.work import Work
-
-_ELEMENT_BYTES = 2
 
 _FORWARD_BYTES_OF_SCORES, _BACKWARD_BYTES_OF_SCORES = 13, 19
 """Read and written for each score without a fused attention, in bf16. Forward: written by the product (2), scaled,
@@ -71,27 +68,12 @@ class Both:
         return Both(self.forward * times, self.backward * times, self.again * times)
 
 
-def cut_of(setting: Setting) -> Cut:
-    """A rank's part of a micro-batch."""
-    parallel = setting.parallel
-    return Cut(
-        sequences=parallel.micro_batch_sequences,
-        length=setting.sequence_length,
-        element_bytes=4 if setting.precision == "fp32" else _ELEMENT_BYTES,
-        context=parallel.context,
-        tensor=parallel.tensor,
-        sequence=parallel.sequence and parallel.tensor > 1,
-        expert=parallel.expert,
-        expert_tensor=parallel.expert_tensor,
-    )
-
-
 class Passes:
     """Of one setting's layers and parts."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._cut = cut_of(setting)
+        self._cut = setting.cut
         self._by_layer: dict[int, Both] = {}
         num_gpus = setting.layout.world_size
         self._rates = Rates.of(setting.cluster.gpu, setting.precision, setting.software, num_gpus=num_gpus)
@@ -204,7 +186,7 @@ class Passes:
         pace = self._setting.software.pace
         host = pace.host_layer_microseconds if layer.experts is None else pace.host_expert_layer_microseconds
         if self._cut.tensor > 1:
-            host += 4 * pace.host_collective_microseconds
+            host += (4 if self._cut.sequence else 2) * pace.host_collective_microseconds
         return one + Pass(host=max(0.0, host * 1e-6 - one.seconds))
 
     def _with_shards(self, whole: Both, layer: Layer) -> Both:

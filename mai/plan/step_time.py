@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mai.plan.network import Group, ring_seconds, send_seconds
-from mai.plan.passes import ITEMS, Both, Passes, cut_of
+from mai.plan.passes import ITEMS, Both, Passes
 from mai.plan.setting import Setting
 from mai.plan.weights import Held, held
 
@@ -66,11 +66,12 @@ def _pipeline(setting: Setting, *, others: float) -> Mapping[str, float]:
     stages, parts = setting.parallel.pipeline, setting.parallel.virtual_stages
     if stages == 1:
         return {}
-    cut = cut_of(setting)
+    cut = setting.cut
     num_bytes = cut.own_tokens * setting.architecture.hidden * cut.element_bytes
     send = send_seconds(setting.cluster, num_bytes, stride=setting.layout.stage_ranks)
-    # Forward and backward, in and out.
-    sends = 4 * parts * setting.num_micro_batches * send * (1 - setting.software.hides.pipeline)
+    # Without parts to compute in the meantime, a stage waits for what it sends and receives.
+    hidden = setting.software.hides.pipeline if parts > 1 else 0.0
+    sends = 4 * parts * setting.num_micro_batches * send * (1 - hidden)
     return {"pipeline": sends, "bubble": others / parts + 2 * (stages - 1) * send}
 
 
@@ -103,7 +104,7 @@ def _transfers(setting: Setting, on_rank: Held, shards: int, expert_shards: int)
     """Seconds to sum gradients over those that hold the same weights, and to give out updated weights."""
     parallel, layout, cluster = setting.parallel, setting.layout, setting.cluster
     copies, gradient_bytes = layout.sharding_copies, setting.software.holds.gradient_bytes
-    weight_bytes = cut_of(setting).element_bytes
+    weight_bytes = setting.cut.element_bytes
     reduce, gather = 0.0, 0.0
     of_experts = parallel.expert * parallel.expert_tensor
     for parameters, ranks, stride in (
