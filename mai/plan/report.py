@@ -69,7 +69,7 @@ def _of_memory(found: Memory) -> dict[str, Any]:
                 "allocated_bytes": rank.allocated,
                 "outside_bytes": rank.outside,
                 "needed_bytes": rank.needed,
-                "during_save_bytes": rank.during_save,
+                "host_during_save_bytes": rank.host_during_save,
             }
             for rank in found.stages
         ],

@@ -72,7 +72,7 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
         *((item.replace("_", " "), *(gib(stage["items_bytes"].get(item, 0)) for stage in stages)) for item in items),
         ("outside the allocator", *(gib(stage["outside_bytes"]) for stage in stages)),
         ("all", *(gib(stage["needed_bytes"]) for stage in stages)),
-        ("a save adds", *(gib(stage["during_save_bytes"]) for stage in stages)),
+        ("of the host, during a save", *(gib(stage["host_during_save_bytes"]) for stage in stages)),
     )
     yield fit(memory)
 
