@@ -52,6 +52,8 @@ def _evenly(setting: Setting, layer: Layer) -> int:
         kept += cut.tokens * output * cut.element_bytes // cut.tensor
     if keeps.activation_inputs and layer.network is not None and layer.network.is_gated:
         kept += cut.tokens * layer.network.width * cut.element_bytes // cut.tensor
+    if keeps.fp8_inputs and setting.precision in ("fp8", "fp4"):
+        kept -= _saved_by_fp8(setting, layer)
     if keeps.dropout_masks:
         kept += 2 * cut.own_tokens * architecture.hidden
     if keeps.attention_scores:
@@ -63,3 +65,19 @@ def _router_input(experts: Experts, setting: Setting) -> int:
     """mai's router reads a copy in fp32; Megatron-Core's reads what the experts read."""
     is_copied = setting.element_bytes != _FP32
     return is_copied * setting.cut.own_tokens * experts.router.inputs * _FP32
+
+
+def _saved_by_fp8(setting: Setting, layer: Layer) -> int:
+    """A byte less of each number that a product reads and nothing else keeps; a byte more of what attention gave, which
+    it keeps in bf16 as well (transformer_engine/pytorch/module/layernorm_linear.py, linear.py and grouped_linear.py)."""
+    cut, hidden, attention = setting.cut, setting.architecture.hidden, layer.attention
+    output = cut.tokens * attention.heads * attention.value_size // cut.tensor
+    saved = cut.own_tokens * (hidden + attention.num_normed * attention.is_latent) - output
+    if layer.network is not None:
+        saved += cut.tokens * layer.network.width // cut.tensor
+    if layer.experts is None:
+        return saved + cut.own_tokens * hidden
+    # What the router reads stays as it is.
+    network = layer.experts.network
+    rows = cut.own_tokens * layer.experts.per_token * cut.expert_tensor
+    return saved + rows * (network.products[0].inputs + network.width // cut.expert_tensor)

@@ -54,6 +54,8 @@ class Keeps:
     """A byte for each number that dropout looked at."""
     activation_inputs: bool = False
     """Of a gated network both factors of what the second matrix reads: without a fused activation."""
+    fp8_inputs: bool = False
+    """What a product in fp8 reads is kept in fp8."""
     context_outputs: bool = False
     """What attention gave to other context ranks: once more than the projection behind it keeps."""
     stage_outputs: bool = False
