@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import mean
 
-from benchmarks.ground_truth.megatron_ci import ci_setting_of, is_tiny
+from benchmarks.ground_truth.megatron_ci import ci_setting_of, is_tiny, with_fused_loss
 from benchmarks.ground_truth.nanotron import nanotron_setting_of
-from benchmarks.ground_truth.rows import HERE, Row, Unusable, read, setting_of
+from benchmarks.ground_truth.rows import HERE, Row, UnusableError, read, setting_of
 from mai.plan.memory import memory
 from mai.plan.setting import Setting
-from mai.plan.software import load_software
 
 _GIB = 2**30
 
@@ -56,7 +55,7 @@ def memory_rows() -> Iterator[Comparison]:
             continue
         try:
             yield from compare(row)
-        except Unusable:
+        except UnusableError:
             continue
 
 
@@ -74,13 +73,14 @@ def rejections() -> Rejections:
 def _is_rejected(row: Row) -> bool:
     try:
         return not memory(nanotron_setting_of(row)).fits
-    except Unusable:
+    except UnusableError:
         return True
 
 
 def _simumax(row: Row) -> Iterator[Comparison]:
     """Allocated, every rank. The loss is Transformer Engine's (SimuMax docs/strategy.md, cross_entropy_loss_fusion)."""
-    setting = replace(setting_of(row), software=load_software("megatron_te_loss"))
+    setting = setting_of(row)
+    setting = replace(setting, software=with_fused_loss(setting.software))
     stages = memory(setting).stages
     ranks = re.findall(r"(\d):([\d.]+)/[\d.]+", row["notes"])
     for rank, measured in ranks:

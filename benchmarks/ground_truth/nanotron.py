@@ -7,18 +7,18 @@ pipeline_parallel/engine.py, OneForwardOneBackwardPipelineEngine), and a stage w
 from collections import defaultdict
 from dataclasses import replace
 
-from benchmarks.ground_truth.rows import Row, Unusable, setting_of
+from benchmarks.ground_truth.rows import Row, UnusableError, setting_of
 from mai.plan.architecture import Architecture
 from mai.plan.setting import Setting
 from mai.recipe.stage_text import as_text
 
 
 def nanotron_setting_of(row: Row) -> Setting:
-    """Raises Unusable."""
+    """Raises UnusableError."""
     setting = setting_of(defaultdict(str, row))
     pipeline = setting.parallel.pipeline
     if setting.num_micro_batches < pipeline - 1:
-        raise Unusable(f"{setting.num_micro_batches} micro-batches are too few for {pipeline} stages")
+        raise UnusableError(f"{setting.num_micro_batches} micro-batches are too few for {pipeline} stages")
     if pipeline == 1:
         return setting
     stages = as_text(_layers_of_stages(setting.architecture, pipeline))
@@ -37,5 +37,5 @@ def _layers_of_stages(architecture: Architecture, pipeline: int) -> list[int]:
         spent += cost
         stage += spent > sum(costs) * (stage + 1) / pipeline
     if set(stages) < set(range(pipeline)):
-        raise Unusable("a stage holds nothing")
+        raise UnusableError("a stage holds nothing")
     return [stages[1 : 1 + len(architecture.layers)].count(stage) for stage in range(pipeline)]

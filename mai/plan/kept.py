@@ -1,7 +1,6 @@
 """What one layer keeps of one micro-batch until its backward pass, under the software of a setting.
 
-mai's own are in `activations.py`. Others differ from them in a few named things (`Keeps`), and in how context ranks
-share attention: mai gathers keys and values; Megatron-Core passes them on or exchanges heads, and keeps its own part.
+`activations.py` counts mai's own. Others differ in the few things that `Keeps` names.
 """
 
 from dataclasses import replace
@@ -39,14 +38,12 @@ def score_bytes(setting: Setting, layer: Layer) -> int:
 
 
 def _evenly(setting: Setting, layer: Layer) -> int:
-    software, cut, architecture = setting.software, setting.cut, setting.architecture
-    if software.name == "mai":
-        return kept_bytes(architecture, layer, cut)
-    # Its own part of the sequence as if that were all.
-    kept = kept_bytes(architecture, layer, replace(cut, length=cut.length // cut.context, context=1))
-    keeps, experts = software.keeps, layer.experts
-    if experts is not None:
-        kept -= _router_input(experts, setting)
+    keeps, cut, architecture = setting.software.keeps, setting.cut, setting.architecture
+    # Where keys are not gathered, a rank keeps as much as if its own part of the sequence were all.
+    whole = cut if keeps.context_keys else replace(cut, length=cut.length // cut.context, context=1)
+    kept = kept_bytes(architecture, layer, whole)
+    if layer.experts is not None and not keeps.router_inputs:
+        kept -= _router_input(layer.experts, setting)
     if keeps.context_outputs and cut.context > 1:
         output = layer.attention.heads * layer.attention.value_size
         kept += cut.tokens * output * cut.element_bytes // cut.tensor
@@ -62,7 +59,7 @@ def _evenly(setting: Setting, layer: Layer) -> int:
 
 
 def _router_input(experts: Experts, setting: Setting) -> int:
-    """mai's router reads a copy in fp32; Megatron-Core's reads what the experts read."""
+    """The copy in fp32 that `kept_bytes` counts."""
     is_copied = setting.element_bytes != _FP32
     return is_copied * setting.cut.own_tokens * experts.router.inputs * _FP32
 

@@ -46,7 +46,7 @@ class Holds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeps:
-    """What its layers keep for the backward pass besides what mai's do."""
+    """What its layers keep for the backward pass besides what all do."""
 
     attention_scores: bool
     """Queries times keys and their softmax: without a fused attention."""
@@ -58,6 +58,10 @@ class Keeps:
     """What a product in fp8 reads is kept in fp8."""
     context_outputs: bool = False
     """What attention gave to other context ranks: once more than the projection behind it keeps."""
+    router_inputs: bool = False
+    """A copy in fp32 of what a router reads."""
+    context_keys: bool = False
+    """Keys and values of whole sequences, which context ranks gather; without, those of the rank's own part."""
     stage_outputs: bool = False
     """What a stage sent on, as long as its micro-batch is in flight."""
 
@@ -67,7 +71,11 @@ class Pace:
     """How fast it drives a GPU. Shares are of what the GPU reached when it did nothing else."""
 
     product_share: float
-    """Of the rate of the fastest product, in the middle of a step: clocks under load, gaps between kernels."""
+    """Of the rate of products that the GPU sustains."""
+    attention_share: float
+    """The same of attention."""
+    grouped_share: float
+    """The same of experts' products."""
     traffic: float
     """Bytes of the operations between products, over those of mai's fused ones."""
     host_layer_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
@@ -76,6 +84,8 @@ class Pace:
     """That of a layer with experts."""
     host_collective_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """What each collective among tensor ranks adds to it."""
+    sends_once_a_node: bool
+    """A token that goes to several experts of one node crosses the network once."""
     step_milliseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """Once a step: data, logging, the norm of the gradients."""
 
