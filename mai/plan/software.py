@@ -46,7 +46,7 @@ class Holds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeps:
-    """What its layers keep for the backward pass besides what mai's do."""
+    """What its layers keep for the backward pass besides what all do."""
 
     attention_scores: bool
     """Queries times keys and their softmax: without a fused attention."""
@@ -54,8 +54,14 @@ class Keeps:
     """A byte for each number that dropout looked at."""
     activation_inputs: bool = False
     """Of a gated network both factors of what the second matrix reads: without a fused activation."""
+    fp8_inputs: bool = False
+    """What a product in fp8 reads is kept in fp8."""
     context_outputs: bool = False
     """What attention gave to other context ranks: once more than the projection behind it keeps."""
+    router_inputs: bool = False
+    """A copy in fp32 of what a router reads."""
+    context_keys: bool = False
+    """Keys and values of whole sequences, which context ranks gather; without, those of the rank's own part."""
     stage_outputs: bool = False
     """What a stage sent on, as long as its micro-batch is in flight."""
 
