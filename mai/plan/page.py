@@ -25,7 +25,7 @@ def page(found: Mapping[str, Any], scaling: Scaling) -> str:
             f"software {found['software']['name']}, {found['precision']}",
             *([] if found["imbalance"] is None else [f"experts: {text.imbalance(found)}"]),
         ),
-        memory=_fit(found["memory"]) + pictures.memory_picture(found["memory"]),
+        memory=_fit(found["memory"]) + pictures.memory_picture(found["memory"]) + _mends(found),
         timeline=_paragraphs(_shown(found)) + pictures.timeline_picture(found),
         time=_paragraphs(
             f"{seconds(step['seconds'])}; {text.trust(step)}", pace, f"utilisation {text.utilisation(found)}"
@@ -42,6 +42,12 @@ def page(found: Mapping[str, Any], scaling: Scaling) -> str:
 def _fit(memory: Mapping[str, Any]) -> str:
     style = "" if memory["fits"] else ' class="misfit"'
     return f"<p{style}>{escape(text.fit(memory))}</p>"
+
+
+def _mends(found: Mapping[str, Any]) -> str:
+    if not found["mends"]:
+        return ""
+    return _table(("what would help", "frees, GiB", "fits", "time of a step"), text.mends(found))
 
 
 def _shown(found: Mapping[str, Any]) -> str:

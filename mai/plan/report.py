@@ -8,6 +8,7 @@ from mai.model.flops import FLOP_CONVENTION, flops_per_token
 from mai.plan.cost import cost, disk, gpu_watts
 from mai.plan.hardware import Cluster
 from mai.plan.memory import Memory, memory
+from mai.plan.mends import Mend, mends
 from mai.plan.setting import Setting
 from mai.plan.step_time import StepTime, step_time
 from mai.plan.trust import band, kind
@@ -20,7 +21,7 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
     """All numbers of a plan; None is unknown. `recipe` and `setting` are of the same layout, `gpus` is its budget."""
     in_use = setting.layout.world_size
     booked = in_use if gpus is None else gpus
-    time = step_time(setting)
+    time, needed = step_time(setting), memory(setting)
     return {
         "recipe": recipe.name,
         "fingerprint": fingerprint(recipe),
@@ -35,7 +36,8 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
         "sequence_length": setting.sequence_length,
         "precision": setting.precision,
         "imbalance": None if recipe.model.experts is None else setting.imbalance,
-        "memory": _of_memory(memory(setting)),
+        "memory": _of_memory(needed),
+        "mends": [] if needed.fits else [_of_mend(setting, mend) for mend in mends(setting)],
         "step": _of_step(setting, time),
         "speed": _of_speed(recipe, setting, time.seconds),
         "phase": _of_phase(recipe, setting, time.seconds, booked),
@@ -74,6 +76,22 @@ def _of_memory(found: Memory) -> dict[str, Any]:
             for rank in found.stages
         ],
     }
+
+
+def _of_mend(setting: Setting, mend: Mend) -> dict[str, Any]:
+    """A change of the layout as words that a person can add to the command, and what it gives and costs."""
+    before, after = asdict(setting.parallel), asdict(mend.setting.parallel)
+    return {
+        "overrides": [f"parallel.{field}={_word(value)}" for field, value in after.items() if value != before[field]],
+        "freed_bytes": mend.freed_bytes,
+        "fits": mend.fits,
+        "slowdown": mend.slowdown,
+    }
+
+
+def _word(value: object) -> str:
+    """A value as `path=value` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def _of_step(setting: Setting, time: StepTime) -> dict[str, Any]:

@@ -14,6 +14,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _heading(found)
     yield ""
     yield from _memory(found["memory"])
+    yield from _mends(found)
     yield ""
     yield from _step(found["step"])
     yield ""
@@ -93,9 +94,28 @@ def fit(memory: Mapping[str, Any]) -> str:
         return f"{needs} GiB; how much its GPU gives to a process is unknown"
     if memory["fits"]:
         return f"fits: {needs} of {gib(usable)} GiB"
-    misfits = sum(stage["needed_bytes"] > usable for stage in memory["stages"])
     more = f"{gib(largest['needed_bytes'] - usable)} more than the {gib(usable)} GiB there are"
-    return f"DOES NOT FIT: {needs} GiB, {more}; {misfits} of {len(memory['stages'])} stages need too much"
+    number, misfits = len(memory["stages"]), sum(stage["needed_bytes"] > usable for stage in memory["stages"])
+    of_stages = f"; {misfits} of {number} stages need too much" if number > 1 else ""
+    return f"DOES NOT FIT: {needs} GiB, {more}{of_stages}"
+
+
+def _mends(found: Mapping[str, Any]) -> Iterator[str]:
+    """What would help where it does not fit: the cheapest first, and where nothing alone is enough what helps most."""
+    if found["memory"]["fits"]:
+        return
+    yield ""
+    if not found["mends"]:
+        yield "no single change of the layout on these GPUs frees memory"
+        return
+    yield from columns(("what would help", "frees, GiB", "fits", "time of a step"), *mends(found))
+
+
+def mends(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The words to add, what they free on the largest rank, whether that is enough, and what it costs."""
+    for mend in found["mends"]:
+        fits = "yes" if mend["fits"] else "no"
+        yield " ".join(mend["overrides"]), gib(mend["freed_bytes"]), fits, f"x {mend['slowdown']:.3f}"
 
 
 def _step(step: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The report's numbers agree with each other, and text and page show the same ones."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from html import unescape
@@ -16,13 +17,13 @@ from mai.plan.page import page
 from mai.plan.report import report
 from mai.plan.scaling import scaling
 from mai.plan.software import load_software
-from mai.recipe import load
+from mai.recipe import load, override
 from tests.unit.recipe.samples import small
 
 
 @cache
-def found(name: str = "mai1_500b", cluster: str = "h100", gpus: int = 15_000) -> dict[str, Any]:
-    recipe = within(load.find(name)(), load_cluster(cluster), gpus)
+def found(name: str = "mai1_500b", cluster: str = "h100", gpus: int = 15_000, *overrides: str) -> dict[str, Any]:
+    recipe = within(override.apply(load.find(name)(), overrides), load_cluster(cluster), gpus)
     return report(recipe, setting_of(recipe, load_cluster(cluster), load_software("mai")), gpus=gpus)
 
 
@@ -114,6 +115,34 @@ def test_what_does_not_fit_is_said_with_the_stage_and_by_how_much() -> None:
         "DOES NOT FIT: the largest rank, of stage 0, needs 90.00 GiB, 10.00 more than the 80.00 GiB there are; "
         "2 of 3 stages need too much"
     )
+
+
+MISFIT = {"parallel.data": "32", "parallel.micro_batch_sequences": "8", "evaluate.sequences": "256"}
+
+
+def misfit(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Eight sequences of Llama 3 8B at once, or what the overrides make of it."""
+    words = MISFIT | dict(word.split("=") for word in overrides)
+    return found("llama3_8b", "h100", 64, *(f"{path}={value}" for path, value in words.items()))
+
+
+def test_what_would_help_can_be_added_to_the_command_and_does_what_it_says() -> None:
+    values = misfit()
+    assert not values["memory"]["fits"]
+    helps = [mend for mend in values["mends"] if mend["fits"]]
+    assert helps
+    for mend in helps:
+        changed = misfit(mend["overrides"])
+        assert changed["memory"]["fits"]
+        assert changed["mends"] == []
+        assert changed["step"]["seconds"] == pytest.approx(mend["slowdown"] * values["step"]["seconds"])
+        words = " ".join(mend["overrides"])
+        assert line(words, list(text.lines(values))).removeprefix(words).split()[1:3] == ["yes", "x"]
+
+
+def test_where_nothing_helps_that_is_said() -> None:
+    told = list(text.lines({**misfit(), "mends": []}))
+    assert "no single change of the layout on these GPUs frees memory" in told
 
 
 def test_of_many_stages_the_ends_and_the_largest_are_shown() -> None:
