@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from mai.model.shapes import Split
 from mai.parallel.stages import Part
 from mai.plan.architecture import Architecture, Attention, Experts, Layer, Network
 from mai.recipe.parallel import Recomputed
 
-_FP32, _INT64 = 4, 8
+_FP32, _INT64, _BOOL = 4, 8, 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,8 @@ class Cut:
     """Tensor ranks also share out norms and residuals along the sequence."""
     expert: int = 1
     expert_tensor: int = 1
+    imbalance: float = 1.0
+    """Rows of the expert rank that gets most, over the mean."""
 
     @property
     def tokens(self) -> int:
@@ -57,14 +60,33 @@ def kept_bytes_of_part(
     # What its last layer gives: the last norm reads it, or Megatron's schedule holds it until its gradient comes back
     # (model_parallel_config.py, deallocate_pipeline_outputs).
     kept += cut.own_tokens * architecture.hidden * cut.element_bytes
+    if part.has_embedding and cut.tensor > 1:
+        # Which row of its part of the vocabulary each token is, and whether it is there.
+        kept += cut.tokens * (_INT64 + _BOOL)
     if part.has_loss:
         kept += _of_loss(architecture, cut, recompute, keeps_logits=keeps_logits)
     return kept
 
 
+def gather_buffer_bytes(architecture: Architecture, part: Part, cut: Cut) -> int:
+    """Of the one buffer of a process that the inputs of matrices are gathered into along the sequence, for all layers
+    and micro-batches (tensor_parallel/layers.py, get_global_memory_buffer)."""
+    if not cut.sequence:
+        return 0
+    layers = {architecture.layers[number] for number in part.layers}
+    gathered = [
+        product.inputs
+        for layer in layers
+        for product in layer.products()
+        if product.split in (Split.ROWS, Split.GATE_AND_UP_ROWS)
+    ]
+    if part.has_loss and architecture.depths:
+        gathered.append(architecture.depth_matrix.inputs)
+    return cut.tokens * max(gathered, default=0) * cut.element_bytes
+
+
 def kept_bytes(architecture: Architecture, layer: Layer, cut: Cut, recompute: Collection[Recomputed] = ()) -> int:
-    """Of one layer and micro-batch, its input included, on the context rank that keeps most. Of experts: where their
-    tokens are spread evenly."""
+    """Of one layer and micro-batch, its input included, on the context rank that keeps most."""
     network, experts = layer.network, layer.experts
     # The dispatcher holds the rows of each token, kept or not, until its next micro-batch.
     kept = 0 if experts is None else cut.own_tokens * experts.per_token * _INT64
@@ -177,9 +199,12 @@ def _of_experts(experts: Experts, cut: Cut) -> int:
     if network.is_clamped:
         numbers += network.width  # before it is weighted
     of_row = (network.products[0].inputs + numbers // cut.expert_tensor) * cut.element_bytes + _FP32
+    if experts.number > cut.expert and cut.expert * cut.expert_tensor > 1:
+        of_row += _INT64  # where it is sorted to, among those that came from other ranks
     # What the sum of a token's experts gives to the matrix back from the latent vector.
     back = latent[1].inputs * cut.element_bytes if latent else 0
-    return cut.own_tokens * (back + experts.per_token * cut.expert_tensor * of_row)
+    rows = cut.own_tokens * experts.per_token * cut.expert_tensor * cut.imbalance
+    return cut.own_tokens * back + int(rows * of_row)
 
 
 def _of_loss(architecture: Architecture, cut: Cut, recompute: Collection[Recomputed], *, keeps_logits: bool) -> int:
@@ -189,24 +214,28 @@ def _of_loss(architecture: Architecture, cut: Cut, recompute: Collection[Recompu
     otherwise, chunk by chunk, in the forward pass (mai/kernels/linear_cross_entropy.py)."""
     hidden, depths = architecture.hidden * cut.element_bytes, architecture.depths
     if keeps_logits:
-        # What the output layer reads, and what the cross entropy overwrites.
-        of_heads = cut.own_tokens * hidden
-        of_heads += cut.tokens * (architecture.vocabulary // cut.tensor) * cut.element_bytes
+        # What the cross entropy overwrites; what output layers and depths read, of which Megatron joins a copy.
+        of_logits = cut.tokens * (architecture.vocabulary // cut.tensor) * cut.element_bytes
+        kept = (1 + depths) * of_logits + cut.own_tokens * (1 + 2 * depths) * hidden
+        if cut.tensor > 1:
+            # Targets, and the logarithm of all ranks' sum.
+            kept += (1 + depths) * cut.tokens * (_INT64 + _FP32)
     else:
-        # The gradient of what it reads, and what is foreseen for that of each loss.
-        of_heads = cut.tokens * (hidden + _FP32)
-        # What is read by the next depth.
-        of_heads += cut.own_tokens * hidden * depths // (1 + depths)
-    of_losses = cut.tokens * _FP32
-    kept = cut.own_tokens * _FP32 + (1 + depths) * (of_heads + of_losses)
+        # The gradient of what output layers read, and what is foreseen for that of each loss; what depths read.
+        kept = (1 + depths) * cut.tokens * (hidden + _FP32) + cut.own_tokens * depths * hidden
+    kept += (1 + depths) * cut.tokens * _FP32 + cut.own_tokens * _FP32
     return kept + depths * _of_depth(architecture, cut, recompute)
 
 
 def _of_depth(architecture: Architecture, cut: Cut, recompute: Collection[Recomputed]) -> int:
     """Of one further depth, up to its last norm (mai/engine/multi_token.py)."""
+    hidden = architecture.hidden * cut.element_bytes
     # Its tokens and which are still there, and its layer; a recomputed one begins with the embedding of the tokens.
-    kept = cut.tokens * 2 * _INT64 + kept_bytes(architecture, architecture.layers[-1], cut, recompute)
+    kept = cut.tokens * (2 * _INT64 + (cut.tensor > 1) * _BOOL)
+    kept += kept_bytes(architecture, architecture.layers[-1], cut, recompute)
     if "layer" in recompute:
         return kept
+    # What its matrix gives is gathered whole, and its layer's input a view of that.
+    kept += (cut.tokens - cut.own_tokens) * hidden
     # The embedding, both halves of what the matrix reads, and what the last norm reads; a number a token of each norm.
-    return kept + cut.own_tokens * (4 * architecture.hidden * cut.element_bytes + 3 * _FP32)
+    return kept + cut.own_tokens * (4 * hidden + 3 * _FP32)

@@ -136,6 +136,11 @@ class Architecture:
         return Product("output_layer", self.hidden, self.vocabulary, Split.VOCABULARY_ROWS)
 
     @property
+    def depth_matrix(self) -> Product:
+        """Of one depth of multi-token prediction: from an embedding and a hidden state to the input of its layer."""
+        return Product("eh_proj", 2 * self.hidden, self.hidden, Split.ROWS)
+
+    @property
     def num_norm_parameters(self) -> int:
         """Of one norm of the hidden state."""
         return self.hidden * (1 + self.norms_have_bias)
@@ -158,7 +163,7 @@ class Architecture:
     def num_depth_parameters_on(self, tensor: int) -> int:
         """What a tensor rank holds of one depth of multi-token prediction, without its experts: a matrix, a layer like
         the last, the norms of what goes in and comes out."""
-        matrix = Product("eh_proj", 2 * self.hidden, self.hidden, Split.ROWS).num_parameters_on(tensor)
+        matrix = self.depth_matrix.num_parameters_on(tensor)
         return matrix + self.num_dense_parameters_on(tensor, self.layers[-1]) + 3 * self.num_norm_parameters
 
     @staticmethod

@@ -35,6 +35,8 @@ class Counted:
 
     held_bytes: int = 0
     """Of a model that is built: weights, gradients, optimizer states."""
+    buffer_bytes: int = 0
+    """Of Megatron's buffers, which all layers and micro-batches share."""
     kept_bytes: list[int] = field(default_factory=list)
     """Alive behind the forward pass of one micro-batch and dead before it, by virtual stage."""
     flops: Counter[str] = field(default_factory=Counter)
@@ -77,26 +79,32 @@ def watched(place: Place, recipes: Mapping[Case, Recipe]) -> dict[Case, Counted]
 
 
 def _watched(place: Place, recipe: Recipe) -> Counted:
+    from megatron.core.parallel_state import get_global_memory_buffer
+
     from mai.objective import pretrain
     from tests.parity.trainer import open_trainer
 
     counted = Counted()
     with Watch() as watch:
         trainer = open_trainer(place, recipe, is_synthetic=True)
-        batch = pretrain.batch_at(trainer.training, range(recipe.parallel.micro_batch_sequences))
+        batch = pretrain.batch_at(trainer.training, range(recipe.batch_sequences // trainer.layout.data))
         held = watch.alive()
         counted.held_bytes = sum(held.values())
         watch.flops.clear()
-        before = set(held)
+        before, buffers = set(held), get_global_memory_buffer()
+        buffers.buffer.clear()
+        kept: dict[Any, int] = {}
 
-        def note(*_: Any) -> None:
+        def note(module: Any, *_: Any) -> None:
             alive = watch.alive()
-            counted.kept_bytes.append(sum(size for key, size in alive.items() if key not in before))
+            counted.buffer_bytes = sum(alive.pop(storage._cdata, 0) for storage in _storages(buffers.buffer))
+            kept[module] = kept.get(module, sum(size for key, size in alive.items() if key not in before))
             before.update(alive)
 
         for module in trainer.engine._modules:
             module.register_forward_hook(note)
         trainer.engine.forward_backward(batch, pretrain.cross_entropy)
+        counted.kept_bytes = [kept[module] for module in trainer.engine._modules]
         counted.flops = watch.flops
     trainer.close()
     return counted
