@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -70,7 +71,9 @@ class Watch(TorchDispatchMode):
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:
-    return [x.untyped_storage() for x in tree_leaves(values) if isinstance(x, torch.Tensor)]
+    """Of what is full sharding's, this rank's own."""
+    tensors = (x.to_local() if isinstance(x, DTensor) else x for x in tree_leaves(values))
+    return [x.untyped_storage() for x in tensors if isinstance(x, torch.Tensor)]
 
 
 def watched(place: Place, recipes: Mapping[Case, Recipe]) -> dict[Case, Counted]:
