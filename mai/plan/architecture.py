@@ -181,11 +181,13 @@ class Architecture:
 
 
 def of_model(model: ModelConfig) -> Architecture:
-    """A recipe's."""
+    """A recipe's. Equal layers are one object."""
+    alike: dict[Layer, Layer] = {}
+    layers = [_layer(model, number) for number in range(model.num_layers)]
     return Architecture(
         hidden=model.hidden_size,
         vocabulary=model.vocab_size,
-        layers=tuple(_layer(model, number) for number in range(model.num_layers)),
+        layers=tuple(alike.setdefault(layer, layer) for layer in layers),
         is_tied=model.tied_embeddings,
         depths=model.multi_token_depths,
     )

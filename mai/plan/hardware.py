@@ -35,6 +35,9 @@ class Gpu:
     attention_backward_tflops: float | None = None
     """Measured: causal attention with heads of 128, of the half of the square that it needs."""
 
+    sustained_share: float | None = None
+    """Of the product's and the attention's measured rates, what a training step sustains: clocks under load."""
+
     memory_share: float | None = None
     """Measured: what a copy reaches of `hbm_tb_per_second`."""
 

@@ -1,64 +1,85 @@
-"""How long ranks take to exchange bytes: which link a group is bound by, and what each hop costs."""
+"""How long ranks take to exchange bytes: which link their group is bound by, and what each hop costs."""
 
 from dataclasses import dataclass
 
 from mai.plan.hardware import Cluster
 
+_LINK_SHARE = 0.82
+"""Of a link's rate that a collective reaches: eight H100s all-reduce at 370 of 450 GB/s (stas00/ml-engineering at
+744d01e, network/benchmarks/README.md)."""
+
+_INSIDE_MICROSECONDS, _BETWEEN_MICROSECONDS = 3.4, 14.0
+"""Of a hop, where the cluster does not say: NVIDIA/nccl at 5067397, src/graph/tuning.cc, hwLatencies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Ranks that exchange something, `stride` ranks apart."""
+    """Ranks that exchange something, each `stride` ranks from the next."""
 
     ranks: int
     stride: int = 1
 
-    def neighbours_inside(self, domain: int) -> int:
-        """How many of its ranks share a domain of so many GPUs."""
-        return max(1, min(self.ranks, domain // self.stride))
-
-
-_RING_SHARE = 0.82
-"""Of a link's rate: an H100's 8 GPUs all-reduce at 370 of 450 GB/s (stas00/ml-engineering, network/benchmarks)."""
-_LATENCY_MICROSECONDS = 3.4, 14.0
-"""Inside and between, where the cluster does not know."""
+    def inside(self, cluster: Cluster) -> int:
+        """How many of them share the network inside a node."""
+        return max(1, min(self.ranks, cluster.scale_up.gpus // self.stride))
 
 
 def ring_seconds(cluster: Cluster, group: Group, num_bytes: float) -> float:
-    """An all-gather, or a reduce-scatter, of so many bytes in all: each rank sends all but its own part once.
+    """An all-gather or a reduce-scatter of so many bytes in all; an all-reduce is both.
 
-    An all-reduce is both.
+    Each rank sends and receives all but its own part. Every rank of a node leads a ring of its own out of it, over its
+    own adapter, so a group with more ranks a node leaves it faster.
     """
-    if group.ranks == 1 or num_bytes == 0:
+    if group.ranks == 1:
         return 0.0
-    inside = group.neighbours_inside(cluster.scale_up.gpus)
-    latency = cluster.scale_up.latency_microseconds or _LATENCY_MICROSECONDS[0]
+    inside, away = group.inside(cluster), group.ranks > group.inside(cluster)
     rate = cluster.scale_up.gb_per_second
-    steps = (group.ranks - 1) * latency
-    if inside < group.ranks:
-        # Each rank of a node leads a ring of its own out of it, over its own adapter.
+    microseconds = (inside - 1) * (cluster.scale_up.latency_microseconds or _INSIDE_MICROSECONDS)
+    if away:
         rate = min(rate, cluster.scale_out.gb_per_second * inside)
-        between = group.ranks // inside
-        # NCCL's trees and rings in parallel: the hops between nodes are as many as nodes.
-        steps = (inside - 1) * latency + between * (cluster.scale_out.latency_microseconds or _LATENCY_MICROSECONDS[1])
+        hops = group.ranks // inside - 1
+        microseconds += hops * (cluster.scale_out.latency_microseconds or _BETWEEN_MICROSECONDS)
     sent = num_bytes * (group.ranks - 1) / group.ranks
-    return sent / (rate * 1e9 * _RING_SHARE) + steps * 1e-6
+    return sent / (rate * 1e9 * _LINK_SHARE) + microseconds * 1e-6
 
 
-def exchange_seconds(cluster: Cluster, group: Group, num_bytes: float) -> float:
-    """An all-to-all: each rank holds so many bytes and keeps only its own part of them."""
-    if group.ranks == 1 or num_bytes == 0:
+def exchange_seconds(cluster: Cluster, group: Group, num_bytes: float, *, crossing_share: float = 1.0) -> float:
+    """An all-to-all: each rank holds so many bytes, an even part for every rank of the group.
+
+    `crossing_share`: of the bytes for other nodes, those that have to cross the network (`crossing_share_of_tokens`).
+    """
+    if group.ranks == 1:
         return 0.0
-    inside = group.neighbours_inside(cluster.scale_up.gpus)
-    away = group.ranks - inside
-    over_node = num_bytes * (inside - 1) / group.ranks / (cluster.scale_up.gb_per_second * 1e9 * _RING_SHARE)
-    over_network = num_bytes * away / group.ranks / (cluster.scale_out.gb_per_second * 1e9 * _RING_SHARE)
-    latency = cluster.scale_out.latency_microseconds or _LATENCY_MICROSECONDS[1] if away else _LATENCY_MICROSECONDS[0]
-    return max(over_node, over_network) + 2 * latency * 1e-6
+    inside = group.inside(cluster)
+    for_others = num_bytes * (group.ranks - inside) / group.ranks * crossing_share
+    within = num_bytes * (inside - 1) / group.ranks
+    up, out = cluster.scale_up, cluster.scale_out
+    seconds = max(within / (up.gb_per_second * 1e9), for_others / (out.gb_per_second * 1e9)) / _LINK_SHARE
+    microseconds = up.latency_microseconds or _INSIDE_MICROSECONDS
+    if for_others:
+        microseconds = out.latency_microseconds or _BETWEEN_MICROSECONDS
+    return seconds + 2 * microseconds * 1e-6
 
 
-def send_seconds(cluster: Cluster, stride: int, num_bytes: float) -> float:
-    """From one rank to the one `stride` further."""
-    is_inside = stride < cluster.scale_up.gpus
-    rate = cluster.scale_up.gb_per_second if is_inside else cluster.scale_out.gb_per_second
-    latency = _LATENCY_MICROSECONDS[0 if is_inside else 1]
-    return num_bytes / (rate * 1e9 * _RING_SHARE) + latency * 1e-6
+def crossing_share_of_tokens(cluster: Cluster, group: Group, *, ranks_per_token: int) -> float:
+    """Of what tokens send to ranks of other nodes, when a token crosses to each node once, whomever it goes to there.
+
+    Its ranks are drawn evenly: of `nodes` other ones it reaches nodes * (1 - (1 - 1/all)^picks).
+    """
+    nodes = group.ranks // group.inside(cluster)
+    if nodes == 1:
+        return 1.0
+    reached = (nodes - 1) * (1 - (1 - 1 / nodes) ** ranks_per_token)
+    return reached / (ranks_per_token * (nodes - 1) / nodes)
+
+
+def send_seconds(cluster: Cluster, num_bytes: float, *, stride: int) -> float:
+    """From one rank to the one so many further."""
+    link, microseconds = cluster.scale_out, cluster.scale_out.latency_microseconds or _BETWEEN_MICROSECONDS
+    rate = link.gb_per_second
+    if stride < cluster.scale_up.gpus:
+        rate, microseconds = (
+            cluster.scale_up.gb_per_second,
+            cluster.scale_up.latency_microseconds or _INSIDE_MICROSECONDS,
+        )
+    return num_bytes / (rate * 1e9 * _LINK_SHARE) + microseconds * 1e-6

@@ -2,52 +2,96 @@
 
 from dataclasses import dataclass
 
+from mai.errors import PlanError
 from mai.plan.hardware import Gpu
 from mai.plan.setting import Precision
 from mai.plan.software import Software
 from mai.plan.work import Multiplication
 
-_MATMUL_SHARE = {"bf16": 0.8, "fp8": 0.71, "fp4": 0.6, "fp32": 0.8}
+_BF16_BYTES, _SUM_BYTES = 2, 4
+
 _LAUNCH_SECONDS = 3e-6
+"""From the end of one kernel to the start of the next: 636 kernels left an H100 idle for 7 of 194 ms beside gaps over
+20 us (benchmarks/results/step_profile_layers_8b_cuda_2026-11-26.txt), and the last wave of a kernel is not full."""
+
+_HALF_LENGTH = 1300
+"""Tokens of a sequence at which attention reaches half of its rate for long ones: cuDNN's on an H100 gave 0.92 of the
+rate at 8,192 tokens at 4,096 (benchmarks/results, kernels_h100 and step_profile of 2026-11-26)."""
+
+_HIDDEN_SHARE = 0.5
+"""Of the bytes of a product that are moved while it multiplies; 1 would be no help, 0 a roofline."""
+
+_SLOWEST_GPU = 0.95
+"""The slowest of many sets the pace: GPUs of one node differ by 5% or more (Sinha et al., arXiv 2208.11035)."""
+
+_ASSUMED_MATMUL_SHARE = 0.72
+"""Of the peak that the fastest product reaches, where nobody measured: what it is on a GB200 (MAMF)."""
+_ASSUMED_SUSTAINED_SHARE = 0.9
+_ASSUMED_COPY_SHARE = 0.9
+_ASSUMED_ATTENTION_SHARES = 0.71, 0.58
+"""Forward and backward, of the bf16 peak: those of an H100."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
     product_flops: float
-    forward_flops: float
-    backward_flops: float
+    grouped_flops: float
+    forward_attention_flops: float
+    backward_attention_flops: float
     memory_bytes: float
-    cast_bytes: float
-    """Moved for each number of a product's operands, to make it FP8."""
-    traffic: float
+    is_quantised: bool
+    """Products read FP8 or FP4, which something has to write."""
 
     @classmethod
-    def of(cls, gpu: Gpu, precision: Precision, software: Software) -> "Rates":
-        memory = gpu.hbm_tb_per_second * 1e12 * (gpu.memory_share or 0.9)
-        peak = gpu.bf16_tflops * 1e12
-        fastest = (gpu.matmul_bf16_tflops or gpu.bf16_tflops * 0.8) * 1e12
-        if precision == "fp8":
-            assert gpu.fp8_tflops is not None
-            fastest = (gpu.matmul_fp8_tflops or gpu.fp8_tflops * 0.72) * 1e12
-        elif precision == "fp4":
-            assert gpu.fp4_tflops is not None
-            fastest = gpu.fp4_tflops * 0.6e12
+    def of(cls, gpu: Gpu, precision: Precision, software: Software, *, num_gpus: int) -> "Rates":
+        """A step's; raises PlanError where the GPU has no such arithmetic."""
+        pace = software.pace
+        slowest = _SLOWEST_GPU if num_gpus > 1 else 1.0
+        products = _fastest_tflops(gpu, precision) * 1e12 * (gpu.sustained_share or _ASSUMED_SUSTAINED_SHARE) * slowest
+        attention = gpu.attention_forward_tflops, gpu.attention_backward_tflops
+        forward, backward = (
+            (known or share * gpu.bf16_tflops) * 1e12 * slowest * pace.attention_share
+            for known, share in zip(attention, _ASSUMED_ATTENTION_SHARES, strict=True)
+        )
         return cls(
-            product_flops=fastest * software.pace.product_share,
-            forward_flops=(gpu.attention_forward_tflops or 0.55 * peak / 1e12) * 1e12,
-            backward_flops=(gpu.attention_backward_tflops or 0.42 * peak / 1e12) * 1e12,
-            memory_bytes=memory,
-            cast_bytes=4.0 if precision in ("fp8", "fp4") else 0.0,
-            traffic=software.pace.traffic,
+            product_flops=products * pace.product_share,
+            grouped_flops=products * pace.grouped_share,
+            forward_attention_flops=forward,
+            backward_attention_flops=backward,
+            memory_bytes=gpu.hbm_tb_per_second * 1e12 * (gpu.memory_share or _ASSUMED_COPY_SHARE),
+            is_quantised=precision in ("fp8", "fp4"),
         )
 
-    def product_seconds(self, product: Multiplication) -> float:
-        rows, inner, columns = product.rows, product.inner, product.columns
-        moved = 2.0 * (rows * inner + inner * columns + rows * columns) * product.times
-        cast = self.cast_bytes * (rows * inner + inner * columns) * product.times
-        return (
-            product.flops / self.product_flops
-            + 0.5 * moved / self.memory_bytes
-            + cast / self.memory_bytes
-            + _LAUNCH_SECONDS
-        )
+    def product_seconds(self, product: Multiplication) -> tuple[float, float]:
+        """Of a product forward, and of the two of its backward pass: for its input, and for its matrix."""
+        inputs = product.rows * product.inner * product.times
+        matrix = product.inner * product.columns * product.times
+        outputs = product.rows * product.columns * product.times
+        once = product.flops / (self.grouped_flops if product.is_grouped else self.product_flops) + _LAUNCH_SECONDS
+        # The sum of a matrix's gradients is read and written.
+        moved_back = _BF16_BYTES * (2 * inputs + 2 * outputs + matrix) + 2 * _SUM_BYTES * matrix
+        forward = once + _HIDDEN_SHARE * _BF16_BYTES * (inputs + matrix + outputs) / self.memory_bytes
+        backward = 2 * once + _HIDDEN_SHARE * moved_back / self.memory_bytes
+        if self.is_quantised:
+            # Read as bf16, written as it is and transposed. A matrix is quantised once a step.
+            forward += 2 * _BF16_BYTES * inputs / self.memory_bytes
+            backward += 2 * _BF16_BYTES * outputs / self.memory_bytes
+        return forward, backward
+
+    def attention_seconds(self, flops: float, *, length: float) -> tuple[float, float]:
+        """Fused, forward and backward, of sequences that are computed in pieces of so many tokens."""
+        slower = 1 + _HALF_LENGTH / length
+        return flops / self.forward_attention_flops * slower, 2.5 * flops / self.backward_attention_flops * slower
+
+
+def _fastest_tflops(gpu: Gpu, precision: Precision) -> float:
+    peaks = {
+        "fp32": (gpu.bf16_tflops / 2, None),
+        "bf16": (gpu.bf16_tflops, gpu.matmul_bf16_tflops),
+        "fp8": (gpu.fp8_tflops, gpu.matmul_fp8_tflops),
+        "fp4": (gpu.fp4_tflops, None),
+    }
+    peak, measured = peaks[precision]
+    if peak is None:
+        raise PlanError(f"precision={precision}: {gpu.name} has no such arithmetic, or nobody published its rate")
+    return measured or peak * _ASSUMED_MATMUL_SHARE

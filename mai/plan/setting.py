@@ -6,6 +6,7 @@ from typing import Literal
 
 from mai.parallel.layout import Layout
 from mai.parallel.stages import Part, parts
+from mai.plan.activations import Cut
 from mai.plan.architecture import Architecture
 from mai.plan.hardware import Cluster
 from mai.plan.software import Software
@@ -36,6 +37,26 @@ class Setting:
         parallel = self.parallel
         assert parallel.data is not None
         return Layout.of(parallel, parallel.model_ranks * parallel.data)
+
+    @property
+    def element_bytes(self) -> int:
+        """Of a weight or an activation, as the model computes with it."""
+        return 4 if self.precision == "fp32" else 2
+
+    @cached_property
+    def cut(self) -> Cut:
+        """A rank's part of a micro-batch."""
+        parallel = self.parallel
+        return Cut(
+            sequences=parallel.micro_batch_sequences,
+            length=self.sequence_length,
+            element_bytes=self.element_bytes,
+            context=parallel.context,
+            tensor=parallel.tensor,
+            sequence=parallel.sequence and parallel.tensor > 1,
+            expert=parallel.expert,
+            expert_tensor=parallel.expert_tensor,
+        )
 
     @cached_property
     def stages(self) -> tuple[tuple[Part, ...], ...]:

@@ -16,24 +16,48 @@ _SHIPPED = Path(__file__).parent / "software"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holds:
-    """Bytes that a rank holds for each parameter, and what else is not in the model."""
+    """Bytes that a rank holds besides what its layers keep."""
 
     gradient_bytes: int
-    """Of the sum over micro-batches."""
+    """Of a parameter: the sum over micro-batches."""
     own_gradient_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
-    """Of one micro-batch's gradient where it stands beside the sum."""
+    """Of a parameter: one micro-batch's gradient, where it stands beside the sum."""
     optimizer_bytes: int
-    """Master weight and moments, shared out by ZeRO-1."""
+    """Of a parameter: fp32 weight and moments, shared out by ZeRO-1."""
+    stand_ins: bool = False
+    """Autograd gets an empty tensor in place of a matrix's gradient, which the product has already added to its sum."""
+    stand_ins_stay: bool = False
+    """One of every shape of matrix, for good; without, each as long as its own backward pass."""
+    fp8_weight_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
+    """Of a matrix's number, besides its weight: the copies that products in fp8 read."""
+    logit_bytes: int
+    """Of a logit, when most of the loss is there."""
+    waiting_logit_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
+    """Of a logit of a further depth, from its forward to its backward pass."""
+    logit_tokens: int | None = None
+    """As many tokens' logits exist at once; None for those of a whole micro-batch."""
+    gathers_once: bool = False
+    """A buffer for good takes what the output layer gathers of a sequence; without, every micro-batch keeps its own."""
+    workspace_mib: int
+    """Of cuBLAS, in PyTorch's allocator, on Hopper and newer."""
+    expert_workspace_mib: int = field(default=0, metadata=MAY_BE_ZERO)
+    """As much besides where a product has a matrix for each expert."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeps:
-    """What its layers keep for the backward pass besides what all do."""
+    """What its layers keep for the backward pass besides what mai's do."""
 
     attention_scores: bool
     """Queries times keys and their softmax: without a fused attention."""
     dropout_masks: bool
     """A byte for each number that dropout looked at."""
+    activation_inputs: bool = False
+    """Of a gated network both factors of what the second matrix reads: without a fused activation."""
+    context_outputs: bool = False
+    """What attention gave to other context ranks: once more than the projection behind it keeps."""
+    stage_outputs: bool = False
+    """What a stage sent on, as long as its micro-batch is in flight."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +65,11 @@ class Pace:
     """How fast it drives a GPU. Shares are of what the GPU reached when it did nothing else."""
 
     product_share: float
-    """Of the rate of the fastest product, in the middle of a step: clocks under load, gaps between kernels."""
+    """Of the rate of products that the GPU sustains."""
+    attention_share: float
+    """The same of attention."""
+    grouped_share: float
+    """The same of experts' products."""
     traffic: float
     """Bytes of the operations between products, over those of mai's fused ones."""
     host_layer_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
@@ -50,6 +78,8 @@ class Pace:
     """That of a layer with experts."""
     host_collective_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """What each collective among tensor ranks adds to it."""
+    sends_once_a_node: bool
+    """A token that goes to several experts of one node crosses the network once."""
     step_milliseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """Once a step: data, logging, the norm of the gradients."""
 
