@@ -7,7 +7,9 @@ how many GPUs ran it, the number here is the one whose shared-out optimizer make
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.ground_truth.rows import Row, Unusable, number, plain_network, setting_of
+from benchmarks.ground_truth.models import plain_network
+from benchmarks.ground_truth.rows import Row, UnusableError, number
+from benchmarks.ground_truth.settings import setting_of
 from mai.plan.architecture import Architecture, Layer, Network, gated_network
 from mai.plan.setting import Setting
 from mai.plan.software import Software, load_software
@@ -39,14 +41,14 @@ def is_tiny(row: Row) -> bool:
 
 
 def ci_setting_of(row: Row) -> Setting:
-    """Raises Unusable."""
+    """Raises UnusableError."""
     test = row["model"].split()[-1]
     if "check_grads" in test:
-        raise Unusable("it runs one step, whose activations are gone before the optimizer's moments come")
+        raise UnusableError("it runs one step, whose activations are gone before the optimizer's moments come")
     if not is_tiny(row) and test not in _RELEASES:
-        raise Unusable(f"{test} is no transformer that the planner knows")
+        raise UnusableError(f"{test} is no transformer that the planner knows")
     if "FSDP" in row["notes"] or "offloading" in row["notes"] or "cuda-graph" in row["notes"]:
-        raise Unusable("Megatron-FSDP, offloading and CUDA graphs are not planned")
+        raise UnusableError("Megatron-FSDP, offloading and CUDA graphs are not planned")
     facts = _RELEASES.get(test, {})
     own = {name: str(value) for name, value in facts.items() if name != "stages"}
     # What a test does not say: experts cut as the rest is, and no distributed optimizer.
@@ -110,7 +112,7 @@ def _software(row: Row) -> Software:
     notes = row["notes"]
     # Release tests' golden values were written while their loss was Transformer Engine's.
     has_engine_loss = "cross-entropy-loss-fusion=True" in notes and not is_tiny(row)
-    software = load_software("megatron_te_loss" if has_engine_loss else "megatron")
+    software = load_software("bridge_2025" if has_engine_loss else "megatron_2025")
     if is_tiny(row):
         # no-gradient-accumulation-fusion, in all of them.
         software = replace(software, holds=replace(software.holds, stand_ins=False, stand_ins_stay=False))
