@@ -77,7 +77,9 @@ CALIBRATIONS = (
     Calibration(
         (
             Constant(_software("megatron_2024", "megatron_2025", "megatron_2026"), "pace.step_milliseconds", 10, 100),
-            Constant(_software("megatron_2024", "megatron_2025", "megatron_2026"), "pace.host_layer_microseconds", 200, 3000),
+            Constant(
+                _software("megatron_2024", "megatron_2025", "megatron_2026"), "pace.host_layer_microseconds", 200, 3000
+            ),
             Constant(
                 _software("megatron_2024", "megatron_2025", "megatron_2026"),
                 "pace.host_collective_microseconds",
@@ -86,7 +88,9 @@ CALIBRATIONS = (
             ),
         ),
         "Megatron-LM's functional tests of dense toys on 8 H100s",
-        lambda row: row["source"] == MEGATRON_CI and row["hardware"] == "H100" and _is_dense(row) and row["gpus"] == "8",
+        lambda row: (
+            row["source"] == MEGATRON_CI and row["hardware"] == "H100" and _is_dense(row) and row["gpus"] == "8"
+        ),
     ),
     Calibration(
         (
@@ -98,10 +102,9 @@ CALIBRATIONS = (
             ),
         ),
         "Megatron-LM's functional tests of toys with experts on 8 H100s",
-        lambda row: row["source"] == MEGATRON_CI
-        and row["hardware"] == "H100"
-        and not _is_dense(row)
-        and row["gpus"] == "8",
+        lambda row: (
+            row["source"] == MEGATRON_CI and row["hardware"] == "H100" and not _is_dense(row) and row["gpus"] == "8"
+        ),
     ),
     Calibration(
         (Constant(_software("megatron_2024"), "hides.tensor", 0.0, 1.0),),

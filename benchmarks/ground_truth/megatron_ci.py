@@ -7,7 +7,9 @@ how many GPUs ran it, the number here is the one whose shared-out optimizer make
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.ground_truth.rows import Row, UnusableError, number, plain_network, setting_of
+from benchmarks.ground_truth.models import plain_network
+from benchmarks.ground_truth.rows import Row, UnusableError, number
+from benchmarks.ground_truth.settings import setting_of
 from mai.plan.architecture import Architecture, Layer, Network, gated_network
 from mai.plan.setting import Setting
 from mai.plan.software import Software, load_software

@@ -7,7 +7,8 @@ pipeline_parallel/engine.py, OneForwardOneBackwardPipelineEngine), and a stage w
 from collections import defaultdict
 from dataclasses import replace
 
-from benchmarks.ground_truth.rows import Row, UnusableError, setting_of
+from benchmarks.ground_truth.rows import Row, UnusableError
+from benchmarks.ground_truth.settings import setting_of
 from mai.plan.architecture import Architecture
 from mai.plan.setting import Setting
 from mai.recipe.stage_text import as_text

@@ -11,7 +11,13 @@ from mai.parallel.stages import Part
 from mai.plan.architecture import Layer, Product
 from mai.plan.in_flight import in_flight
 from mai.plan.kept import input_bytes, layer_bytes, score_bytes
-from mai.plan.peaks import embedding_gradient_bytes, expert_forward_bytes, layer_backward_bytes, loss_bytes, stand_in_bytes
+from mai.plan.peaks import (
+    embedding_gradient_bytes,
+    expert_forward_bytes,
+    layer_backward_bytes,
+    loss_bytes,
+    stand_in_bytes,
+)
 from mai.plan.setting import Setting
 from mai.plan.weights import Held, held
 
@@ -84,7 +90,12 @@ def _rank(setting: Setting, stage: int) -> RankMemory:
     items = _states(setting, holds) | {"buffers": _buffers(setting, parts)} | _in_a_step(setting, stage)
     allocated = sum(items.values())
     outside = round(allocated * (RESERVED_OVER_ALLOCATED - 1)) + round(CONTEXT_GIB * _GIB)
-    return RankMemory(stage, {item: number for item, number in items.items() if number}, outside, _largest_tensor(setting, holds) * _FP32)
+    return RankMemory(
+        stage,
+        {item: number for item, number in items.items() if number},
+        outside,
+        _largest_tensor(setting, holds) * _FP32,
+    )
 
 
 def _states(setting: Setting, rank: Held) -> dict[str, int]:
