@@ -1,7 +1,6 @@
 """What one layer keeps of one micro-batch until its backward pass, under the software of a setting.
 
-mai's own are in `activations.py`. Others differ from them in a few named things (`Keeps`), and in how context ranks
-share attention: mai gathers keys and values; Megatron-Core passes them on or exchanges heads, and keeps its own part.
+`activations.py` counts mai's own. Others differ in the few things that `Keeps` names.
 """
 
 from dataclasses import replace
@@ -39,17 +38,19 @@ def score_bytes(setting: Setting, layer: Layer) -> int:
 
 
 def _evenly(setting: Setting, layer: Layer) -> int:
-    software, cut, architecture = setting.software, setting.cut, setting.architecture
-    if software.name == "mai":
-        return kept_bytes(architecture, layer, cut)
-    # Its own part of the sequence as if that were all.
-    kept = kept_bytes(architecture, layer, replace(cut, length=cut.length // cut.context, context=1))
-    keeps, experts = software.keeps, layer.experts
-    if experts is not None:
-        kept -= _router_input(experts, setting)
+    keeps, cut, architecture = setting.software.keeps, setting.cut, setting.architecture
+    # Where keys are not gathered, a rank keeps as much as if its own part of the sequence were all.
+    whole = cut if keeps.context_keys else replace(cut, length=cut.length // cut.context, context=1)
+    kept = kept_bytes(architecture, layer, whole)
+    if layer.experts is not None and not keeps.router_inputs:
+        kept -= _router_input(layer.experts, setting)
     if keeps.context_outputs and cut.context > 1:
         output = layer.attention.heads * layer.attention.value_size
         kept += cut.tokens * output * cut.element_bytes // cut.tensor
+    if keeps.activation_inputs and layer.network is not None and layer.network.is_gated:
+        kept += cut.tokens * layer.network.width * cut.element_bytes // cut.tensor
+    if keeps.fp8_inputs and setting.precision in ("fp8", "fp4"):
+        kept -= _saved_by_fp8(setting, layer)
     if keeps.dropout_masks:
         kept += 2 * cut.own_tokens * architecture.hidden
     if keeps.attention_scores:
@@ -58,6 +59,22 @@ def _evenly(setting: Setting, layer: Layer) -> int:
 
 
 def _router_input(experts: Experts, setting: Setting) -> int:
-    """mai's router reads a copy in fp32; Megatron-Core's reads what the experts read."""
+    """The copy in fp32 that `kept_bytes` counts."""
     is_copied = setting.element_bytes != _FP32
     return is_copied * setting.cut.own_tokens * experts.router.inputs * _FP32
+
+
+def _saved_by_fp8(setting: Setting, layer: Layer) -> int:
+    """A byte less of each number that a product reads and nothing else keeps; a byte more of what attention gave, which
+    it keeps in bf16 as well (transformer_engine/pytorch/module/layernorm_linear.py, linear.py and grouped_linear.py)."""
+    cut, hidden, attention = setting.cut, setting.architecture.hidden, layer.attention
+    output = cut.tokens * attention.heads * attention.value_size // cut.tensor
+    saved = cut.own_tokens * (hidden + attention.num_normed * attention.is_latent) - output
+    if layer.network is not None:
+        saved += cut.tokens * layer.network.width // cut.tensor
+    if layer.experts is None:
+        return saved + cut.own_tokens * hidden
+    # What the router reads stays as it is.
+    network = layer.experts.network
+    rows = cut.own_tokens * layer.experts.per_token * cut.expert_tensor
+    return saved + rows * (network.products[0].inputs + network.width // cut.expert_tensor)

@@ -46,11 +46,11 @@ class Rates:
     def of(cls, gpu: Gpu, precision: Precision, software: Software, *, num_gpus: int) -> "Rates":
         """A step's; raises PlanError where the GPU has no such arithmetic."""
         pace = software.pace
-        sustained = (gpu.sustained_share or _ASSUMED_SUSTAINED_SHARE) * (_SLOWEST_GPU if num_gpus > 1 else 1.0)
-        products = _fastest_tflops(gpu, precision) * 1e12 * sustained
+        slowest = _SLOWEST_GPU if num_gpus > 1 else 1.0
+        products = _fastest_tflops(gpu, precision) * 1e12 * (gpu.sustained_share or _ASSUMED_SUSTAINED_SHARE) * slowest
         attention = gpu.attention_forward_tflops, gpu.attention_backward_tflops
         forward, backward = (
-            (known or share * gpu.bf16_tflops) * 1e12 * sustained * pace.attention_share
+            (known or share * gpu.bf16_tflops) * 1e12 * slowest * pace.attention_share
             for known, share in zip(attention, _ASSUMED_ATTENTION_SHARES, strict=True)
         )
         return cls(

@@ -21,7 +21,7 @@ class Holds:
     gradient_bytes: int
     """Of a parameter: the sum over micro-batches."""
     own_gradient_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
-    """Of a parameter: one micro-batch's gradient, where all of them wait for the end of its backward pass."""
+    """Of a parameter: one micro-batch's gradient, where it stands beside the sum."""
     optimizer_bytes: int
     """Of a parameter: fp32 weight and moments, shared out by ZeRO-1."""
     stand_ins: bool = False
@@ -46,14 +46,22 @@ class Holds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeps:
-    """What its layers keep for the backward pass besides what mai's do."""
+    """What its layers keep for the backward pass besides what all do."""
 
     attention_scores: bool
     """Queries times keys and their softmax: without a fused attention."""
     dropout_masks: bool
     """A byte for each number that dropout looked at."""
+    activation_inputs: bool = False
+    """Of a gated network both factors of what the second matrix reads: without a fused activation."""
+    fp8_inputs: bool = False
+    """What a product in fp8 reads is kept in fp8."""
     context_outputs: bool = False
     """What attention gave to other context ranks: once more than the projection behind it keeps."""
+    router_inputs: bool = False
+    """A copy in fp32 of what a router reads."""
+    context_keys: bool = False
+    """Keys and values of whole sequences, which context ranks gather; without, those of the rank's own part."""
     stage_outputs: bool = False
     """What a stage sent on, as long as its micro-batch is in flight."""
 
@@ -76,6 +84,10 @@ class Pace:
     """That of a layer with experts."""
     host_collective_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """What each collective among tensor ranks adds to it."""
+    gathers_quantised: bool = False
+    """Tensor ranks gather what goes into a product in the product's own precision."""
+    tensors_apart: bool = False
+    """Gradients and weights go to other data-parallel ranks tensor by tensor, and not in large buckets."""
     sends_once_a_node: bool
     """A token that goes to several experts of one node crosses the network once."""
     step_milliseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)

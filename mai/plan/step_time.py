@@ -11,6 +11,12 @@ from mai.plan.weights import Held, held
 _ADAM_BYTES = 30
 """Of a parameter: fp32 gradient, master weight and two moments read, the last three and a bf16 weight written."""
 
+_BUCKET_PARAMETERS = 40_000_000
+"""megatron/core/distributed/distributed_data_parallel.py (core 0.16.1), the least of a bucket."""
+
+_TENSORS_OF_LAYER = 6
+"""Without buckets: four matrices and two norms."""
+
 _LAST_BUCKET = 0.05
 """Of gradients or weights that nothing is left to hide behind: the last bucket of some twenty of 40 million numbers."""
 
@@ -92,7 +98,7 @@ def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[
     items = {"optimizer": updated * _ADAM_BYTES / memory}
     if parallel.sharding == "full":
         return items
-    reduce, gather = _transfers(setting, on_rank, shards, expert_shards)
+    reduce, gather = _transfers(setting, stage, on_rank, shards, expert_shards)
     # Beside the last micro-batch's backward pass, and the first one's forward pass.
     backward, forward = hides.gradients * busiest.backward.seconds, hides.parameters * busiest.forward.seconds
     items["gradients"] = max(_LAST_BUCKET * reduce, reduce - backward)
@@ -100,11 +106,12 @@ def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[
     return items
 
 
-def _transfers(setting: Setting, on_rank: Held, shards: int, expert_shards: int) -> tuple[float, float]:
+def _transfers(setting: Setting, stage: int, on_rank: Held, shards: int, expert_shards: int) -> tuple[float, float]:
     """Seconds to sum gradients over those that hold the same weights, and to give out updated weights."""
     parallel, layout, cluster = setting.parallel, setting.layout, setting.cluster
     copies, gradient_bytes = layout.sharding_copies, setting.software.holds.gradient_bytes
     weight_bytes = setting.cut.element_bytes
+    num_layers = sum(len(part.layers) for part in setting.stages[stage])
     reduce, gather = 0.0, 0.0
     of_experts = parallel.expert * parallel.expert_tensor
     for parameters, ranks, stride in (
@@ -114,8 +121,13 @@ def _transfers(setting: Setting, on_rank: Held, shards: int, expert_shards: int)
         if not parameters:
             continue
         sharing = Group(ranks, stride)
-        reduce += ring_seconds(cluster, sharing, parameters * gradient_bytes)
-        gather += ring_seconds(cluster, sharing, parameters * weight_bytes)
+        pieces = parameters / _BUCKET_PARAMETERS
+        if setting.software.pace.tensors_apart:
+            pieces = _TENSORS_OF_LAYER * num_layers
+        # Each piece waits for its own hops.
+        hops = max(0.0, pieces - 1) * ring_seconds(cluster, sharing, 0)
+        reduce += ring_seconds(cluster, sharing, parameters * gradient_bytes) + hops
+        gather += ring_seconds(cluster, sharing, parameters * weight_bytes) + hops
         # Copies that are kept equal sum their shards once more, all of them.
         kept_equal = Group(copies, stride * ranks)
         reduce += 2 * ring_seconds(cluster, kept_equal, parameters // ranks * gradient_bytes)

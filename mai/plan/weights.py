@@ -31,3 +31,13 @@ def held(architecture: Architecture, parts: tuple[Part, ...], *, tensor: int, ex
     dense += num_vocabularies * architecture.output.num_parameters_on(tensor)
     dense += has_embedding * architecture.num_positions * architecture.hidden
     return Held(dense, architecture.num_expert_parameters(layers, expert=expert, expert_tensor=expert_tensor))
+
+
+def table_bytes(architecture: Architecture, parts: tuple[Part, ...], *, length: int) -> int:
+    """cos and sin of every position, fp32, which each part holds for its layers and once more for each depth
+    (mai/engine/layers.py, decoder_block)."""
+    last = architecture.layers[-1:]
+    readers = [[architecture.layers[number] for number in part.layers] for part in parts]
+    readers += [last] * (architecture.depths * any(part.has_loss for part in parts))
+    sizes = [[layer.attention.table_size for layer in layers if layer.attention.turns] for layers in readers]
+    return sum(2 * length * size * 4 for size in (max(of_part, default=0) for of_part in sizes))

@@ -75,6 +75,17 @@ def of_output(architecture: Architecture, cut: Cut) -> Work:
     )
 
 
+def of_depth(architecture: Architecture, cut: Cut) -> Work:
+    """Of one further depth of multi-token prediction, besides its layer, its output layer and its look-up: three norms
+    and the matrix that makes one hidden state of two."""
+    numbers = cut.own_tokens * architecture.hidden
+    return Work(
+        products=(_of_product(architecture.depth_matrix, cut),),
+        forward_bytes=float(8 * numbers * cut.element_bytes),
+        backward_bytes=float(12 * numbers * cut.element_bytes),
+    )
+
+
 def of_embedding(architecture: Architecture, cut: Cut) -> Work:
     """Of the look-up, and of the sum of its gradient in fp32."""
     numbers = cut.tokens * architecture.hidden
