@@ -1,10 +1,13 @@
 """Why one layout is slower than another: what each item of a step costs more, and which axes are to blame."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mai.plan.search import Planned
 from mai.plan.setting import Setting
+
+_MOST_CAUSES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,9 @@ def differences(slower: Planned, faster: Planned) -> list[Difference]:
 
 
 def cause(item: str, of: Setting, instead_of: Setting) -> str:
-    """The axes on which the layouts differ and on which this item depends, in words."""
-    return ", ".join(words for axis in _DEPENDS_ON.get(item, ()) if (words := _WORDS[axis](of, instead_of)))
+    """The strongest axes that this item depends on and the layouts differ on, in words."""
+    told = (_WORDS[axis](of, instead_of) for axis in _DEPENDS_ON.get(item, ()))
+    return ", ".join([words for words in told if words][:_MOST_CAUSES])
 
 
 def _counted(number: Callable[[Setting], int], words: str) -> Callable[[Setting, Setting], str]:
@@ -42,7 +46,7 @@ def _counted(number: Callable[[Setting], int], words: str) -> Callable[[Setting,
 
     def tell(of: Setting, instead_of: Setting) -> str:
         own, other = number(of), number(instead_of)
-        text = words.format(number=f"{own:,}", s="" if own == 1 else "s")
+        text = words.format(number=f"{own:,}", s="" if own == 1 else "s", es="" if own == 1 else "es")
         return "" if own == other else f"{text} instead of {other:,}"
 
     return tell
@@ -67,7 +71,7 @@ _WORDS: dict[str, Callable[[Setting, Setting], str]] = {
     "expert": _counted(lambda of: of.layout.expert, "the experts on {number} rank{s}"),
     "expert_tensor": _counted(lambda of: of.layout.expert_tensor, "each expert on {number} rank{s}"),
     "micro_batch": _counted(lambda of: of.parallel.micro_batch_sequences, "{number} sequence{s} at a time"),
-    "micro_batches": _counted(lambda of: of.num_micro_batches, "{number} micro-batch{s}"),
+    "micro_batches": _counted(lambda of: of.num_micro_batches, "{number} micro-batch{es}"),
     "data": _counted(lambda of: of.layout.data, "{number} data rank{s}"),
     "copies": _counted(lambda of: of.layout.sharding_copies, "states kept {number} time{s}"),
     "gpus": _counted(lambda of: of.layout.world_size, "{number} GPU{s}"),
@@ -97,8 +101,6 @@ _DEPENDS_ON = {
 """What mai/plan/step_time.py and passes.py compute each item from, the strongest first."""
 
 
-def largest(found: list[Difference], *, number: int = 3, share: float = 0.1) -> Iterator[Difference]:
-    """Those that tell the story: at most so many, and none below a share of the largest."""
-    for difference in found[:number]:
-        if abs(difference.seconds) >= share * abs(found[0].seconds):
-            yield difference
+def largest(found: Sequence[Mapping[str, Any]], *, number: int = 3, share: float = 0.2) -> list[Mapping[str, Any]]:
+    """Of differences as JSON values, those that tell the story: at most so many, and none far below the largest."""
+    return [one for one in found[:number] if abs(one["seconds"]) >= share * abs(found[0]["seconds"])]
