@@ -9,12 +9,12 @@ get_schedule_table (core 0.16.1).
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 _Counts = tuple[int, ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def in_flight(stage: int, *, pipeline: int, virtual_stages: int, num_micro_batches: int) -> frozenset[_Counts]:
     """Of each of the stage's parts, whenever a forward pass has ended; one entry for every state there is."""
     # Every state of a long step comes in the first rounds too, and at its ragged end.

@@ -1,7 +1,7 @@
-"""What makes a setting fit that does not: single changes of its layout on the same GPUs, with what each gives and costs.
+"""What makes a setting fit that does not: single changes of its layout on the same GPUs, what each gives and costs.
 
-Every change keeps the tokens of a step. Where it takes data-parallel ranks for another axis, each of those that are left
-computes as many more micro-batches.
+Every change keeps the tokens of a step. Where it takes data-parallel ranks for another axis, each of those that are
+left computes as many more micro-batches.
 """
 
 from collections.abc import Iterator
@@ -81,10 +81,11 @@ def _can_double(setting: Setting, axis: str) -> bool:
     # Hybrid sharding and experts name ranks of their own, which half as many data-parallel ones may not fit.
     if parallel.data % 2 or parallel.sharding_ranks is not None:
         return False
-    ranks = 2 * getattr(parallel, axis)
+    ranks: int = 2 * getattr(parallel, axis)
     if axis == "tensor":
         heads = architecture.layers[0].attention.key_heads
-        return ranks <= cluster.scale_up.gpus and heads % ranks == 0 and architecture.vocabulary % ranks == 0
+        divides = heads % ranks == 0 and architecture.vocabulary % ranks == 0
+        return divides and ranks <= cluster.scale_up.gpus
     if axis == "context":
         return setting.sequence_length % (2 * ranks * parallel.tensor) == 0
     of_expert = parallel.expert * parallel.expert_tensor
