@@ -15,7 +15,7 @@ from mai.recipe.stage_text import as_text
 
 def nanotron_setting_of(row: Row) -> Setting:
     """Raises UnusableError."""
-    # Columns that failed layouts lack; nothing is recomputed unless asked for (src/nanotron/config/parallelism_config.py).
+    # Failed layouts lack columns. Nothing is recomputed unless asked for (src/nanotron/config/parallelism_config.py).
     setting = setting_of({**dict.fromkeys(next(read()), ""), **row, "recompute": "none"})
     pipeline = setting.parallel.pipeline
     if setting.num_micro_batches < pipeline - 1:

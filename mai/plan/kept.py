@@ -78,7 +78,7 @@ def _router_input(experts: Experts, setting: Setting) -> int:
 
 def _saved_by_fp8(setting: Setting, layer: Layer) -> int:
     """A byte less of each number that a product reads and nothing else keeps; a byte more of what attention gave, which
-    it keeps in bf16 as well (transformer_engine/pytorch/module/layernorm_linear.py, linear.py and grouped_linear.py)."""
+    stays in bf16 as well (transformer_engine/pytorch/module/layernorm_linear.py, linear.py and grouped_linear.py)."""
     cut, hidden, attention = setting.cut, setting.architecture.hidden, layer.attention
     saved = cut.own_tokens * (hidden + attention.num_normed * attention.is_latent)
     saved -= cut.tokens * _output(layer) // cut.tensor

@@ -73,8 +73,8 @@ def _gradient_bytes(setting: Setting, layer: Layer) -> int:
 def _network_bytes(network: Network, number: int, *, beside_first_matrix: int) -> int:
     """`number`: bytes of all tokens' numbers of one kind."""
     width = network.width * number
-    # Behind the activation its gradient is there on both sides, and what the second matrix kept of it is gone. Then what
-    # the first matrix gave is gone as well.
+    # Behind the activation its gradient is there on both sides, and what the second matrix kept of it is gone. Then
+    # what the first matrix gave is gone as well.
     return max(2 * width if network.is_gated else width, beside_first_matrix - width)
 
 

@@ -54,7 +54,9 @@ def buffer_bytes(setting: Setting, parts: tuple[Part, ...]) -> int:
     cut, holds, architecture = setting.cut, setting.software.holds, setting.architecture
     layers = layers_of(setting, parts)
     has_loss = any(part.has_loss for part in parts)
-    buffers = holds.workspace_mib * _MIB + table_bytes(architecture, parts, length=cut.length)
+    buffers = holds.workspace_mib * _MIB
+    if holds.position_tables:
+        buffers += table_bytes(architecture, parts, length=cut.length)
     if any(layer.experts for layer in layers):
         buffers += holds.expert_workspace_mib * _MIB
     if holds.stand_ins_stay:
