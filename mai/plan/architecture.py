@@ -56,6 +56,11 @@ class Attention:
     turns: bool = True
 
     @property
+    def turned_size(self) -> int:
+        """Numbers of a head that are turned by their position."""
+        return self.rotary_size or self.key_size
+
+    @property
     def is_latent(self) -> bool:
         return self.rotary_size > 0
 
@@ -71,6 +76,8 @@ class Network:
     width: int
     is_gated: bool
     products: tuple[Product, Product]
+    is_clamped: bool = False
+    """gpt-oss's activation, which is no single operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,11 @@ class Architecture:
         return Product("output_layer", self.hidden, self.vocabulary, Split.VOCABULARY_ROWS)
 
     @property
+    def depth_matrix(self) -> Product:
+        """Of one depth of multi-token prediction: from an embedding and a hidden state to the input of its layer."""
+        return Product("eh_proj", 2 * self.hidden, self.hidden, Split.ROWS)
+
+    @property
     def num_norm_parameters(self) -> int:
         """Of one norm of the hidden state."""
         return self.hidden * (1 + self.norms_have_bias)
@@ -156,7 +168,7 @@ class Architecture:
     def num_depth_parameters_on(self, tensor: int) -> int:
         """What a tensor rank holds of one depth of multi-token prediction, without its experts: a matrix, a layer like
         the last, the norms of what goes in and comes out."""
-        matrix = Product("eh_proj", 2 * self.hidden, self.hidden, Split.ROWS).num_parameters_on(tensor)
+        matrix = self.depth_matrix.num_parameters_on(tensor)
         return matrix + self.num_dense_parameters_on(tensor, self.layers[-1]) + 3 * self.num_norm_parameters
 
     @staticmethod
@@ -189,18 +201,21 @@ def of_model(model: ModelConfig) -> Architecture:
 def _layer(model: ModelConfig, number: int) -> Layer:
     latent = model.latent_attention
     attention = _grouped_query(model, number) if latent is None else _latent(model, latent, number)
-    experts = model.experts
+    experts, is_clamped = model.experts, model.activation == "clamped_swiglu"
     if experts is None or not model.has_experts(number):
-        return Layer(attention, gated_network(model.hidden_size, model.ffn_hidden_size, has_bias=model.biases))
+        network = gated_network(model.hidden_size, model.ffn_hidden_size, has_bias=model.biases, is_clamped=is_clamped)
+        return Layer(attention, network)
     hidden, shared, latent_size = model.hidden_size, experts.shared_ffn_hidden_size, experts.latent_size
     return Layer(
         attention,
         Experts(
             number=experts.num_experts,
             per_token=experts.experts_per_token,
-            network=gated_network(latent_size or hidden, experts.ffn_hidden_size, has_bias=model.biases),
+            network=gated_network(
+                latent_size or hidden, experts.ffn_hidden_size, has_bias=model.biases, is_clamped=is_clamped
+            ),
             router=Product("router", hidden, experts.num_experts, Split.NONE, has_bias=model.biases),
-            shared=gated_network(hidden, shared, has_bias=False) if shared else None,
+            shared=gated_network(hidden, shared, has_bias=False, is_clamped=is_clamped) if shared else None,
             latent_products=()
             if latent_size is None
             else (
@@ -211,13 +226,13 @@ def _layer(model: ModelConfig, number: int) -> Layer:
     )
 
 
-def gated_network(inputs: int, width: int, *, has_bias: bool) -> Network:
+def gated_network(inputs: int, width: int, *, has_bias: bool, is_clamped: bool = False) -> Network:
     """SwiGLU: gate and up in one product."""
     products = (
         Product("linear_fc1", inputs, 2 * width, Split.GATE_AND_UP_ROWS, has_bias=has_bias),
         Product("linear_fc2", width, inputs, Split.COLUMNS, has_bias=has_bias),
     )
-    return Network(width, is_gated=True, products=products)
+    return Network(width, is_gated=True, products=products, is_clamped=is_clamped)
 
 
 def _grouped_query(model: ModelConfig, number: int) -> Attention:

@@ -1,4 +1,5 @@
-"""How many parameters a rank holds of its pipeline stage: dense ones, like all data and context ranks, and experts."""
+"""How many parameters a rank holds of its pipeline stage: dense ones, like all data and context ranks, and experts; and
+the tables of positions beside them."""
 
 from dataclasses import dataclass
 
@@ -30,3 +31,13 @@ def held(architecture: Architecture, parts: tuple[Part, ...], *, tensor: int, ex
     dense += num_vocabularies * architecture.output.num_parameters_on(tensor)
     dense += has_embedding * architecture.num_positions * architecture.hidden
     return Held(dense, architecture.num_expert_parameters(layers, expert=expert, expert_tensor=expert_tensor))
+
+
+def table_bytes(architecture: Architecture, parts: tuple[Part, ...], *, length: int) -> int:
+    """cos and sin of every position of a whole sequence, fp32, which each part of the model holds for its layers, and
+    each further depth for its own (mai/engine/layers.py, decoder_block)."""
+    of_parts = [[architecture.layers[number] for number in part.layers] for part in parts]
+    if any(part.has_loss for part in parts):
+        of_parts += [list(architecture.layers[-1:])] * architecture.depths
+    sizes = [[layer.attention.turned_size for layer in layers if layer.attention.turns] for layers in of_parts]
+    return sum(2 * length * max(of_part, default=0) * 4 for of_part in sizes)

@@ -1,0 +1,236 @@
+"""What the planner says that a rank holds, keeps and multiplies is what the running engine holds, keeps and multiplies,
+counted operation by operation: for tiny shapes of every family, in every kind of layout, recomputed or not."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+
+from mai.parallel.layout import Layout, num_micro_batches
+from mai.parallel.stages import Part, parts_of_stage
+from mai.plan.activations import Cut, gather_buffer_bytes, kept_bytes_of_part
+from mai.plan.architecture import Layer, of_model
+from mai.plan.hardware import load_cluster
+from mai.plan.memory import memory
+from mai.plan.setting import Setting
+from mai.plan.software import load_software
+from mai.plan.weights import table_bytes
+from mai.plan.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
+from mai.recipe import LatentAttention, ModelConfig, ParallelConfig, PrecisionConfig, Recipe, load, rules
+from mai.recipe.parallel import Recomputed
+from mai.recipe.shrink import shrink
+from tests.parity.watched import Counted, watched
+from tests.ranks import on_ranks
+
+RECIPES = (
+    "llama3_8b", "mistral_7b", "qwen3_8b", "mixtral_8x7b", "qwen3_235b_a22b", "deepseek_v3", "gpt_oss_120b",
+    "mai_base_1", "experts_every_axis",
+)  # fmt: skip
+"""One of every family, and the kinds of layers that no family has."""
+
+LAYOUTS = {
+    "one rank": ParallelConfig(data=1),
+    "data 2": ParallelConfig(data=2),
+    "full sharding": ParallelConfig(data=2, sharding="full"),
+    "tensor 2": ParallelConfig(tensor=2, data=1),
+    "sequence": ParallelConfig(tensor=2, sequence=True, data=1),
+    "expert tensor 2": ParallelConfig(tensor=2, sequence=True, expert_tensor=2, data=1),
+    "expert 2": ParallelConfig(expert=2, data=2),
+    "context 2": ParallelConfig(context=2, data=1),
+    "pipeline 2": ParallelConfig(pipeline=2, data=1),
+    "virtual 2": ParallelConfig(pipeline=2, virtual_stages=2, stages="E|tt|t|tL", data=1),
+}
+
+
+ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    "bmm",  # where it is computed step by step
+)
+
+
+class Case(NamedTuple):
+    model: str
+    layout: str = "one rank"
+    recompute: tuple[Recomputed, ...] = ()
+    compute: str = "bf16"
+
+    @property
+    def recipe(self) -> Recipe:
+        """Shrunk, with as few micro-batches as its pipeline takes."""
+        parallel = replace(LAYOUTS[self.layout], recompute=self.recompute, micro_batch_sequences=4)
+        tiny = shrink(replace(_recipe_with(self.model), parallel=parallel))
+        assert parallel.data is not None
+        sequences = parallel.micro_batch_sequences * parallel.data * parallel.pipeline
+        recipe = replace(
+            tiny,
+            model=_with_values_as_wide_as_keys(tiny.model),
+            parallel=parallel,
+            precision=PrecisionConfig(compute=self.compute),  # type: ignore[arg-type]
+            train=replace(tiny.train, batch_tokens=sequences * tiny.data.sequence_length),
+            evaluate=replace(tiny.evaluate, sequences=sequences),
+        )
+        rules.check(recipe)
+        return recipe
+
+
+def _recipe_with(model: str) -> Recipe:
+    """Some that no recipe has."""
+    if model == "tied":
+        llama = load.find("llama3_8b")()
+        return replace(llama, model=replace(llama.model, tied_embeddings=True))
+    if model == "whole queries, two depths":
+        deepseek = load.find("deepseek_v3")()
+        attention = replace(deepseek.model.attention, query_rank=None)  # type: ignore[type-var]
+        return replace(deepseek, model=replace(deepseek.model, attention=attention, multi_token_depths=2))
+    return load.find(model)()
+
+
+def _with_values_as_wide_as_keys(model: ModelConfig) -> ModelConfig:
+    """A CPU has no fused kernel for others; GPUs have."""
+    if not isinstance(model.attention, LatentAttention):
+        return model
+    key_size = model.head_size + model.attention.rotary_head_size
+    return replace(model, attention=replace(model.attention, value_head_size=key_size))
+
+
+def _cases() -> Iterable[Case]:
+    models = (*RECIPES, "tied", "whole queries, two depths")
+    yield from (Case(model) for model in models)
+    yield from (Case(model, compute="fp32") for model in ("qwen3_8b", "mixtral_8x7b", "deepseek_v3", "gpt_oss_120b"))
+    for recompute in (("layer",), ("norms",), ("attention_core",), ("feed_forward",), ("norms", "feed_forward")):
+        yield Case("llama3_8b", recompute=recompute)  # type: ignore[arg-type]
+    for recompute in (("layer",), ("norms", "attention_core"), ("experts",), ("shared_experts",), ("norms", "experts")):
+        yield Case("deepseek_v3", recompute=recompute)  # type: ignore[arg-type]
+    for recompute in (("layer",), ("norms",), ("experts",)):
+        yield Case("mixtral_8x7b", recompute=recompute)  # type: ignore[arg-type]
+    yield Case("gpt_oss_120b", recompute=("norms", "attention_core"))
+    dense = ("llama3_8b", "tied")
+    sparse = ("mixtral_8x7b", "deepseek_v3", "gpt_oss_120b", "mai_base_1")
+    yield from (Case(model, "tensor 2") for model in (*dense, "mistral_7b", "qwen3_8b"))
+    yield from (Case(model, layout) for layout in ("sequence", "context 2") for model in ("qwen3_8b", *sparse))
+    yield from (Case(model, layout) for layout in ("full sharding", "pipeline 2") for model in (*dense, "deepseek_v3"))
+    yield from (Case(model, "expert tensor 2") for model in sparse if model != "gpt_oss_120b")
+    yield from (Case(model, "expert 2") for model in sparse)
+    yield from (Case(model, "virtual 2") for model in ("llama3_8b", "deepseek_v3"))
+    yield from (Case(model, "data 2", compute=compute) for model in dense for compute in ("bf16", "fp32"))
+    yield Case("deepseek_v3", "sequence", ("layer",))
+    yield Case("deepseek_v3", "sequence", ("norms", "attention_core", "experts"))
+    yield Case("llama3_8b", "context 2", ("attention_core",))
+
+
+CASES = list(_cases())
+
+
+@pytest.fixture(scope="module")
+def counted() -> Mapping[Case, list[Counted]]:
+    """By rank; all layouts of one size in one set of processes."""
+    found: dict[Case, list[Counted]] = {}
+    for ranks in (1, 2):
+        recipes = {case: case.recipe for case in CASES if (case.layout != "one rank") == (ranks == 2)}
+        answers = on_ranks(ranks, watched, recipes)
+        found |= {case: [answer[case] for answer in answers] for case in recipes}
+    return found
+
+
+def setting_of(case: Case, counted: list[Counted], rank: int) -> Setting:
+    """What the planner is told, the balance of the run's own experts included."""
+    recipe = case.recipe
+    layout = Layout.of(recipe.parallel, len(counted))
+    rows = [each.flops["grouped_product"] for each in counted]
+    return Setting(
+        architecture=of_model(recipe.model),
+        parallel=recipe.parallel,
+        sequence_length=recipe.data.sequence_length,
+        num_micro_batches=num_micro_batches(recipe, layout),
+        precision=recipe.precision.compute,
+        software=load_software("mai"),
+        cluster=load_cluster("h100"),
+        imbalance=rows[rank] * len(rows) / sum(rows) if layout.expert > 1 else 1.0,
+    )
+
+
+def stages_of(case: Case, counted: Mapping[Case, list[Counted]]) -> Iterator[tuple[Setting, int, Counted]]:
+    """Of every rank: what the planner is told, its stage, and what it did."""
+    for rank, found in enumerate(counted[case]):
+        setting = setting_of(case, counted[case], rank)
+        yield setting, setting.layout.coordinates(rank).pipeline, found
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_rank_holds_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    """Weights, sums of gradients, the optimizer's states, and tables of positions."""
+    for setting, stage, found in stages_of(case, counted):
+        items = memory(setting).stages[stage].items
+        said = sum(items.get(item, 0) for item in ("weights", "gradients", "optimizer"))
+        said += table_bytes(setting.architecture, setting.stages[stage], length=setting.sequence_length)
+        assert said == pytest.approx(found.held_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_part_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    for setting, stage, found in stages_of(case, counted):
+        cut = replace(setting.cut, imbalance=setting.imbalance)
+        keeps_logits = setting.parallel.sharding == "full"
+        said, buffers = [], []
+        for part in setting.stages[stage]:
+            said.append(
+                kept_bytes_of_part(
+                    setting.architecture, part, cut, setting.parallel.recompute, keeps_logits=keeps_logits
+                )
+            )
+            buffers.append(gather_buffer_bytes(setting.architecture, part, cut))
+        assert said == pytest.approx(found.kept_bytes, rel=0.01)
+        assert max(buffers) == found.buffer_bytes
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_rank_multiplies_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    """Forward, backward, and once more what is recomputed."""
+    for setting, stage, found in stages_of(case, counted):
+        products, attention = 0.0, 0.0
+        for part in setting.stages[stage]:
+            products += _of_ends(setting, part)
+            for layer in _layers(setting, part):
+                modules = of_layer(setting.architecture, layer, setting.cut)
+                again = recomputed(modules, setting.parallel.recompute)
+                for name, module in modules.items():
+                    passes = 4 if name in again else 3
+                    products += passes * sum(_flops(product, setting) for product in module.products)
+                attention += _attention_flops(layer, setting.cut, modules["attention_core"], "attention_core" in again)
+        kernels = sum(found.flops[kernel] for kernel in ATTENTION)
+        assert setting.num_micro_batches * products == pytest.approx(found.flops.total() - kernels, rel=0.01)
+        assert setting.num_micro_batches * attention == pytest.approx(kernels, rel=0.01)
+
+
+def _layers(setting: Setting, part: Part) -> Iterator[Layer]:
+    layers, depths = setting.architecture.layers, setting.architecture.depths
+    yield from (layers[number] for number in part.layers)
+    yield from layers[-1:] * (part.has_loss * depths)
+
+
+def _of_ends(setting: Setting, part: Part) -> float:
+    if not part.has_loss:
+        return 0.0
+    architecture, cut = setting.architecture, setting.cut
+    passes = 4 if "layer" in setting.parallel.recompute else 3
+    of_depths = passes * of_depth(architecture, cut).flops * architecture.depths
+    return 3 * of_output(architecture, cut).flops * (1 + architecture.depths) + of_depths
+
+
+def _flops(product: Multiplication, setting: Setting) -> float:
+    return product.flops * (setting.imbalance if product.is_grouped else 1)
+
+
+def _attention_flops(layer: Layer, cut: Cut, core: Work, is_recomputed: bool) -> float:  # noqa: FBT001
+    """The planner counts what a query sees. A CPU's kernels compute the rest of the square as well and hide it; those
+    of context ranks, two rectangles of it."""
+    attention, parts = layer.attention, 2 * cut.context
+    sizes = attention.key_size + attention.value_size
+    if attention.window is None:
+        assert core.attention_flops == sizes * core.scores
+    share = (1 if cut.context == 1 else (parts + 1) / (2 * parts)) + attention.has_sinks / cut.length
+    # Step by step, as with sinks, the backward pass computes no scores again.
+    passes = 1 + (2 if attention.has_sinks else 2.5) + is_recomputed
+    return passes * 2 * sizes * core.scores * share
