@@ -48,9 +48,11 @@ class Rejections:
     ran_rejected: int
 
 
-def memory_rows() -> Iterator[Comparison]:
-    """Every measured memory that can be predicted."""
+def memory_rows(only: str = "") -> Iterator[Comparison]:
+    """Every measured memory that can be predicted; `only`: how their source begins."""
     for row in read():
+        if not row["source"].startswith(only):
+            continue
         compare = next((how for source, how in _SOURCES.items() if row["source"].startswith(source)), None)
         if compare is None or not row["memory_gb"]:
             continue
@@ -110,7 +112,7 @@ def _korthikanti(row: Row) -> Iterator[Comparison]:
 
 
 def _nanotron(row: Row) -> Iterator[Comparison]:
-    """Reserved, to judge by what differs between layouts whose allocated memory is the same; the source does not say."""
+    """Taken as reserved, because layouts that allocate the same differ by gigabytes; the source does not say."""
     predicted = memory(nanotron_setting_of(row)).largest.allocated * _MEAN_RESERVED_OVER_ALLOCATED
     yield Comparison("nanotron sweep", row["id"], predicted / _GIB, float(row["memory_gb"]))
 

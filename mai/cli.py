@@ -83,7 +83,9 @@ def check(
 @click.option("--hardware", required=True, help="A cluster that ships with mai, such as h100, or your own .toml file.")
 @click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
 @click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
-@click.option("--price", "gpu_hour", type=click.FloatRange(min=0), help="Of a GPU-hour, in the cluster's currency, or USD.")
+@click.option(
+    "--price", "gpu_hour", type=click.FloatRange(min=0), help="Of a GPU-hour, in the cluster's currency, or USD."
+)
 @click.option(
     "--power-price", "kilowatt_hour", type=click.FloatRange(min=0), help="Of a kWh, where --price does not include it."
 )

@@ -1,7 +1,7 @@
 """Rows of Megatron-LM's CI as Settings: what their notes say of the model, and what their test's own files say beside.
 
-The memory is that of the last rank, at its largest over a whole run. Where a release test's golden values do not print
-how many GPUs ran it, the number here is the one whose shared-out optimizer makes up what stayed allocated between steps.
+The memory is that of the last rank, at its largest over a whole run. Where a release test's golden values do not say
+how many GPUs ran it, the number here is the one whose shared-out optimizer makes up what stays between steps.
 """
 
 from dataclasses import replace

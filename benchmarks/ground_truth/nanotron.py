@@ -4,10 +4,9 @@ What nanotron refuses or cannot build is no Setting: fewer micro-batches than st
 pipeline_parallel/engine.py, OneForwardOneBackwardPipelineEngine), and a stage without a block.
 """
 
-from collections import defaultdict
 from dataclasses import replace
 
-from benchmarks.ground_truth.rows import Row, UnusableError
+from benchmarks.ground_truth.rows import Row, UnusableError, read
 from benchmarks.ground_truth.settings import setting_of
 from mai.plan.architecture import Architecture
 from mai.plan.setting import Setting
@@ -16,7 +15,8 @@ from mai.recipe.stage_text import as_text
 
 def nanotron_setting_of(row: Row) -> Setting:
     """Raises UnusableError."""
-    setting = setting_of(defaultdict(str, row))
+    # Failed layouts lack columns. Nothing is recomputed unless asked for (src/nanotron/config/parallelism_config.py).
+    setting = setting_of({**dict.fromkeys(next(read()), ""), **row, "recompute": "none"})
     pipeline = setting.parallel.pipeline
     if setting.num_micro_batches < pipeline - 1:
         raise UnusableError(f"{setting.num_micro_batches} micro-batches are too few for {pipeline} stages")

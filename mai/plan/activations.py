@@ -155,8 +155,8 @@ def _of_masks(attention: Attention, cut: Cut) -> int:
 
 def _of_tables(attention: Attention, cut: Cut) -> int:
     """cos and sin of the positions that a context rank has; of latent attention for queries and for the key."""
-    tables = 4 * attention.rotary_size if attention.is_latent else 2 * attention.key_size
-    return cut.length // cut.context * tables * _FP32
+    tables = 4 if attention.is_latent else 2
+    return cut.length // cut.context * tables * attention.turned_size * _FP32
 
 
 def _of_sinks(attention: Attention, cut: Cut) -> int:

@@ -56,6 +56,11 @@ class Attention:
     turns: bool = True
 
     @property
+    def turned_size(self) -> int:
+        """Numbers of a head that are turned by their position."""
+        return self.rotary_size or self.key_size
+
+    @property
     def is_latent(self) -> bool:
         return self.rotary_size > 0
 
@@ -202,9 +207,7 @@ def _layer(model: ModelConfig, number: int) -> Layer:
     attention = _grouped_query(model, number) if latent is None else _latent(model, latent, number)
     experts, is_clamped = model.experts, model.activation == "clamped_swiglu"
     if experts is None or not model.has_experts(number):
-        network = gated_network(
-            model.hidden_size, model.ffn_hidden_size, has_bias=model.biases, is_clamped=is_clamped
-        )
+        network = gated_network(model.hidden_size, model.ffn_hidden_size, has_bias=model.biases, is_clamped=is_clamped)
         return Layer(attention, network)
     hidden, shared, latent_size = model.hidden_size, experts.shared_ffn_hidden_size, experts.latent_size
     return Layer(

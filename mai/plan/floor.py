@@ -12,7 +12,8 @@ from functools import cache
 from mai.parallel.stages import Part, parts_of_stage
 from mai.plan.architecture import Architecture, Layer
 from mai.plan.candidates import Degrees, Sharding, parallel_of
-from mai.plan.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED, kept_of_layer
+from mai.plan.kept import kept_of_layer
+from mai.plan.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
 from mai.plan.passes import Passes
 from mai.plan.setting import Setting
 from mai.recipe.parallel import Recomputed
@@ -96,8 +97,8 @@ class Floor:
         passes = Passes(replace(self._setting, parallel=parallel))
         return _Costs(
             {layer: passes.of_layer(layer).all.seconds for layer in self._kinds},
-            embedding=passes.of_part(Part(range(0), has_embedding=True, has_loss=False)).all.seconds,
-            loss=passes.of_part(Part(range(0), has_embedding=False, has_loss=True)).all.seconds,
+            embedding=passes.of_stage((Part(range(0), has_embedding=True, has_loss=False),)).all.seconds,
+            loss=passes.of_stage((Part(range(0), has_embedding=False, has_loss=True),)).all.seconds,
         )
 
     def _stages_of(self, pipeline: int, virtual_stages: int) -> list[tuple[_Stage, int]]:
@@ -123,17 +124,18 @@ class Floor:
         )
         expert_sharing = sharing * degrees.tensor / (degrees.expert * degrees.expert_tensor)
         shared_out = dense / sharing + experts / expert_sharing
-        gradients, optimizer = setting.software.holds.gradient_bytes, setting.software.holds.optimizer_bytes
+        holds = setting.software.holds
         if is_full:
-            return (gradients + optimizer) * shared_out
+            return (holds.gradient_bytes + holds.optimizer_bytes) * shared_out
         # In fp32 the model's weights are the optimizer's.
-        of_weights = 0 if setting.element_bytes == _FP32 else setting.element_bytes
-        return (of_weights + gradients) * (dense + experts) + optimizer * shared_out
+        own_weight = setting.element_bytes if setting.element_bytes == _FP32 else 0
+        each = setting.element_bytes + holds.gradient_bytes + holds.own_gradient_bytes
+        return each * (dense + experts) + (holds.optimizer_bytes - own_weight) * shared_out
 
     def _kept_bytes_of(self, layer: Layer, degrees: Degrees, recompute: tuple[Recomputed, ...]) -> int:
         """Of a micro-batch."""
         setting = replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute))
-        return kept_of_layer(setting, layer)
+        return kept_of_layer(setting, layer, recompute)
 
 
 def _in_flight(pipeline: int, virtual_stages: int, num_micro_batches: int) -> float:

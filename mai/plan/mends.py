@@ -1,7 +1,7 @@
-"""What makes a setting fit that does not: single changes of its layout on the same GPUs, with what each gives and costs.
+"""What makes a setting fit that does not: changes of its layout on the same GPUs, what each gives and what it costs.
 
-Every change keeps the tokens of a step. Where it takes data-parallel ranks for another axis, each of those that are left
-computes as many more micro-batches.
+Every change keeps the tokens of a step. Where it takes data-parallel ranks for another axis, each of those that are
+left computes as many more micro-batches.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,12 @@ from mai.plan.memory import memory
 from mai.plan.setting import Setting
 from mai.plan.step_time import step_time
 
+_WORTH_NAMING = 0.01
+"""Of what is needed: a change that frees less is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    field: str
-    """Of `ParallelConfig`."""
     setting: Setting
     """With the change."""
     freed_bytes: int
@@ -25,44 +26,58 @@ class Mend:
     slowdown: float
     """Seconds of a step over those without the change."""
 
-    @property
-    def value(self) -> Any:
-        return getattr(self.setting.parallel, self.field)
-
 
 def mends(setting: Setting) -> tuple[Mend, ...]:
-    """The changes that free memory: first those after which it fits, the fastest first; then what frees most."""
+    """Changes that free memory: first those after which it fits, the fastest first; then what frees most.
+
+    A change of the layout comes together with recomputation where it takes both."""
     needed, seconds = memory(setting).largest.needed, step_time(setting).seconds
-    found = []
-    for field, changed in _changes(setting):
+
+    def mend(changed: Setting) -> Mend:
         after = memory(changed)
-        freed = needed - after.largest.needed
-        if freed > 0:
-            slowdown = step_time(changed).seconds / seconds
-            found.append(Mend(field, changed, freed, fits=after.fits, slowdown=slowdown))
-    return tuple(sorted(found, key=lambda mend: (not mend.fits, mend.slowdown if mend.fits else -mend.freed_bytes)))
+        slowdown = step_time(changed).seconds / seconds
+        return Mend(changed, needed - after.largest.needed, fits=after.fits, slowdown=slowdown)
+
+    layouts, recomputed = [mend(changed) for changed in _layouts(setting)], list(map(mend, _recomputed(setting)))
+    both = [mend(changed) for layout in layouts if not layout.fits for changed in _recomputed(layout.setting)]
+    enough = {alone.setting.parallel.recompute for alone in recomputed if alone.fits}
+    found = layouts + recomputed
+    found += [pair for pair in both if pair.fits and pair.setting.parallel.recompute not in enough]
+    worth = (each for each in found if each.freed_bytes > _WORTH_NAMING * needed)
+    return tuple(sorted(worth, key=lambda each: (not each.fits, each.slowdown if each.fits else -each.freed_bytes)))
 
 
-def _changes(setting: Setting) -> Iterator[tuple[str, Setting]]:
+def _recomputed(setting: Setting) -> Iterator[Setting]:
+    """One module more, two, or whole layers."""
+    before = setting.parallel.recompute
+    if "layer" in before:
+        return
+    has_experts = any(layer.experts for layer in setting.architecture.layers)
+    modules = ("norms", "attention_core", "experts" if has_experts else "feed_forward")
+    for chosen in (*((module,) for module in modules), ("norms", modules[-1]), ("layer",)):
+        added = tuple(module for module in chosen if module not in before)
+        if added:
+            yield _with(setting, recompute=chosen if chosen == ("layer",) else (*before, *added))
+
+
+def _layouts(setting: Setting) -> Iterator[Setting]:
     parallel = setting.parallel
     if parallel.tensor > 1 and not parallel.sequence:
-        yield "sequence", _with(setting, sequence=True)
-    if "layer" not in parallel.recompute:
-        yield "recompute", _with(setting, recompute=("layer",))
+        yield _with(setting, sequence=True)
     if parallel.sharding == "optimizer" and parallel.pipeline == 1:
-        yield "sharding", _with(setting, sharding="full")
+        yield _with(setting, sharding="full")
     if parallel.sharding_ranks is not None:
-        yield "sharding_ranks", _with(setting, sharding_ranks=None)
+        yield _with(setting, sharding_ranks=None)
     if parallel.micro_batch_sequences % 2 == 0:
         smaller = _with(setting, micro_batch_sequences=parallel.micro_batch_sequences // 2)
-        yield "micro_batch_sequences", replace(smaller, num_micro_batches=2 * setting.num_micro_batches)
+        yield replace(smaller, num_micro_batches=2 * setting.num_micro_batches)
     if parallel.virtual_stages > 1:
-        yield "virtual_stages", _with(setting, virtual_stages=1)
+        yield _with(setting, virtual_stages=1)
     if _can_double_expert(setting):
-        yield "expert", _with(setting, expert=2 * parallel.expert)
+        yield _with(setting, expert=2 * parallel.expert)
     for axis in ("tensor", "context", "pipeline"):
         if _can_double(setting, axis):
-            yield axis, _doubled(setting, axis)
+            yield _doubled(setting, axis)
 
 
 def _doubled(setting: Setting, axis: str) -> Setting:
@@ -78,13 +93,14 @@ def _doubled(setting: Setting, axis: str) -> Setting:
 def _can_double(setting: Setting, axis: str) -> bool:
     parallel, cluster, architecture = setting.parallel, setting.cluster, setting.architecture
     assert parallel.data is not None
-    # Hybrid sharding and experts name ranks of their own, which half as many data-parallel ones may not fit.
+    # Hybrid sharding names ranks of its own, which half as many data-parallel ones may not fit.
     if parallel.data % 2 or parallel.sharding_ranks is not None:
         return False
-    ranks = 2 * getattr(parallel, axis)
+    ranks: int = 2 * getattr(parallel, axis)
     if axis == "tensor":
         heads = architecture.layers[0].attention.key_heads
-        return ranks <= cluster.scale_up.gpus and heads % ranks == 0 and architecture.vocabulary % ranks == 0
+        divides = heads % ranks == 0 and architecture.vocabulary % ranks == 0
+        return divides and ranks <= cluster.scale_up.gpus
     if axis == "context":
         return setting.sequence_length % (2 * ranks * parallel.tensor) == 0
     of_expert = parallel.expert * parallel.expert_tensor

@@ -92,13 +92,14 @@ class Passes:
         precision = "bf16" if self._rates.is_quantised else setting.precision
         self._end_rates = Rates.of(setting.cluster.gpu, precision, setting.software, num_gpus=num_gpus)
 
-    def of_part(self, part: Part) -> Both:
+    def of_stage(self, parts: tuple[Part, ...]) -> Both:
+        """All parts of a stage, one after the other."""
         architecture = self._setting.architecture
-        layers = Counter(architecture.layers[number] for number in part.layers)
+        layers = Counter(architecture.layers[number] for part in parts for number in part.layers)
         passes = _sum(self.of_layer(layer) * number for layer, number in layers.items())
-        if part.has_embedding:
+        if any(part.has_embedding for part in parts):
             passes += self._computed(work.of_embedding(architecture, self._cut), self._end_rates)
-        if part.has_loss:
+        if any(part.has_loss for part in parts):
             output = self._computed(work.of_output(architecture, self._cut), self._end_rates)
             passes += output * (1 + architecture.depths)
             if architecture.depths:

@@ -117,7 +117,10 @@ class _Search:
         micro_batches = self._num_micro_batches(cut)
         for sharding in shardings(self._setting, cut):
             least = math.inf
-            for recompute in self._recomputations:
+            *some, most = self._recomputations
+            if not self._is_near(self._floor.num_bytes(cut, micro_batches, most, sharding)):
+                continue
+            for recompute in (*some, most):
                 num_bytes = self._floor.num_bytes(cut, micro_batches, recompute, sharding)
                 # What saves nothing only costs time.
                 if num_bytes < least and self._is_near(num_bytes):

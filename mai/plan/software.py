@@ -36,8 +36,12 @@ class Holds:
     """Of a logit of a further depth, from its forward to its backward pass."""
     logit_tokens: int | None = None
     """As many tokens' logits exist at once; None for those of a whole micro-batch."""
-    gathers_once: bool = False
-    """A buffer for good takes what the output layer gathers of a sequence; without, every micro-batch keeps its own."""
+    gathers_inputs: bool = False
+    """A buffer for good takes what each matrix gathers of a sequence."""
+    gathers_last_input: bool = False
+    """The same of the output layer alone."""
+    position_tables: bool = False
+    """cos and sin of every position, which each part of the model holds."""
     workspace_mib: int
     """Of cuBLAS, in PyTorch's allocator, on Hopper and newer."""
     expert_workspace_mib: int = field(default=0, metadata=MAY_BE_ZERO)
@@ -62,8 +66,6 @@ class Keeps:
     """A copy in fp32 of what a router reads."""
     context_keys: bool = False
     """Keys and values of whole sequences, which context ranks gather; without, those of the rank's own part."""
-    stage_outputs: bool = False
-    """What a stage sent on, as long as its micro-batch is in flight."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

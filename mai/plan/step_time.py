@@ -49,7 +49,7 @@ class StepTime:
 def step_time(setting: Setting) -> StepTime:
     """Of a step in which nothing goes wrong; raises PlanError where the GPU lacks the precision."""
     passes = Passes(setting)
-    stages = [sum((passes.of_part(part) for part in stage), start=Both()) for stage in setting.stages]
+    stages = [passes.of_stage(parts) for parts in setting.stages]
     seconds = [stage.all.seconds for stage in stages]
     slowest = max(range(len(stages)), key=seconds.__getitem__)
     busiest, times = stages[slowest], setting.num_micro_batches

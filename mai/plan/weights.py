@@ -1,4 +1,5 @@
-"""How many parameters a rank holds of its pipeline stage: dense ones, like all data and context ranks, and experts."""
+"""How many parameters a rank holds of its pipeline stage: dense ones, like all data and context ranks, and experts; and
+the tables of positions beside them."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -34,10 +35,10 @@ def held(architecture: Architecture, parts: tuple[Part, ...], *, tensor: int, ex
 
 
 def table_bytes(architecture: Architecture, parts: tuple[Part, ...], *, length: int) -> int:
-    """cos and sin of every position, fp32, which each part holds for its layers and once more for each depth
-    (mai/engine/layers.py, decoder_block)."""
-    last = architecture.layers[-1:]
-    readers = [[architecture.layers[number] for number in part.layers] for part in parts]
-    readers += [last] * (architecture.depths * any(part.has_loss for part in parts))
-    sizes = [[layer.attention.table_size for layer in layers if layer.attention.turns] for layers in readers]
-    return sum(2 * length * size * 4 for size in (max(of_part, default=0) for of_part in sizes))
+    """cos and sin of every position of a whole sequence, fp32, which each part of the model holds for its layers, and
+    each further depth for its own (mai/engine/layers.py, decoder_block)."""
+    of_parts = [[architecture.layers[number] for number in part.layers] for part in parts]
+    if any(part.has_loss for part in parts):
+        of_parts += [list(architecture.layers[-1:])] * architecture.depths
+    sizes = [[layer.attention.turned_size for layer in layers if layer.attention.turns] for layers in of_parts]
+    return sum(2 * length * max(of_part, default=0) * 4 for of_part in sizes)

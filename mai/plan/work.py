@@ -5,12 +5,13 @@ of fused operations that read each input once and write each output once (docs/d
 much more a software moves.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mai.model.shapes import Split
 from mai.plan.activations import Cut
 from mai.plan.architecture import Architecture, Attention, Experts, Layer, Network, Product
+from mai.recipe.parallel import Recomputed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,15 @@ def of_layer(architecture: Architecture, layer: Layer, cut: Cut) -> Mapping[str,
     return modules
 
 
+def recomputed(modules: Iterable[str], recompute: Collection[Recomputed]) -> set[str]:
+    """Which of a layer's modules its backward pass computes once more. Experts bring router and shared expert along
+    (megatron/core/transformer/moe/moe_layer.py, MoELayer.forward)."""
+    if "layer" in recompute:
+        return set(modules)
+    chosen = {*recompute, "shared_experts"} if "experts" in recompute else set(recompute)
+    return chosen.intersection(modules)
+
+
 def of_output(architecture: Architecture, cut: Cut) -> Work:
     """Of the last norm, the output layer and the cross entropy, which reads the logits and writes their gradient."""
     product = _multiplication(architecture.output, cut)
@@ -80,9 +90,9 @@ def of_depth(architecture: Architecture, cut: Cut) -> Work:
     and the matrix that makes one hidden state of two."""
     numbers = cut.own_tokens * architecture.hidden
     return Work(
-        products=(_of_product(architecture.depth_matrix, cut),),
-        forward_bytes=float(8 * numbers * cut.element_bytes),
-        backward_bytes=float(12 * numbers * cut.element_bytes),
+        products=(_multiplication(architecture.depth_matrix, cut),),
+        forward_bytes=10 * numbers * cut.element_bytes,
+        backward_bytes=9 * numbers * cut.element_bytes,
     )
 
 

@@ -1,7 +1,7 @@
 """What the planner says that a rank holds, keeps and multiplies is what the running engine holds, keeps and multiplies,
 counted operation by operation: for tiny shapes of every family, in every kind of layout, recomputed or not."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,10 +10,13 @@ import pytest
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part, parts_of_stage
 from mai.plan.activations import Cut, gather_buffer_bytes, kept_bytes_of_part
-from mai.plan.architecture import Architecture, of_model
+from mai.plan.architecture import Layer, of_model
+from mai.plan.hardware import load_cluster
+from mai.plan.memory import memory
+from mai.plan.setting import Setting
 from mai.plan.software import load_software
-from mai.plan.weights import Held, held
-from mai.plan.work import Multiplication, of_layer, of_output
+from mai.plan.weights import table_bytes
+from mai.plan.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
 from mai.recipe import LatentAttention, ModelConfig, ParallelConfig, PrecisionConfig, Recipe, load, rules
 from mai.recipe.parallel import Recomputed
 from mai.recipe.shrink import shrink
@@ -38,6 +41,13 @@ LAYOUTS = {
     "pipeline 2": ParallelConfig(pipeline=2, data=1),
     "virtual 2": ParallelConfig(pipeline=2, virtual_stages=2, stages="E|tt|t|tL", data=1),
 }
+
+
+ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    "bmm",  # where it is computed step by step
+)
 
 
 class Case(NamedTuple):
@@ -124,44 +134,103 @@ def counted() -> Mapping[Case, list[Counted]]:
     return found
 
 
-class Rank:
-    """What the planner says of one."""
+def setting_of(case: Case, counted: list[Counted], rank: int) -> Setting:
+    """What the planner is told, the balance of the run's own experts included."""
+    recipe = case.recipe
+    layout = Layout.of(recipe.parallel, len(counted))
+    rows = [each.flops["grouped_product"] for each in counted]
+    return Setting(
+        architecture=of_model(recipe.model),
+        parallel=recipe.parallel,
+        sequence_length=recipe.data.sequence_length,
+        num_micro_batches=num_micro_batches(recipe, layout),
+        precision=recipe.precision.compute,
+        software=load_software("mai"),
+        cluster=load_cluster("h100"),
+        imbalance=rows[rank] * len(rows) / sum(rows) if layout.expert > 1 else 1.0,
+    )
 
-    def __init__(self, recipe: Recipe, number: int, of_ranks: list[Counted]) -> None:
-        self.recipe, self.parallel = recipe, recipe.parallel
-        self.layout = Layout.of(self.parallel, len(of_ranks))
-        self.architecture = of_model(recipe.model)
-        stage = self.layout.coordinates(number).pipeline
-        self.parts = parts_of_stage(recipe.model.num_layers, self.parallel, stage)
-        self.element_bytes = 2 if recipe.precision.compute == "bf16" else 4
-        rows = [counted.flops["grouped_product"] for counted in of_ranks]
-        self.cut = Cut(
-            sequences=self.parallel.micro_batch_sequences,
-            length=recipe.data.sequence_length,
-            element_bytes=self.element_bytes,
-            context=self.layout.context,
-            tensor=self.layout.tensor,
-            sequence=self.parallel.sequence,
-            expert=self.layout.expert,
-            expert_tensor=self.layout.expert_tensor,
-            # As its router spreads them.
-            imbalance=rows[number] * len(rows) / sum(rows) if self.parallel.expert > 1 else 1.0,
-        )
 
-    def kept_bytes(self) -> list[int]:
-        keeps_logits = self.parallel.sharding == "full"
-        return [
-            kept_bytes_of_part(
-                self.architecture, part, self.cut, self.parallel.recompute, keeps_logits=keeps_logits
-            )
-            for part in self.parts
-        ]
+def stages_of(case: Case, counted: Mapping[Case, list[Counted]]) -> Iterator[tuple[Setting, int, Counted]]:
+    """Of every rank: what the planner is told, its stage, and what it did."""
+    for rank, found in enumerate(counted[case]):
+        setting = setting_of(case, counted[case], rank)
+        yield setting, setting.layout.coordinates(rank).pipeline, found
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_stage_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
-    for number, found in enumerate(counted[case]):
-        rank = Rank(case.recipe, number, counted[case])
-        assert rank.kept_bytes() == pytest.approx(found.kept_bytes, rel=0.01)
-        buffers = [gather_buffer_bytes(rank.architecture, part, rank.cut) for part in rank.parts]
+def test_a_rank_holds_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    """Weights, sums of gradients, the optimizer's states, and tables of positions."""
+    for setting, stage, found in stages_of(case, counted):
+        items = memory(setting).stages[stage].items
+        said = sum(items.get(item, 0) for item in ("weights", "gradients", "optimizer"))
+        said += table_bytes(setting.architecture, setting.stages[stage], length=setting.sequence_length)
+        assert said == pytest.approx(found.held_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_part_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    for setting, stage, found in stages_of(case, counted):
+        cut = replace(setting.cut, imbalance=setting.imbalance)
+        keeps_logits = setting.parallel.sharding == "full"
+        said, buffers = [], []
+        for part in setting.stages[stage]:
+            said.append(
+                kept_bytes_of_part(
+                    setting.architecture, part, cut, setting.parallel.recompute, keeps_logits=keeps_logits
+                )
+            )
+            buffers.append(gather_buffer_bytes(setting.architecture, part, cut))
+        assert said == pytest.approx(found.kept_bytes, rel=0.01)
         assert max(buffers) == found.buffer_bytes
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_rank_multiplies_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    """Forward, backward, and once more what is recomputed."""
+    for setting, stage, found in stages_of(case, counted):
+        products, attention = 0.0, 0.0
+        for part in setting.stages[stage]:
+            products += _of_ends(setting, part)
+            for layer in _layers(setting, part):
+                modules = of_layer(setting.architecture, layer, setting.cut)
+                again = recomputed(modules, setting.parallel.recompute)
+                for name, module in modules.items():
+                    passes = 4 if name in again else 3
+                    products += passes * sum(_flops(product, setting) for product in module.products)
+                attention += _attention_flops(layer, setting.cut, modules["attention_core"], "attention_core" in again)
+        kernels = sum(found.flops[kernel] for kernel in ATTENTION)
+        assert setting.num_micro_batches * products == pytest.approx(found.flops.total() - kernels, rel=0.01)
+        assert setting.num_micro_batches * attention == pytest.approx(kernels, rel=0.01)
+
+
+def _layers(setting: Setting, part: Part) -> Iterator[Layer]:
+    layers, depths = setting.architecture.layers, setting.architecture.depths
+    yield from (layers[number] for number in part.layers)
+    yield from layers[-1:] * (part.has_loss * depths)
+
+
+def _of_ends(setting: Setting, part: Part) -> float:
+    if not part.has_loss:
+        return 0.0
+    architecture, cut = setting.architecture, setting.cut
+    passes = 4 if "layer" in setting.parallel.recompute else 3
+    of_depths = passes * of_depth(architecture, cut).flops * architecture.depths
+    return 3 * of_output(architecture, cut).flops * (1 + architecture.depths) + of_depths
+
+
+def _flops(product: Multiplication, setting: Setting) -> float:
+    return product.flops * (setting.imbalance if product.is_grouped else 1)
+
+
+def _attention_flops(layer: Layer, cut: Cut, core: Work, is_recomputed: bool) -> float:  # noqa: FBT001
+    """The planner counts what a query sees. A CPU's kernels compute the rest of the square as well and hide it; those
+    of context ranks, two rectangles of it."""
+    attention, parts = layer.attention, 2 * cut.context
+    sizes = attention.key_size + attention.value_size
+    if attention.window is None:
+        assert core.attention_flops == sizes * core.scores
+    share = (1 if cut.context == 1 else (parts + 1) / (2 * parts)) + attention.has_sinks / cut.length
+    # Step by step, as with sinks, the backward pass computes no scores again.
+    passes = 1 + (2 if attention.has_sinks else 2.5) + is_recomputed
+    return passes * 2 * sizes * core.scores * share

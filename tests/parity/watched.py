@@ -90,13 +90,12 @@ def _watched(place: Place, recipe: Recipe) -> Counted:
     counted = Counted()
     with Watch() as watch:
         trainer = open_trainer(place, recipe, is_synthetic=True)
-        batch = pretrain.batch_at(trainer.training, range(recipe.batch_sequences // trainer.layout.data))
-        held = watch.alive()
-        counted.held_bytes = sum(held.values())
+        counted.held_bytes = sum(watch.alive().values())
         watch.flops.clear()
-        before, buffers = set(held), get_global_memory_buffer()
-        buffers.buffer.clear()
+        batch = pretrain.batch_at(trainer.training, range(recipe.batch_sequences // trainer.layout.data))
+        before, buffers = set(watch.alive()), get_global_memory_buffer()
         kept: dict[Any, int] = {}
+        buffers.buffer.clear()
 
         def note(module: Any, *_: Any) -> None:
             alive = watch.alive()
