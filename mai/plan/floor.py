@@ -38,12 +38,17 @@ class _Costs:
     """Seconds of a micro-batch, forward and backward."""
 
     layers: Mapping[Layer, float]
+    again: Mapping[Layer, Mapping[str, float]]
+    """What each module of a layer takes once more, and the whole of it."""
     embedding: float
     loss: float
 
-    def of(self, stage: _Stage) -> float:
-        layers = sum(number * self.layers[layer] for layer, number in stage.layers.items())
-        return layers + stage.has_embedding * self.embedding + stage.has_loss * self.loss
+    def of(self, stage: _Stage, recompute: tuple[Recomputed, ...]) -> float:
+        seconds = stage.has_embedding * self.embedding + stage.has_loss * self.loss
+        for layer, number in stage.layers.items():
+            again = self.again[layer]
+            seconds += number * (self.layers[layer] + sum(again.get(module, 0.0) for module in recompute))
+        return seconds
 
 
 class Floor:
@@ -70,9 +75,9 @@ class Floor:
         """Of a step: what micro-batches take on the slowest stage, and the bubble (arXiv 2104.04473, section 2.2),
         without transfers between stages and without what happens once a step."""
         # States that are shared out do not meet the passes; weights do, over all ranks that share them.
-        costs = self._costs(degrees if sharding.is_full else self._of_a_layer(degrees), recompute, sharding)
+        costs = self._costs(degrees if sharding.is_full else self._of_a_layer(degrees), sharding)
         stages = self._stages(degrees.pipeline, degrees.virtual_stages)
-        passes = [(costs.of(stage), number) for stage, number in stages]
+        passes = [(costs.of(stage, recompute), number) for stage, number in stages]
         slowest = max(seconds for seconds, _ in passes)
         every = sum(seconds * number for seconds, number in passes)
         return num_micro_batches * slowest + (every - slowest) / degrees.virtual_stages
@@ -92,13 +97,15 @@ class Floor:
             allocated += number * self._kept_bytes(layer, layer_degrees, recompute) * in_flight
         return allocated * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30
 
-    def _costs_of(self, degrees: Degrees, recompute: tuple[Recomputed, ...], sharding: Sharding) -> _Costs:
-        parallel = parallel_of(self._setting, degrees, recompute, sharding if sharding.is_full else Sharding())
+    def _costs_of(self, degrees: Degrees, sharding: Sharding) -> _Costs:
+        parallel = parallel_of(self._setting, degrees, sharding=sharding if sharding.is_full else Sharding())
         passes = Passes(replace(self._setting, parallel=parallel))
+        first, last = (Part(range(0), has_embedding=not is_last, has_loss=is_last) for is_last in (False, True))
         return _Costs(
             {layer: passes.of_layer(layer).all.seconds for layer in self._kinds},
-            embedding=passes.of_stage((Part(range(0), has_embedding=True, has_loss=False),)).all.seconds,
-            loss=passes.of_stage((Part(range(0), has_embedding=False, has_loss=True),)).all.seconds,
+            {layer: passes.again_seconds(layer) for layer in self._kinds},
+            embedding=passes.of_stage((first,)).all.seconds,
+            loss=passes.of_stage((last,)).all.seconds,
         )
 
     def _stages_of(self, pipeline: int, virtual_stages: int) -> list[tuple[_Stage, int]]:

@@ -86,6 +86,7 @@ class Passes:
         self._setting = setting
         self._cut = setting.cut
         self._by_layer: dict[int, Both] = {}
+        self._modules_by_layer: dict[int, Mapping[str, Both]] = {}
         num_gpus = setting.layout.world_size
         self._rates = Rates.of(setting.cluster.gpu, setting.precision, setting.software, num_gpus=num_gpus)
         # Output layers stay bf16 where the layers are FP8 (Transformer Engine's recipes; DeepSeek-V3, section 3.3).
@@ -112,11 +113,20 @@ class Passes:
             known = self._by_layer[id(layer)] = self._of_layer(layer)
         return known
 
+    def again_seconds(self, layer: Layer) -> Mapping[str, float]:
+        """What the whole layer takes once more, and each of its modules: by the names of `parallel.recompute`."""
+        modules = {name: module.forward.seconds for name, module in self._modules(layer).items()}
+        return modules | {"layer": self.of_layer(layer).forward.seconds}
+
+    def _modules(self, layer: Layer) -> Mapping[str, Both]:
+        if (known := self._modules_by_layer.get(id(layer))) is None:
+            works = work.of_layer(self._setting.architecture, layer, self._cut)
+            known = {name: self._computed(of, self._rates) + self._sent(name, layer) for name, of in works.items()}
+            self._modules_by_layer[id(layer)] = known
+        return known
+
     def _of_layer(self, layer: Layer) -> Both:
-        modules = {
-            name: self._computed(of_module, self._rates) + self._sent(name, layer)
-            for name, of_module in work.of_layer(self._setting.architecture, layer, self._cut).items()
-        }
+        modules = self._modules(layer)
         whole = _sum(modules.values())
         whole = Both(self._with_context(whole.forward, layer, 1), self._with_context(whole.backward, layer, 2))
         whole = Both(self._with_host(whole.forward, layer), self._with_host(whole.backward, layer))

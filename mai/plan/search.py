@@ -5,8 +5,7 @@ go back with each choice of recomputation and sharding, such a choice goes back 
 with its step time beats everything behind it, if it fits.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -85,48 +84,52 @@ class _Search:
         near_miss: Planned | None = None
         while queue and len(best) < number:
             _, _, item = heappop(queue)
-            name = item.degrees.without_data
-            if name in best:
+            if item.degrees.without_data in best:
                 continue
-            if item.timed is None:
-                for seconds, further in self._opened(item):
-                    heappush(queue, (seconds, next(order), further))
+            planned = item.timed and Planned(*item.timed, memory(item.timed[0]))
+            if planned and planned.memory.fits and self._accepts(planned.setting.parallel):
+                best[item.degrees.without_data] = planned
                 continue
-            setting, time = item.timed
-            planned = Planned(setting, time, memory(setting))
-            if planned.memory.fits and self._accepts(setting.parallel):
-                best[name] = planned
-            elif not best and near_miss is None and self._is_near(planned.memory.largest.needed):
+            if planned and not best and near_miss is None and self._is_near(planned.memory.largest.needed):
                 near_miss = planned
+            for seconds, further in self._opened(item):
+                heappush(queue, (seconds, next(order), further))
         return Ranking(tuple(best.values()), near_miss, len(self._degrees))
 
     def _opened(self, item: "_Item") -> Iterator[tuple[float, "_Item"]]:
-        """What an item stands for, with times that it cannot beat."""
-        cut = item.degrees
-        if item.recompute is None:
-            yield from self._choices(cut)
-            return
-        parallel = parallel_of(self._setting, cut, item.recompute, item.sharding)
-        setting = replace(self._setting, parallel=parallel, num_micro_batches=self._num_micro_batches(cut))
-        # The first stage keeps most micro-batches; the others are looked at when its time has come.
-        if self._is_near(rank_memory(setting, 0).needed):
-            time = step_time(setting)
-            yield time.seconds, replace(item, timed=(setting, time))
+        """What comes of an item, with times that it cannot beat."""
+        if item.sharding is None:
+            for sharding in shardings(self._setting, item.degrees):
+                yield from self._next(replace(item, sharding=sharding), self._recomputations)
+        elif item.timed is not None:
+            yield from self._next(replace(item, timed=None), item.recomputations[1:])
+        else:
+            parallel = parallel_of(self._setting, item.degrees, item.recomputations[0], item.sharding)
+            micro_batches = self._num_micro_batches(item.degrees)
+            setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
+            # The first stage keeps most micro-batches; the others are looked at when its time has come.
+            if self._is_near(rank_memory(setting, 0).needed):
+                time = step_time(setting)
+                yield time.seconds, replace(item, timed=(setting, time))
+            else:
+                yield from self._next(item, item.recomputations[1:])
 
-    def _choices(self, cut: Degrees) -> Iterator[tuple[float, "_Item"]]:
+    def _next(
+        self, item: "_Item", recomputations: Sequence[tuple[Recomputed, ...]]
+    ) -> Iterator[tuple[float, "_Item"]]:
+        """With the fastest of these recomputations that may fit, and behind it those that are slower and save more:
+        they are asked for when it does not fit."""
+        cut, sharding = item.degrees, item.sharding or Sharding()
         micro_batches = self._num_micro_batches(cut)
-        for sharding in shardings(self._setting, cut):
-            least = math.inf
-            *some, most = self._recomputations
-            if not self._is_near(self._floor.num_bytes(cut, micro_batches, most, sharding)):
-                continue
-            for recompute in (*some, most):
-                num_bytes = self._floor.num_bytes(cut, micro_batches, recompute, sharding)
-                # What saves nothing only costs time.
-                if num_bytes < least and self._is_near(num_bytes):
-                    seconds = self._floor.seconds(cut, micro_batches, recompute, sharding)
-                    yield seconds, _Item(cut, recompute, sharding)
-                least = min(least, num_bytes)
+        num_bytes = {
+            recompute: self._floor.num_bytes(cut, micro_batches, recompute, sharding) for recompute in recomputations
+        }
+        near = [recompute for recompute in recomputations if self._is_near(num_bytes[recompute])]
+        if near:
+            seconds = {recompute: self._floor.seconds(cut, micro_batches, recompute, sharding) for recompute in near}
+            first = min(near, key=seconds.__getitem__)
+            rest = [recompute for recompute in recomputations if num_bytes[recompute] < num_bytes[first]]
+            yield seconds[first], replace(item, recomputations=(first, *rest))
 
     def _num_micro_batches(self, cut: Degrees) -> int:
         return self._batch // (cut.micro_batch_sequences * cut.data)
@@ -138,9 +141,10 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """Of the queue: degrees, then with what is recomputed and shared out, then with the time that this takes."""
+    """Of the queue: degrees, then with what is shared out and recomputed, then with the time that this takes."""
 
     degrees: Degrees
-    recompute: tuple[Recomputed, ...] | None = None
-    sharding: Sharding = Sharding()
+    sharding: Sharding | None = None
+    recomputations: tuple[tuple[Recomputed, ...], ...] = ()
+    """The first is the one; the others save more."""
     timed: tuple[Setting, StepTime] | None = None
