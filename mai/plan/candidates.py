@@ -16,6 +16,10 @@ _LEAST_TOKENS = 1024
 """Of a sequence on a context rank; less of it leaves products too small for a GPU."""
 
 
+Recomputation = tuple[Recomputed, ...]
+"""What is computed again in the backward pass."""
+
+
 class Degrees(NamedTuple):
     """How many ranks share what, and how many sequences go through at once."""
 
@@ -80,7 +84,7 @@ def _dense_degrees(setting: Setting, *, batch_sequences: int, num_gpus: int) -> 
                             yield Degrees(tensor, context, pipeline, virtual, 1, 1, micro, data)
 
 
-def recomputations(setting: Setting) -> Iterator[tuple[Recomputed, ...]]:
+def recomputations(setting: Setting) -> Iterator[Recomputation]:
     """Nothing, each module by itself, and whole layers."""
     layers = setting.architecture.kinds()
     yield ()
@@ -110,7 +114,7 @@ def shardings(setting: Setting, degrees: Degrees) -> list[Sharding]:
 
 
 def parallel_of(
-    setting: Setting, degrees: Degrees, recompute: tuple[Recomputed, ...] = (), sharding: Sharding = Sharding()
+    setting: Setting, degrees: Degrees, recompute: Recomputation = (), sharding: Sharding = Sharding()
 ) -> ParallelConfig:
     parts = degrees.pipeline * degrees.virtual_stages
     return ParallelConfig(

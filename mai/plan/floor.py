@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import itemgetter
 
 from mai.parallel.stages import Part, parts_of_stage
 from mai.plan.architecture import Architecture, Layer
-from mai.plan.candidates import Degrees, Sharding, parallel_of
+from mai.plan.candidates import Degrees, Recomputation, Sharding, parallel_of
 from mai.plan.kept import kept_of_layer
 from mai.plan.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
 from mai.plan.passes import Passes
 from mai.plan.setting import Setting
-from mai.recipe.parallel import Recomputed
+from mai.plan.step_time import transfer_seconds
+from mai.plan.weights import Held
 
 _FP32 = 4
 
@@ -43,7 +45,7 @@ class _Costs:
     embedding: float
     loss: float
 
-    def of(self, stage: _Stage, recompute: tuple[Recomputed, ...]) -> float:
+    def of(self, stage: _Stage, recompute: Recomputation) -> float:
         seconds = stage.has_embedding * self.embedding + stage.has_loss * self.loss
         for layer, number in stage.layers.items():
             again = self.again[layer]
@@ -62,28 +64,45 @@ class Floor:
         self._of_a_layer = cache(_of_a_layer)
         self._costs = cache(self._costs_of)
         self._stages = cache(self._stages_of)
+        self._num_parameters = cache(self._num_parameters_of)
         self._held_bytes = cache(self._held_bytes_of)
         self._kept_bytes = cache(self._kept_bytes_of)
 
     def seconds(
-        self,
-        degrees: Degrees,
-        num_micro_batches: int,
-        recompute: tuple[Recomputed, ...] = (),
-        sharding: Sharding = Sharding(),
+        self, degrees: Degrees, num_micro_batches: int, recompute: Recomputation = (), sharding: Sharding = Sharding()
     ) -> float:
         """Of a step: what micro-batches take on the slowest stage, and the bubble (arXiv 2104.04473, section 2.2),
         without transfers between stages and without what happens once a step."""
+        passes = self._passes(degrees, recompute, sharding)
+        slowest = max(seconds for _, seconds, _ in passes)
+        every = sum(seconds * number for _, seconds, number in passes)
+        return num_micro_batches * slowest + (every - slowest) / degrees.virtual_stages
+
+    def transfer_seconds(self, setting: Setting, degrees: Degrees, sharding: Sharding) -> float:
+        """Once a step, of gradients and new weights of the slowest stage's layers, less what can hide them."""
+        if sharding.is_full:
+            return 0.0
+        stage, seconds, _ = max(self._passes(degrees, setting.parallel.recompute, sharding), key=itemgetter(1))
+        dense, experts = 0, 0
+        for layer, number in stage.layers.items():
+            on_rank = self._num_parameters(layer, degrees.tensor, degrees.expert, degrees.expert_tensor)
+            dense += number * on_rank.dense
+            experts += number * on_rank.experts
+        hides, num_layers = setting.software.hides, sum(stage.layers.values())
+        sent = sum(transfer_seconds(setting, Held(dense, experts), num_layers=num_layers))
+        return max(0.0, sent - max(hides.gradients, hides.parameters) * seconds)
+
+    def _passes(
+        self, degrees: Degrees, recompute: Recomputation, sharding: Sharding
+    ) -> list[tuple["_Stage", float, int]]:
+        """Stages that differ, the seconds of each, and how many are alike."""
         # States that are shared out do not meet the passes; weights do, over all ranks that share them.
         costs = self._costs(degrees if sharding.is_full else self._of_a_layer(degrees), sharding)
         stages = self._stages(degrees.pipeline, degrees.virtual_stages)
-        passes = [(costs.of(stage, recompute), number) for stage, number in stages]
-        slowest = max(seconds for seconds, _ in passes)
-        every = sum(seconds * number for seconds, number in passes)
-        return num_micro_batches * slowest + (every - slowest) / degrees.virtual_stages
+        return [(stage, costs.of(stage, recompute), number) for stage, number in stages]
 
     def num_bytes(
-        self, degrees: Degrees, num_micro_batches: int, recompute: tuple[Recomputed, ...], sharding: Sharding
+        self, degrees: Degrees, num_micro_batches: int, recompute: Recomputation, sharding: Sharding
     ) -> float:
         """Of the first stage's ranks: weights, gradients, optimizer states, and what its layers keep of the
         micro-batches in flight."""
@@ -122,24 +141,25 @@ class Floor:
                 counted.append((stage, 1))
         return counted
 
+    def _num_parameters_of(self, layer: Layer, tensor: int, expert: int, expert_tensor: int) -> Held:
+        architecture = self._architecture
+        experts = architecture.num_expert_parameters({layer: 1}, expert=expert, expert_tensor=expert_tensor)
+        return Held(architecture.num_dense_parameters_on(tensor, layer), experts)
+
     def _held_bytes_of(self, layer: Layer, degrees: Degrees, is_full: bool, sharing: int) -> float:  # noqa: FBT001
         """Of weights, gradients and optimizer states of a layer, over so many ranks that share out one copy."""
-        setting, architecture = self._setting, self._architecture
-        dense = architecture.num_dense_parameters_on(degrees.tensor, layer)
-        experts = architecture.num_expert_parameters(
-            {layer: 1}, expert=degrees.expert, expert_tensor=degrees.expert_tensor
-        )
+        setting, holds = self._setting, self._setting.software.holds
+        on_rank = self._num_parameters(layer, degrees.tensor, degrees.expert, degrees.expert_tensor)
         expert_sharing = sharing * degrees.tensor / (degrees.expert * degrees.expert_tensor)
-        shared_out = dense / sharing + experts / expert_sharing
-        holds = setting.software.holds
+        shared_out = on_rank.dense / sharing + on_rank.experts / expert_sharing
         if is_full:
             return (holds.gradient_bytes + holds.optimizer_bytes) * shared_out
         # In fp32 the model's weights are the optimizer's.
         own_weight = setting.element_bytes if setting.element_bytes == _FP32 else 0
         each = setting.element_bytes + holds.gradient_bytes + holds.own_gradient_bytes
-        return each * (dense + experts) + (holds.optimizer_bytes - own_weight) * shared_out
+        return each * on_rank.all + (holds.optimizer_bytes - own_weight) * shared_out
 
-    def _kept_bytes_of(self, layer: Layer, degrees: Degrees, recompute: tuple[Recomputed, ...]) -> int:
+    def _kept_bytes_of(self, layer: Layer, degrees: Degrees, recompute: Recomputation) -> int:
         """Of a micro-batch."""
         setting = replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute))
         return kept_of_layer(setting, layer, recompute)

@@ -11,13 +11,12 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from mai.errors import PlanError
-from mai.plan.candidates import Degrees, Sharding, degrees, parallel_of, recomputations, shardings
+from mai.plan.candidates import Degrees, Recomputation, Sharding, degrees, parallel_of, recomputations, shardings
 from mai.plan.floor import Floor
 from mai.plan.memory import Memory, memory, rank_memory
 from mai.plan.setting import Setting
 from mai.plan.step_time import StepTime, step_time
 from mai.recipe import ParallelConfig
-from mai.recipe.parallel import Recomputed
 
 _NEAR = 1.1
 """Of the GPU's memory: what needs more than this is no near miss."""
@@ -77,7 +76,7 @@ class _Search:
     def run(self, number: int) -> Ranking:
         order = count()  # of equal times, the first one made is the better one
         queue: list[tuple[float, int, _Item]] = [
-            (self._floor.seconds(cut, self._num_micro_batches(cut)), next(order), _Item(cut)) for cut in self._degrees
+            (self._floor.seconds(cut, self._num_micro_batches(cut)), next(order), _Item(cut, self._setting)) for cut in self._degrees
         ]
         heapify(queue)
         best: dict[Degrees, Planned] = {}
@@ -86,7 +85,7 @@ class _Search:
             _, _, item = heappop(queue)
             if item.degrees.without_data in best:
                 continue
-            planned = item.timed and Planned(*item.timed, memory(item.timed[0]))
+            planned = self._planned(item)
             if planned and planned.memory.fits and self._accepts(planned.setting.parallel):
                 best[item.degrees.without_data] = planned
                 continue
@@ -101,21 +100,21 @@ class _Search:
         if item.sharding is None:
             for sharding in shardings(self._setting, item.degrees):
                 yield from self._next(replace(item, sharding=sharding), self._recomputations)
-        elif item.timed is not None:
-            yield from self._next(replace(item, timed=None), item.recomputations[1:])
+        elif item.time is not None:
+            yield from self._next(replace(item, time=None), item.recomputations[1:])
+        # The first stage keeps most micro-batches; the others are looked at when its time has come.
+        elif self._is_near(rank_memory(item.setting, 0).needed):
+            time = step_time(item.setting)
+            yield time.seconds, replace(item, time=time)
         else:
-            parallel = parallel_of(self._setting, item.degrees, item.recomputations[0], item.sharding)
-            micro_batches = self._num_micro_batches(item.degrees)
-            setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
-            # The first stage keeps most micro-batches; the others are looked at when its time has come.
-            if self._is_near(rank_memory(setting, 0).needed):
-                time = step_time(setting)
-                yield time.seconds, replace(item, timed=(setting, time))
-            else:
-                yield from self._next(item, item.recomputations[1:])
+            yield from self._next(item, item.recomputations[1:])
+
+    @staticmethod
+    def _planned(item: "_Item") -> Planned | None:
+        return None if item.time is None else Planned(item.setting, item.time, memory(item.setting))
 
     def _next(
-        self, item: "_Item", recomputations: Sequence[tuple[Recomputed, ...]]
+        self, item: "_Item", recomputations: Sequence[Recomputation]
     ) -> Iterator[tuple[float, "_Item"]]:
         """With the fastest of these recomputations that may fit, and behind it those that are slower and save more:
         they are asked for when it does not fit."""
@@ -129,7 +128,10 @@ class _Search:
             seconds = {recompute: self._floor.seconds(cut, micro_batches, recompute, sharding) for recompute in near}
             first = min(near, key=seconds.__getitem__)
             rest = [recompute for recompute in recomputations if num_bytes[recompute] < num_bytes[first]]
-            yield seconds[first], replace(item, recomputations=(first, *rest))
+            parallel = parallel_of(self._setting, cut, first, sharding)
+            setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
+            least = seconds[first] + self._floor.transfer_seconds(setting, cut, sharding)
+            yield least, replace(item, recomputations=(first, *rest), setting=setting)
 
     def _num_micro_batches(self, cut: Degrees) -> int:
         return self._batch // (cut.micro_batch_sequences * cut.data)
@@ -141,10 +143,11 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """Of the queue: degrees, then with what is shared out and recomputed, then with the time that this takes."""
+    """Of the queue: degrees, then a setting with what is shared out and recomputed, then the time that this takes."""
 
     degrees: Degrees
+    setting: Setting
     sharding: Sharding | None = None
-    recomputations: tuple[tuple[Recomputed, ...], ...] = ()
-    """The first is the one; the others save more."""
-    timed: tuple[Setting, StepTime] | None = None
+    recomputations: tuple[Recomputation, ...] = ()
+    """The first is the setting's; the others save more."""
+    time: StepTime | None = None
