@@ -86,6 +86,8 @@ class Pace:
     """That of a layer with experts."""
     host_collective_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """What each collective among tensor ranks adds to it."""
+    gathers_quantised: bool = False
+    """Tensor ranks gather what goes into a product in the product's own precision."""
     tensors_apart: bool = False
     """Gradients and weights go to other data-parallel ranks tensor by tensor, and not in large buckets."""
     sends_once_a_node: bool
