@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, median, quantiles
+from typing import Any
 
-from benchmarks.ground_truth.models import architecture_of
-from benchmarks.ground_truth.rows import HERE, Row, UnusableError, measured_seconds, number, read
+from benchmarks.ground_truth.rows import HERE, UnusableError, measured_seconds, number, read
 from benchmarks.ground_truth.settings import setting_of
-from benchmarks.machine import commit
+from benchmarks.machine import machine
 from benchmarks.plan_calibration import CALIBRATIONS
-from benchmarks.plan_memory_accuracy import Comparison, memory_rows, rejections
-from benchmarks.plan_regret import Regret, regrets
+from benchmarks.plan_memory_accuracy import memory_figures, memory_rows, rejections
+from benchmarks.plan_regret import regrets
 from mai.plan.step_time import step_time
 from mai.plan.trust import FILE as TRUST_FILE
 from mai.plan.trust import kind
@@ -176,12 +176,135 @@ def low_and_high(ratios: Sequence[float]) -> tuple[float, float]:
     return round(tenths[0], 3), round(tenths[-1], 3)
 
 
-def lines(result: Mapping[str, object]) -> Iterator[str]:
+def result(found: Sequence[Prediction], unusable: Mapping[str, int]) -> dict[str, Any]:
+    """All figures as plain values."""
+    return {
+        "what": "predictions of mai plan beside published measurements",
+        "commit": machine()["commit"],
+        "date": datetime.now(UTC).date().isoformat(),
+        "time": [
+            {"of": goal.rows, "goal": goal.limit, "others": goal.others, **figures}
+            for goal, figures in time_goals(found)
+        ],
+        "time_by_group": [
+            dict(zip(("source", "kind", "hardware", "gpus", "calibrates"), group, strict=True)) | figures
+            for group, figures in by_group(found).items()
+        ],
+        "memory": [asdict(one) for one in memory_figures(memory_rows())],
+        "rejections": asdict(rejections()),
+        "regret": [asdict(one) for one in regrets()],
+        "unusable": dict(unusable),
+    }
+
+
+def lines(figures: Mapping[str, Any]) -> Iterator[str]:
     """What people read, in Markdown."""
-    yield "| Step time, mean absolute error | Rows | Goal | Predicted | Median | Signed mean | Others |"
-    yield "|---|---|---|---|---|---|---|"
-    yield from (
-        f"| {one['rows_of']} | {one['rows']} | {one['goal']:.0%} | {one['mean_absolute']:.1%} "
-        f"| {one['median_absolute']:.1%} | {one['mean']:+.1%} | {one['others']} |"
-        for one in result["time"]  # type: ignore[attr-defined]
+    yield from table(
+        ("step time", "rows", "goal", "mean absolute error", "median", "signed mean", "others"),
+        (
+            (
+                one["of"],
+                one["rows"],
+                f"{one['goal']:.0%}",
+                f"{one['mean_absolute']:.1%}",
+                f"{one['median_absolute']:.1%}",
+                f"{one['mean']:+.1%}",
+                one["others"],
+            )
+            for one in figures["time"]
+        ),
     )
+    yield from memory_lines(figures)
+    yield from regret_lines(figures)
+    yield ""
+    yield "Step time by source; c: the source calibrates a constant."
+    yield ""
+    yield from table(
+        ("source", "software, precision, layers", "hardware", "GPUs", "", "rows", "mean absolute", "signed", "10..90%"),
+        (
+            (
+                one["source"],
+                one["kind"],
+                one["hardware"],
+                one["gpus"],
+                one["calibrates"],
+                one["rows"],
+                f"{one['mean_absolute']:.1%}",
+                f"{one['mean']:+.1%}",
+                f"{one['tenth']:+.0%}..{one['ninetieth']:+.0%}",
+            )
+            for one in figures["time_by_group"]
+        ),
+    )
+
+
+def memory_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Allocated memory by source, and layouts that ran or failed."""
+    yield ""
+    yield from table(
+        ("memory", "figures", "mean absolute error", "signed mean", "most under", "most over"),
+        (
+            (one["source"], one["rows"], *(f"{one[key]:+.2%}" for key in ("mean_absolute", "mean", "least", "most")))
+            for one in figures["memory"]
+        ),
+    )
+    counts = figures["rejections"]
+    yield ""
+    yield from table(
+        ("nanotron's layouts", "of", "rejected"),
+        (
+            ("failed", counts["failed"], f"{counts['failed_rejected'] / counts['failed']:.1%}"),
+            ("ran", counts["ran"], f"{counts['ran_rejected'] / counts['ran']:.1%}"),
+        ),
+    )
+
+
+def regret_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What the planner's pick among measured layouts costs over the best of them."""
+    by_source: dict[str, list[Mapping[str, Any]]] = {}
+    for one in figures["regret"]:
+        by_source.setdefault(one["source"], []).append(one)
+    yield ""
+    yield from table(
+        ("ranking regret", "groups", "mean", "median", "worst", "best of its five, mean"),
+        (
+            (
+                source,
+                len(groups),
+                f"{mean(one['regret'] for one in groups):.1%}",
+                f"{median(one['regret'] for one in groups):.1%}",
+                f"{max(one['regret'] for one in groups):.1%}",
+                f"{mean(one['regret_of_five'] for one in groups):.1%}",
+            )
+            for source, groups in by_source.items()
+        ),
+    )
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * len(heads)
+    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=HERE / "measured.csv")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--each", action="store_true", help="print every row")
+    parser.add_argument("--trust", action="store_true", help="write the bands that mai plan prints")
+    arguments = parser.parse_args()
+    found, unusable = predictions(arguments.rows)
+    for one in found if arguments.each else ():
+        print(f"{one.row} {one.kind} {one.predicted_seconds:.3f} {one.measured_seconds:.3f} {one.error:+.1%}")
+    figures = result(found, unusable)
+    print("\n".join(lines(figures)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if arguments.trust:
+        TRUST_FILE.write_text(json.dumps(bands(found), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
