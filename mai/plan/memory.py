@@ -143,7 +143,7 @@ def _gathered(setting: Setting, layers: list[Layer]) -> int:
 
 
 def _largest_shard(setting: Setting, rank: Held) -> int:
-    """Numbers of the largest piece of one parameter that a rank may own; of experts a matrix of all is one parameter."""
+    """Numbers of the largest piece of a parameter that a rank may own; a matrix of all experts is one parameter."""
     cut, (shards, expert_shards) = setting.cut, num_shards(setting)
     dense, grouped = setting.architecture.output.num_parameters_on(cut.tensor), 0
     for layer in set(setting.architecture.layers):
