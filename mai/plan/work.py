@@ -70,7 +70,9 @@ def recomputed(modules: Iterable[str], recompute: Collection[Recomputed]) -> set
     (megatron/core/transformer/moe/moe_layer.py, MoELayer.forward)."""
     if "layer" in recompute:
         return set(modules)
-    chosen = {*recompute, "shared_experts"} if "experts" in recompute else set(recompute)
+    chosen: set[str] = set(recompute)
+    if "experts" in recompute:
+        chosen.add("shared_experts")
     return chosen.intersection(modules)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from mai.parallel.layout import Layout, num_micro_batches
-from mai.parallel.stages import Part, parts_of_stage
+from mai.parallel.stages import Part
 from mai.plan.activations import Cut, gather_buffer_bytes, kept_bytes_of_part
 from mai.plan.architecture import Layer, of_model
 from mai.plan.hardware import load_cluster
