@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import pytest
 
+from mai.model.flops import flops_per_token
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part
-from mai.plan.activations import Cut, gather_buffer_bytes, kept_bytes_of_part
+from mai.plan.activations import Cut
 from mai.plan.architecture import Layer, of_model
 from mai.plan.hardware import load_cluster
 from mai.plan.memory import memory
+from mai.plan.part_activations import gather_buffer_bytes, kept_bytes_of_part
 from mai.plan.setting import Setting
 from mai.plan.software import load_software
 from mai.plan.weights import table_bytes
@@ -198,7 +200,8 @@ def test_a_rank_multiplies_what_the_planner_says(case: Case, counted: Mapping[Ca
                 for name, module in modules.items():
                     passes = 4 if name in again else 3
                     products += passes * sum(_flops(product, setting) for product in module.products)
-                attention += _attention_flops(layer, setting.cut, modules["attention_core"], "attention_core" in again)
+                core = modules["attention_core"]
+                attention += _attention_flops(layer, core, setting.cut, is_recomputed="attention_core" in again)
         kernels = sum(found.flops[kernel] for kernel in ATTENTION)
         assert setting.num_micro_batches * products == pytest.approx(found.flops.total() - kernels, rel=0.01)
         assert setting.num_micro_batches * attention == pytest.approx(kernels, rel=0.01)
@@ -223,7 +226,7 @@ def _flops(product: Multiplication, setting: Setting) -> float:
     return product.flops * (setting.imbalance if product.is_grouped else 1)
 
 
-def _attention_flops(layer: Layer, cut: Cut, core: Work, is_recomputed: bool) -> float:  # noqa: FBT001
+def _attention_flops(layer: Layer, core: Work, cut: Cut, *, is_recomputed: bool) -> float:
     """The planner counts what a query sees. A CPU's kernels compute the rest of the square as well and hide it; those
     of context ranks, two rectangles of it."""
     attention, parts = layer.attention, 2 * cut.context
@@ -234,3 +237,16 @@ def _attention_flops(layer: Layer, cut: Cut, core: Work, is_recomputed: bool) ->
     # Step by step, as with sinks, the backward pass computes no scores again.
     passes = 1 + (2 if attention.has_sinks else 2.5) + is_recomputed
     return passes * 2 * sizes * core.scores * share
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.layout == "one rank" and not case.recompute], ids=str)
+def test_a_step_of_one_rank_multiplies_its_model_flops(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    """All products, and of attention three times what the forward pass has of it in the convention."""
+    recipe, (found,) = case.recipe, counted[case]
+    setting = setting_of(case, [found], 0)
+    (part,) = setting.stages[0]
+    cores = (of_layer(setting.architecture, layer, setting.cut)["attention_core"] for layer in _layers(setting, part))
+    products = found.flops.total() - sum(found.flops[kernel] for kernel in ATTENTION)
+    counted_flops = products + 3 * sum(core.attention_flops for core in cores)
+    tokens = recipe.train.batch_tokens
+    assert tokens * flops_per_token(recipe.model, recipe.data.sequence_length) == pytest.approx(counted_flops, rel=0.01)
