@@ -19,7 +19,16 @@ from mai.plan.setting import Setting
 from mai.plan.software import load_software
 from mai.plan.weights import table_bytes
 from mai.plan.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
-from mai.recipe import LatentAttention, ModelConfig, ParallelConfig, PrecisionConfig, Recipe, load, rules
+from mai.recipe import (
+    DenseFeedForward,
+    LatentAttention,
+    ModelConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    Recipe,
+    load,
+    rules,
+)
 from mai.recipe.parallel import Recomputed
 from mai.recipe.shrink import shrink
 from tests.parity.watched import Counted, watched
@@ -82,8 +91,10 @@ def _recipe_with(model: str) -> Recipe:
     if model == "tied":
         llama = load.find("llama3_8b")()
         return replace(llama, model=replace(llama.model, tied_embeddings=True))
+    deepseek = load.find("deepseek_v3")()
+    if model == "latent, dense":
+        return replace(deepseek, model=replace(deepseek.model, feed_forward=DenseFeedForward()))
     if model == "whole queries, two depths":
-        deepseek = load.find("deepseek_v3")()
         attention = replace(deepseek.model.attention, query_rank=None)  # type: ignore[type-var]
         return replace(deepseek, model=replace(deepseek.model, attention=attention, multi_token_depths=2))
     return load.find(model)()
@@ -98,7 +109,7 @@ def _with_values_as_wide_as_keys(model: ModelConfig) -> ModelConfig:
 
 
 def _cases() -> Iterable[Case]:
-    models = (*RECIPES, "tied", "whole queries, two depths")
+    models = (*RECIPES, "tied", "latent, dense", "whole queries, two depths")
     yield from (Case(model) for model in models)
     yield from (Case(model, compute="fp32") for model in ("qwen3_8b", "mixtral_8x7b", "deepseek_v3", "gpt_oss_120b"))
     for recompute in (("layer",), ("norms",), ("attention_core",), ("feed_forward",), ("norms", "feed_forward")):
@@ -111,7 +122,9 @@ def _cases() -> Iterable[Case]:
     dense = ("llama3_8b", "tied")
     sparse = ("mixtral_8x7b", "deepseek_v3", "gpt_oss_120b", "mai_base_1")
     yield from (Case(model, "tensor 2") for model in (*dense, "mistral_7b", "qwen3_8b"))
-    yield from (Case(model, layout) for layout in ("sequence", "context 2") for model in ("qwen3_8b", *sparse))
+    yield from (
+        Case(model, layout) for layout in ("sequence", "context 2") for model in ("qwen3_8b", "latent, dense", *sparse)
+    )
     yield from (Case(model, layout) for layout in ("full sharding", "pipeline 2") for model in (*dense, "deepseek_v3"))
     yield from (Case(model, "expert tensor 2") for model in sparse if model != "gpt_oss_120b")
     yield from (Case(model, "expert 2") for model in sparse)
@@ -167,7 +180,8 @@ def test_a_rank_holds_what_the_planner_says(case: Case, counted: Mapping[Case, l
         items = memory(setting).stages[stage].items
         said = sum(items.get(item, 0) for item in ("weights", "gradients", "optimizer"))
         said += table_bytes(setting.architecture, setting.stages[stage], length=setting.sequence_length)
-        assert said == pytest.approx(found.held_bytes, rel=0.01)
+        # Megatron begins every parameter at a round place of its buffers.
+        assert said == pytest.approx(found.held_bytes, rel=0.002)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -183,7 +197,9 @@ def test_a_part_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, l
                 )
             )
             buffers.append(gather_buffer_bytes(setting.architecture, part, cut))
-        assert said == pytest.approx(found.kept_bytes, rel=0.01)
+        # Left out are the balancing loss's own numbers, and a context rank's copy of its tokens.
+        is_rough = case.recipe.model.experts is not None or cut.context > 1
+        assert said == pytest.approx(found.kept_bytes, rel=0.005 if is_rough else 2e-4)
         assert max(buffers) == found.buffer_bytes
 
 
@@ -203,8 +219,8 @@ def test_a_rank_multiplies_what_the_planner_says(case: Case, counted: Mapping[Ca
                 core = modules["attention_core"]
                 attention += _attention_flops(layer, core, setting.cut, is_recomputed="attention_core" in again)
         kernels = sum(found.flops[kernel] for kernel in ATTENTION)
-        assert setting.num_micro_batches * products == pytest.approx(found.flops.total() - kernels, rel=0.01)
-        assert setting.num_micro_batches * attention == pytest.approx(kernels, rel=0.01)
+        assert setting.num_micro_batches * products == pytest.approx(found.flops.total() - kernels)
+        assert setting.num_micro_batches * attention == pytest.approx(kernels)
 
 
 def _layers(setting: Setting, part: Part) -> Iterator[Layer]:
@@ -249,4 +265,4 @@ def test_a_step_of_one_rank_multiplies_its_model_flops(case: Case, counted: Mapp
     products = found.flops.total() - sum(found.flops[kernel] for kernel in ATTENTION)
     counted_flops = products + 3 * sum(core.attention_flops for core in cores)
     tokens = recipe.train.batch_tokens
-    assert tokens * flops_per_token(recipe.model, recipe.data.sequence_length) == pytest.approx(counted_flops, rel=0.01)
+    assert tokens * flops_per_token(recipe.model, recipe.data.sequence_length) == pytest.approx(counted_flops)
