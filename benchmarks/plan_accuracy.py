@@ -1,67 +1,310 @@
-"""The planner's predictions beside published measurements, by source, precision and scale.
+"""The planner's predictions beside published measurements: step time, memory, ranking, feasibility.
 
-    python -m benchmarks.plan_accuracy [--rows FILE.csv] [--json FILE] [--each]
+    python -m benchmarks.plan_accuracy [--rows FILE.csv] [--json FILE] [--each] [--trust]
 
-`--rows` takes more measurements in the same columns. Constants were calibrated on other sources than those of the goals
-(benchmarks/plan_calibration.py); sources that calibrate some constant are marked.
+`--rows` takes other measurements in the same columns, `--each` prints every row, `--trust` writes the bands that
+`mai plan` prints. Every constant was calibrated on other sources than the goals' (benchmarks/plan_calibration.py), read
+in its software's source, or assumed; the sources that calibrate one are marked with a c.
 """
 
 import argparse
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import inf
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, quantiles
+from typing import Any
 
-from benchmarks.ground_truth.rows import (
-    HERE,
-    Row,
-    UnusableError,
-    measured_seconds,
-    read,
-    setting_of,
-    software_name,
-)
+from benchmarks.ground_truth.rows import HERE, UnusableError, measured_seconds, number, read
+from benchmarks.ground_truth.settings import setting_of
+from benchmarks.machine import machine
+from benchmarks.plan_calibration import CALIBRATIONS
+from benchmarks.plan_memory_accuracy import memory_figures, memory_rows, rejections
+from benchmarks.plan_regret import regrets
 from mai.plan.step_time import step_time
+from mai.plan.trust import FILE as TRUST_FILE
+from mai.plan.trust import kind
 
-SHARES = (0.1, 0.5, 0.9)
+NVIDIA = ("NVIDIA dgxc-benchmarking recipes", "NVIDIA Megatron-Bridge performance summary")
+MEGATRON_CORE = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026", "bridge_2026_06")
+"""Software on mai's engine, which its bands come from as long as mai itself is measured on one GPU only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     row: str
     source: str
-    software: str
     hardware: str
     gpus: int
-    precision: str
     kind: str
+    """Software, precision, dense or experts: as the bands have it."""
     predicted_seconds: float
     measured_seconds: float
+    calibrates: bool
 
     @property
     def error(self) -> float:
+        """Signed, of the measured."""
         return self.predicted_seconds / self.measured_seconds - 1
+
+    @property
+    def precision(self) -> str:
+        return self.kind.split("/")[1]
+
+    @property
+    def has_experts(self) -> bool:
+        return self.kind.endswith("experts")
+
+
+def predictions(file: Path) -> tuple[list[Prediction], dict[str, int]]:
+    """Of every row that has a time and enough of a layout; and how many have not, by the reason."""
+    found, unusable = [], dict[str, int]()
+    for row in read(file):
+        try:
+            setting = setting_of(row)
+            measured = measured_seconds(row, setting.architecture)
+        except UnusableError as error:
+            reason = f"{row['source']}: {error}"
+            unusable[reason] = unusable.get(reason, 0) + 1
+            continue
+        found.append(
+            Prediction(
+                row=row["id"],
+                source=row["source"],
+                hardware=row["hardware"],
+                gpus=number(row, "gpus"),
+                kind=kind(setting),
+                predicted_seconds=step_time(setting).seconds,
+                measured_seconds=measured,
+                calibrates=any(calibration.takes(row) for calibration in CALIBRATIONS),
+            )
+        )
+    return found, unusable
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    name: str
-    sources: tuple[str, ...]
-    precision: tuple[str, ...]
-    kind: str
-    least_gpus: int
-    mean_error: float
+    rows: str
+    limit: float
+    takes: Callable[[Prediction], bool]
     others: str
-    """What other planners reached on such rows."""
+    """What other planners reach on such rows."""
 
 
-NVIDIA = ("NVIDIA dgxc-benchmarking recipes", "NVIDIA Megatron-Bridge performance summary")
-GOALS = (
-    Goal("dgxc + Megatron-Bridge, dense bf16", NVIDIA, ("bf16",), "dense", 1, 0.05, "Calculon -8..+13% (GPT-3 175B)"),
-    Goal("dgxc + Megatron-Bridge, dense FP8", NVIDIA, ("fp8", "fp4"), "dense", 1, 0.08, "Calculon -12..-31% (GPT-3)"),
-    Goal("dgxc + Megatron-Bridge, experts", NVIDIA, ("bf16", "fp8", "fp4"), "experts", 1, 0.10, "nobody"),
-    Goal("vTrain, several nodes", ("vTrain validation set (KAIST)",), ("bf16",), "dense", 9, 0.08, "Calculon 12.9%"),
+TIME_GOALS = (
+    Goal(
+        "dgxc + Megatron-Bridge, dense bf16",
+        0.05,
+        lambda one: one.source in NVIDIA and one.precision == "bf16" and not one.has_experts,
+        "Calculon -8..+13% (GPT-3 175B)",
+    ),
+    Goal(
+        "dgxc + Megatron-Bridge, dense FP8 and FP4",
+        0.08,
+        lambda one: one.source in NVIDIA and one.precision != "bf16" and not one.has_experts,
+        "Calculon -12..-31% (GPT-3 175B)",
+    ),
+    Goal(
+        "dgxc + Megatron-Bridge, experts",
+        0.10,
+        lambda one: one.source in NVIDIA and one.has_experts,
+        "SimuMax -14..0%, one node, no FP8",
+    ),
+    Goal(
+        "vTrain, several nodes",
+        0.08,
+        lambda one: one.source.startswith("vTrain") and one.gpus > 8,
+        "Calculon 12.9%, vTrain 14.7%",
+    ),
 )
+
+
+def error_figures(errors: Sequence[float]) -> dict[str, float]:
+    absolute = [abs(error) for error in errors]
+    tenths = quantiles(errors, n=10) if len(errors) > 1 else [errors[0]] * 9
+    return {
+        "rows": len(errors),
+        "mean_absolute": mean(absolute),
+        "median_absolute": median(absolute),
+        "mean": mean(errors),
+        "tenth": tenths[0],
+        "ninetieth": tenths[-1],
+    }
+
+
+def time_goals(found: Iterable[Prediction]) -> Iterator[tuple[Goal, dict[str, float]]]:
+    every = list(found)
+    for goal in TIME_GOALS:
+        errors = [one.error for one in every if goal.takes(one)]
+        if errors:
+            yield goal, error_figures(errors)
+
+
+def by_group(found: Iterable[Prediction]) -> dict[tuple[str, ...], dict[str, float]]:
+    """By source, kind, GPU and scale."""
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for one in found:
+        scale = next(name for most, name in _SCALES if one.gpus <= most)
+        calibrates = "c" if one.calibrates else ""
+        groups.setdefault((one.source, one.kind, one.hardware, scale, calibrates), []).append(one.error)
+    return {group: error_figures(errors) for group, errors in sorted(groups.items())}
+
+
+_SCALES = ((8, "to 8"), (64, "to 64"), (512, "to 512"), (10**9, "above"))
+
+
+def bands(found: Iterable[Prediction]) -> dict[str, dict[str, object]]:
+    """Predicted over measured, by kind, of what calibrates nothing; for mai, that of its engine under other software."""
+    ratios: dict[str, list[float]] = {}
+    sources: dict[str, set[str]] = {}
+    for one in found:
+        software, rest = one.kind.split("/", 1)
+        names = [one.kind] + ([f"mai/{rest}"] if software in MEGATRON_CORE and one.source in NVIDIA else [])
+        for name in names:
+            ratios.setdefault(name, []).append(1 + one.error)
+            sources.setdefault(name, set()).add(one.source)
+    return {
+        name: {"rows": len(of), "low": low_and_high(of)[0], "high": low_and_high(of)[1], "of": sorted(sources[name])}
+        for name, of in sorted(ratios.items())
+        if len(of) >= 10
+    }
+
+
+def low_and_high(ratios: Sequence[float]) -> tuple[float, float]:
+    tenths = quantiles(ratios, n=10)
+    return round(tenths[0], 3), round(tenths[-1], 3)
+
+
+def result(found: Sequence[Prediction], unusable: Mapping[str, int]) -> dict[str, Any]:
+    """All figures as plain values."""
+    return {
+        "what": "predictions of mai plan beside published measurements",
+        "commit": machine()["commit"],
+        "date": datetime.now(UTC).date().isoformat(),
+        "time": [
+            {"of": goal.rows, "goal": goal.limit, "others": goal.others, **figures}
+            for goal, figures in time_goals(found)
+        ],
+        "time_by_group": [
+            dict(zip(("source", "kind", "hardware", "gpus", "calibrates"), group, strict=True)) | figures
+            for group, figures in by_group(found).items()
+        ],
+        "memory": [asdict(one) for one in memory_figures(memory_rows())],
+        "rejections": asdict(rejections()),
+        "regret": [asdict(one) for one in regrets()],
+        "unusable": dict(unusable),
+    }
+
+
+def lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What people read, in Markdown."""
+    yield from table(
+        ("step time", "rows", "goal", "mean absolute error", "median", "signed mean", "others"),
+        (
+            (
+                one["of"],
+                one["rows"],
+                f"{one['goal']:.0%}",
+                f"{one['mean_absolute']:.1%}",
+                f"{one['median_absolute']:.1%}",
+                f"{one['mean']:+.1%}",
+                one["others"],
+            )
+            for one in figures["time"]
+        ),
+    )
+    yield from memory_lines(figures)
+    yield from regret_lines(figures)
+    yield ""
+    yield "Step time by source; c: the source calibrates a constant."
+    yield ""
+    yield from table(
+        ("source", "software, precision, layers", "hardware", "GPUs", "", "rows", "mean absolute", "signed", "10..90%"),
+        (
+            (
+                one["source"],
+                one["kind"],
+                one["hardware"],
+                one["gpus"],
+                one["calibrates"],
+                one["rows"],
+                f"{one['mean_absolute']:.1%}",
+                f"{one['mean']:+.1%}",
+                f"{one['tenth']:+.0%}..{one['ninetieth']:+.0%}",
+            )
+            for one in figures["time_by_group"]
+        ),
+    )
+
+
+def memory_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Allocated memory by source, and layouts that ran or failed."""
+    yield ""
+    yield from table(
+        ("memory", "figures", "mean absolute error", "signed mean", "most under", "most over"),
+        (
+            (one["source"], one["rows"], *(f"{one[key]:+.2%}" for key in ("mean_absolute", "mean", "least", "most")))
+            for one in figures["memory"]
+        ),
+    )
+    counts = figures["rejections"]
+    yield ""
+    yield from table(
+        ("nanotron's layouts", "of", "rejected"),
+        (
+            ("failed", counts["failed"], f"{counts['failed_rejected'] / counts['failed']:.1%}"),
+            ("ran", counts["ran"], f"{counts['ran_rejected'] / counts['ran']:.1%}"),
+        ),
+    )
+
+
+def regret_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What the planner's pick among measured layouts costs over the best of them."""
+    by_source: dict[str, list[Mapping[str, Any]]] = {}
+    for one in figures["regret"]:
+        by_source.setdefault(one["source"], []).append(one)
+    yield ""
+    yield from table(
+        ("ranking regret", "groups", "mean", "median", "worst", "best of its five, mean"),
+        (
+            (
+                source,
+                len(groups),
+                f"{mean(one['regret'] for one in groups):.1%}",
+                f"{median(one['regret'] for one in groups):.1%}",
+                f"{max(one['regret'] for one in groups):.1%}",
+                f"{mean(one['regret_of_five'] for one in groups):.1%}",
+            )
+            for source, groups in by_source.items()
+        ),
+    )
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * len(heads)
+    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=HERE / "measured.csv")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--each", action="store_true", help="print every row")
+    parser.add_argument("--trust", action="store_true", help="write the bands that mai plan prints")
+    arguments = parser.parse_args()
+    found, unusable = predictions(arguments.rows)
+    for one in found if arguments.each else ():
+        print(f"{one.row} {one.kind} {one.predicted_seconds:.3f} {one.measured_seconds:.3f} {one.error:+.1%}")
+    figures = result(found, unusable)
+    print("\n".join(lines(figures)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if arguments.trust:
+        TRUST_FILE.write_text(json.dumps(bands(found), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

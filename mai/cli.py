@@ -4,83 +4,17 @@ Grammar: `path=value` words change the recipe; flags say where, how long or in w
 Nothing at the top of this file may import torch or pydantic, so that `mai --help` answers at once.
 """
 
-import json
-import shlex
 import sys
-import traceback
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mai.errors import ExitCode, MaiError, RecipeError, UsageError
+from mai.command import Commands, as_json, device, echo_json, recipe_arguments, shrink, workers, write
+from mai.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from mai.recipe import Recipe
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Command(click.Command):
-    """A command whose every failure is a paragraph on stderr (and JSON on stdout, with --json) and an exit code."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except MaiError as error:
-            fail(context, error.code, error.violations if isinstance(error, RecipeError) else [str(error)])
-        except KeyboardInterrupt:
-            fail(context, ExitCode.STOPPED, ["interrupted"])
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except Exception as error:  # noqa: BLE001 (the last door: what nobody foresaw still gets one clear line)
-            again = shlex.join(["mai", "--traceback", *sys.argv[1:]])
-            reason = f"unexpected error: {type(error).__name__}: {error}"
-            fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
-
-
-class Commands(click.Group):
-    """The group that gives its commands the class above, listed in the order they are written here."""
-
-    command_class = Command
-    group_class = type
-
-    def list_commands(self, _context: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-def fail(context: click.Context, code: ExitCode, violations: Sequence[str]) -> NoReturn:
-    """Say what is wrong, one line each under a title, and leave with the code; called while the error is handled."""
-    if context.find_root().params["traceback"]:
-        traceback.print_exc()
-    if context.params.get("as_json"):
-        echo_json({"error": {"code": int(code), "name": code.name, "violations": list(violations)}})
-    click.echo(
-        click.style(f"{context.command_path}: {code.name} (exit code {int(code)})", fg="red", bold=True), err=True
-    )
-    for violation in violations:
-        click.echo(f"  - {printable(violation)}".replace("\n", "\n    "), err=True)
-    context.exit(int(code))
-
-
-def printable(text: str) -> str:
-    """Messages may quote file names: bytes that are no text, and what moves a cursor, are shown as escapes."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
-
-
-def echo_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
-
-
-def recipe_arguments(function: Function) -> Function:
-    """RECIPE and its overrides, as every command takes them that looks at a recipe."""
-    overrides = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
-    return click.argument("recipe", metavar="RECIPE")(overrides(function))
-
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, errors included.")
-workers = click.option("--workers", type=click.IntRange(min=1), help="Processes; by the cores if not given.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -145,6 +79,68 @@ def check(
 
 
 @cli.command()
+@recipe_arguments
+@click.option("--hardware", required=True, help="A cluster that ships with mai, such as h100, or your own .toml file.")
+@click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
+@click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
+@click.option(
+    "--price", "gpu_hour", type=click.FloatRange(min=0), help="Of a GPU-hour, in the cluster's currency, or USD."
+)
+@click.option(
+    "--power-price", "kilowatt_hour", type=click.FloatRange(min=0), help="Of a kWh, where --price does not include it."
+)
+@click.option("--carbon", "carbon_grams", type=click.FloatRange(min=0), help="Grams of carbon dioxide of a kWh.")
+@click.option(
+    "--imbalance",
+    type=click.FloatRange(min=1),
+    default=1.0,
+    show_default=True,
+    help="Tokens of the busiest expert rank over the mean.",
+)
+@as_json
+@click.option("--html", "page_file", type=click.Path(path_type=Path), help="Also write a page with pictures.")
+def plan(
+    recipe: str,
+    overrides: tuple[str, ...],
+    *,
+    hardware: str,
+    gpus: int | None,
+    software: str,
+    as_json: bool,
+    page_file: Path | None,
+    imbalance: float,
+    **prices: float | None,
+) -> None:
+    """Predict memory, time and money of a recipe on a cluster, without a GPU.
+
+    Exits 0 if every rank fits into its GPU's memory, or nobody knows how much that is, and 80 if one does not.
+
+    \b
+    Example:
+      mai plan mai1_500b --hardware h100 --gpus 15000
+      mai plan mai1_500b parallel.pipeline=8 --hardware clusters/ours.toml --price 2.1 --html plan.html
+    """
+    from mai.plan import of_recipe, page, report, scaling, text
+    from mai.plan.cost import with_prices
+    from mai.plan.hardware import load_cluster
+    from mai.plan.software import load_software
+    from mai.recipe import override
+
+    cluster = with_prices(load_cluster(hardware), **prices)
+    checked = of_recipe.within(override.apply(build(recipe), overrides), cluster, gpus)
+    setting = of_recipe.setting_of(checked, cluster, load_software(software), imbalance=imbalance)
+    found = report.report(checked, setting, gpus=gpus)
+    if page_file is not None:
+        write(page_file, page.page(found, scaling.scaling(checked, setting)))
+    if as_json:
+        echo_json(found)
+    else:
+        for line in text.lines(found):
+            click.echo(line)
+    click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
+
+
+@cli.command()
 @as_json
 def recipes(*, as_json: bool) -> None:
     """List the recipes that have a name.
@@ -162,14 +158,6 @@ def recipes(*, as_json: bool) -> None:
     for name, summary in found.items():
         click.echo(f"{click.style(name.ljust(width), bold=True)}  {summary}")
     return None
-
-
-shrink = click.option(
-    "--shrink",
-    "shrunk",
-    is_flag=True,
-    help="The same layout with small degrees and sizes: 8 to 16 processes, or fewer if it has fewer ranks.",
-)
 
 
 @cli.command()
@@ -208,11 +196,6 @@ def prepare(
         f"{baselines.gzip_bits_per_byte:.3f} gzip"
     )
     return None
-
-
-device = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute; auto takes a GPU."
-)
 
 
 @cli.command()

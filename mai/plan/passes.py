@@ -112,10 +112,10 @@ class Passes:
         return Both(whole.forward, whole.backward, self._recomputed(whole, modules))
 
     def _recomputed(self, whole: Both, modules: Mapping[str, Both]) -> Pass:
-        recomputed = self._setting.parallel.recompute
-        if "layer" in recomputed:
+        recompute = self._setting.parallel.recompute
+        if "layer" in recompute:
             return whole.forward
-        return _sum(module for name, module in modules.items() if name in recomputed).forward
+        return _sum(modules[name] for name in sorted(work.recomputed(modules, recompute))).forward
 
     def _computed(self, of: Work, rates: Rates) -> Both:
         setting = self._setting
@@ -153,11 +153,15 @@ class Passes:
         """Into and out of matrices that tensor ranks share: a gather and a scatter of the hidden state, or what is the
         same, an all-reduce; with sequence parallelism, what came in is gathered once more for the matrix's gradient
         (Korthikanti et al., arXiv 2205.05198, section 4.2)."""
-        parallel, cut = self._setting.parallel, self._cut
-        num_bytes = cut.tokens * self._setting.architecture.hidden * cut.element_bytes
-        one = ring_seconds(self._setting.cluster, Group(parallel.tensor), num_bytes)
-        one *= 1 - self._setting.software.hides.tensor
-        return Both(Pass(tensor=2 * one), Pass(tensor=(3 if cut.sequence else 2) * one))
+        setting, cut = self._setting, self._cut
+        group, numbers = Group(cut.tensor), cut.tokens * setting.architecture.hidden
+        scatter = ring_seconds(setting.cluster, group, numbers * cut.element_bytes)
+        gather = scatter
+        if self._rates.is_quantised and setting.software.pace.gathers_quantised:
+            gather = ring_seconds(setting.cluster, group, numbers)
+        exposed = 1 - setting.software.hides.tensor
+        again = gather if cut.sequence else 0.0
+        return Both(Pass(tensor=(gather + scatter) * exposed), Pass(tensor=(gather + scatter + again) * exposed))
 
     def _dispatched(self, experts: Experts) -> Both:
         """Tokens to their experts and back."""

@@ -1,58 +1,35 @@
-"""What passes through memory besides what stays: the loss, and the backward pass of a layer."""
+"""What passes through memory besides what stays and what is kept: the loss, and a layer forward and backward."""
 
-from mai.plan.architecture import Architecture, Experts, Layer, Network, Product
+from mai.plan.architecture import Experts, Layer, Network
+from mai.plan.kept import input_bytes, kept_of_layer
 from mai.plan.setting import Setting
-
-
-def stand_in_bytes(setting: Setting, products: tuple[Product, ...], *, tensor: int) -> dict[tuple[int, int], int]:
-    """Of an empty tensor like each matrix, by its shape: one serves all matrices that are alike."""
-    return {
-        (product.inputs, product.outputs): product.num_parameters_on(tensor) * setting.element_bytes
-        for product in products
-    }
 
 
 def loss_bytes(setting: Setting) -> int:
     """Last norm, output layer and cross entropy of a micro-batch, and of further depths before it, when most is there:
     in the cross entropy, or in the backward pass of the output layer."""
     cut, holds, architecture = setting.cut, setting.software.holds, setting.architecture
-    of_hidden = architecture.hidden * cut.element_bytes
-    own, whole = cut.own_tokens * of_hidden, cut.tokens * of_hidden
-    gathered = whole if cut.sequence and not holds.gathers_once else 0
-    entries = architecture.vocabulary // cut.tensor
+    own, whole = input_bytes(setting), cut.tokens * architecture.hidden * cut.element_bytes
+    logits = cut.tokens * (architecture.vocabulary // cut.tensor)
     stand_in = 0
     if holds.stand_ins and not holds.stand_ins_stay:
         stand_in = architecture.output.num_parameters_on(cut.tensor) * cut.element_bytes
     if holds.logit_tokens is not None:
-        # The gradient of the hidden state is there for every depth before the backward pass begins.
-        logits = min(holds.logit_tokens, cut.tokens) * entries * holds.logit_bytes
-        return (1 + architecture.depths) * (2 * own + gathered + whole) + max(logits, stand_in)
-    logits = cut.tokens * entries
-    waiting = architecture.depths * (logits * holds.waiting_logit_bytes + 2 * own + gathered)
+        # The rest is kept (`kept_of_part`).
+        gathered = whole if cut.sequence else 0
+        chunk = min(holds.logit_tokens, cut.tokens) * (architecture.vocabulary // cut.tensor) * holds.logit_bytes
+        return max(gathered + chunk, stand_in)
+    waiting = architecture.depths * (logits * holds.waiting_logit_bytes + 2 * own)
     gradients = whole + (own if cut.sequence else 0)
-    last = max(logits * holds.logit_bytes, logits * cut.element_bytes + gradients + stand_in)
-    return waiting + 2 * own + gathered + last
+    return waiting + 2 * own + max(logits * holds.logit_bytes, logits * cut.element_bytes + gradients + stand_in)
 
 
-def layer_backward_bytes(setting: Setting, layer: Layer) -> int:
-    """Gradients of a layer's activations, less what it has let go of, when most is there: behind the activation of its
-    network, or in the first matrix's backward pass."""
-    cut, architecture = setting.cut, setting.architecture
-    of_hidden = architecture.hidden * cut.element_bytes
-    own, whole = cut.own_tokens * of_hidden, cut.tokens * of_hidden
-    experts, network = layer.experts, layer.network
-    stand_ins = setting.software.holds.stand_ins and not setting.software.holds.stand_ins_stay
-    most = 0
-    if network is not None:
-        numbers = cut.tokens * cut.element_bytes // cut.tensor
-        matrix = network.products[0].num_parameters_on(cut.tensor) * cut.element_bytes if stand_ins else 0
-        most = own + _network_peak(network, numbers, of_input=whole, matrix=matrix)
-    if experts is not None:
-        rows = _rows(setting, experts)
-        numbers = rows * cut.element_bytes // cut.expert_tensor
-        of_input = rows * experts.network.products[0].inputs * cut.element_bytes
-        most = max(most, own + _network_peak(experts.network, numbers, of_input=of_input, matrix=0))
-    return most
+def backward_bytes(setting: Setting, layer: Layer) -> int:
+    """Of a layer's backward pass, with what is computed again for it."""
+    recompute, backward = setting.parallel.recompute, _gradient_bytes(setting, layer)
+    again = kept_of_layer(setting, layer) - kept_of_layer(setting, layer, recompute)
+    # The attention comes when its network has let go.
+    return max(backward, again) if recompute == ("attention_core",) else backward + again
 
 
 def expert_forward_bytes(setting: Setting, layer: Layer) -> int:
@@ -65,27 +42,43 @@ def expert_forward_bytes(setting: Setting, layer: Layer) -> int:
         return 0
     ranks, own_experts = cut.expert * cut.expert_tensor, experts.number // cut.expert
     copies = 1 if ranks == 1 else 3 if own_experts == 1 else 4
-    width = experts.network.products[0].inputs
-    hidden = (2 + (experts.shared is not None)) * setting.architecture.hidden
-    return (copies * _rows(setting, experts) * width + hidden * cut.own_tokens) * cut.element_bytes
+    rows = _rows(setting, experts) * experts.network.products[0].inputs * cut.element_bytes
+    return copies * rows + (2 + (experts.shared is not None)) * input_bytes(setting)
+
+
+def embedding_gradient_bytes(setting: Setting) -> int:
+    """Of the look-up: as large as the embedding."""
+    return setting.architecture.output.num_parameters_on(setting.cut.tensor) * setting.element_bytes
+
+
+def _gradient_bytes(setting: Setting, layer: Layer) -> int:
+    """Of activations' gradients, less what the layer has let go of, when most is there: behind the activation of its
+    network, or in the first matrix's backward pass."""
+    cut, holds, own = setting.cut, setting.software.holds, input_bytes(setting)
+    experts, network = layer.experts, layer.network
+    most = 0
+    if network is not None:
+        number = cut.tokens * cut.element_bytes // cut.tensor
+        whole = cut.tokens * setting.architecture.hidden * cut.element_bytes
+        matrix = network.products[0].num_parameters_on(cut.tensor) * cut.element_bytes
+        has_stand_in = holds.stand_ins and not holds.stand_ins_stay
+        most = own + _network_bytes(network, number, beside_first_matrix=whole + has_stand_in * matrix)
+    if experts is not None:
+        rows = _rows(setting, experts) * cut.element_bytes
+        number, of_input = rows // cut.expert_tensor, rows * experts.network.products[0].inputs
+        most = max(most, own + _network_bytes(experts.network, number, beside_first_matrix=of_input))
+    return most
+
+
+def _network_bytes(network: Network, number: int, *, beside_first_matrix: int) -> int:
+    """`number`: bytes of all tokens' numbers of one kind."""
+    width = network.width * number
+    # Behind the activation its gradient is there on both sides, and what the second matrix kept of it is gone. Then
+    # what the first matrix gave is gone as well.
+    return max(2 * width if network.is_gated else width, beside_first_matrix - width)
 
 
 def _rows(setting: Setting, experts: Experts) -> int:
     """Of a rank's experts, where most come together."""
     cut = setting.cut
     return round(cut.own_tokens * experts.per_token * cut.expert_tensor * setting.imbalance)
-
-
-def _network_peak(network: Network, bytes_of_number: int, *, of_input: int, matrix: int) -> int:
-    width = network.width * bytes_of_number
-    inner = 2 * width if network.is_gated else width
-    # Behind the activation: its gradient is there in and out, what the second matrix kept of it is gone.
-    behind_activation = inner
-    # Then what the first matrix gave is gone as well; its input's gradient and the stand-in of its own come.
-    first_matrix = of_input + matrix - width
-    return max(behind_activation, first_matrix)
-
-
-def embedding_gradient_bytes(architecture: Architecture, setting: Setting) -> int:
-    """Of the look-up: as large as the embedding, once the layers have let go of theirs."""
-    return architecture.output.num_parameters_on(setting.cut.tensor) * setting.element_bytes

@@ -56,6 +56,7 @@ class Setting:
             sequence=parallel.sequence and parallel.tensor > 1,
             expert=parallel.expert,
             expert_tensor=parallel.expert_tensor,
+            imbalance=self.imbalance,
         )
 
     @cached_property

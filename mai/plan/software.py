@@ -36,8 +36,12 @@ class Holds:
     """Of a logit of a further depth, from its forward to its backward pass."""
     logit_tokens: int | None = None
     """As many tokens' logits exist at once; None for those of a whole micro-batch."""
-    gathers_once: bool = False
-    """A buffer for good takes what the output layer gathers of a sequence; without, every micro-batch keeps its own."""
+    gathers_inputs: bool = False
+    """A buffer for good takes what each matrix gathers of a sequence."""
+    gathers_last_input: bool = False
+    """The same of the output layer alone."""
+    position_tables: bool = False
+    """cos and sin of every position, which each part of the model holds."""
     workspace_mib: int
     """Of cuBLAS, in PyTorch's allocator, on Hopper and newer."""
     expert_workspace_mib: int = field(default=0, metadata=MAY_BE_ZERO)
@@ -46,7 +50,7 @@ class Holds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeps:
-    """What its layers keep for the backward pass besides what mai's do."""
+    """What its layers keep for the backward pass besides what all do."""
 
     attention_scores: bool
     """Queries times keys and their softmax: without a fused attention."""
@@ -54,10 +58,14 @@ class Keeps:
     """A byte for each number that dropout looked at."""
     activation_inputs: bool = False
     """Of a gated network both factors of what the second matrix reads: without a fused activation."""
+    fp8_inputs: bool = False
+    """What a product in fp8 reads is kept in fp8."""
     context_outputs: bool = False
     """What attention gave to other context ranks: once more than the projection behind it keeps."""
-    stage_outputs: bool = False
-    """What a stage sent on, as long as its micro-batch is in flight."""
+    router_inputs: bool = False
+    """A copy in fp32 of what a router reads."""
+    context_keys: bool = False
+    """Keys and values of whole sequences, which context ranks gather; without, those of the rank's own part."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +86,8 @@ class Pace:
     """That of a layer with experts."""
     host_collective_microseconds: float = field(default=0.0, metadata=MAY_BE_ZERO)
     """What each collective among tensor ranks adds to it."""
+    gathers_quantised: bool = False
+    """Tensor ranks gather what goes into a product in the product's own precision."""
     tensors_apart: bool = False
     """Gradients and weights go to other data-parallel ranks tensor by tensor, and not in large buckets."""
     sends_once_a_node: bool

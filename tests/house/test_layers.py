@@ -13,6 +13,7 @@ SERVICES = "resilience checkpoint objective evaluate"
 MAY_IMPORT = {
     # ground
     "errors": ("", ""),
+    "command": ("errors", "click"),
     "log": ("", ""),
     "run_folder": ("errors log", ""),
     "workers": ("errors log", ""),

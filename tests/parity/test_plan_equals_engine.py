@@ -187,7 +187,7 @@ def test_a_rank_holds_what_the_planner_says(case: Case, counted: Mapping[Case, l
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_part_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
     for setting, stage, found in stages_of(case, counted):
-        cut = replace(setting.cut, imbalance=setting.imbalance)
+        cut = setting.cut
         keeps_logits = setting.parallel.sharding == "full"
         said, buffers = [], []
         for part in setting.stages[stage]:

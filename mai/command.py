@@ -1,0 +1,94 @@
+"""What the commands of the command line share: how they fail, how they print, and the arguments that several take."""
+
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from mai.errors import ExitCode, MaiError, PlanError, RecipeError, UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command whose every failure is a paragraph on stderr (and JSON on stdout, with --json) and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MaiError as error:
+            told = error.violations if isinstance(error, RecipeError | PlanError) else [str(error)]
+            fail(context, error.code, told)
+        except KeyboardInterrupt:
+            fail(context, ExitCode.STOPPED, ["interrupted"])
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 (the last door: what nobody foresaw still gets one clear line)
+            again = shlex.join(["mai", "--traceback", *sys.argv[1:]])
+            reason = f"unexpected error: {type(error).__name__}: {error}"
+            fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
+
+
+class Commands(click.Group):
+    """The group that gives its commands the class above, listed in the order they are written here."""
+
+    command_class = Command
+    group_class = type
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def fail(context: click.Context, code: ExitCode, violations: Sequence[str]) -> NoReturn:
+    """Say what is wrong, one line each under a title, and leave with the code; called while the error is handled."""
+    if context.find_root().params["traceback"]:
+        traceback.print_exc()
+    if context.params.get("as_json"):
+        echo_json({"error": {"code": int(code), "name": code.name, "violations": list(violations)}})
+    click.echo(
+        click.style(f"{context.command_path}: {code.name} (exit code {int(code)})", fg="red", bold=True), err=True
+    )
+    for violation in violations:
+        click.echo(f"  - {printable(violation)}".replace("\n", "\n    "), err=True)
+    context.exit(int(code))
+
+
+def printable(text: str) -> str:
+    """Messages may quote file names: bytes that are no text, and what moves a cursor, are shown as escapes."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def echo_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def recipe_arguments(function: Function) -> Function:
+    """RECIPE and its overrides, as every command takes them that looks at a recipe."""
+    overrides = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
+    return click.argument("recipe", metavar="RECIPE")(overrides(function))
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, errors included.")
+workers = click.option("--workers", type=click.IntRange(min=1), help="Processes; by the cores if not given.")
+shrink = click.option(
+    "--shrink",
+    "shrunk",
+    is_flag=True,
+    help="The same layout with small degrees and sizes: 8 to 16 processes, or fewer if it has fewer ranks.",
+)
+device = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute; auto takes a GPU."
+)
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file that the user named; UsageError where it cannot be."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None

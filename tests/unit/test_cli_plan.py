@@ -1,0 +1,113 @@
+"""`mai plan` as people meet it: real processes, their exit codes, and what they print."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house.sources import ROOT
+
+WORDS = ["mai1_500b", "--hardware", "h100", "--gpus", "15000"]
+
+
+def mai(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mai", "plan", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_plan_is_there_in_half_a_second_without_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom mai.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sorted({'torch', 'numpy', 'megatron', 'rich'} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", script, "plan", *WORDS]
+    # As after an installation, with bytecode: the first run writes it. Time of the processor, as tests share the cores.
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+    seconds = []
+    for _ in range(4):
+        before = processor_seconds()
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        seconds.append(processor_seconds() - before)
+    assert result.stdout.startswith("mai1-500b on h100: 14,976 GPUs of 15,000, 24 spares\n")
+    assert result.stderr == "\n"
+    assert min(seconds) < 0.5
+
+
+def processor_seconds() -> float:
+    """Of all processes that this one has started and seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_exit_code_and_verdict_agree() -> None:
+    fits = mai("tiny", "--hardware", "h100", "--gpus", "8")
+    assert (fits.returncode, fits.stderr) == (0, "")
+    assert any(line.startswith("fits: ") for line in fits.stdout.splitlines())
+    # All 495B parameters on the 8 GPUs of one node.
+    one_node = ["parallel.pipeline=1", "parallel.virtual_stages=1", "parallel.data=1"]
+    misfit = mai(*WORDS, *one_node)
+    assert (misfit.returncode, misfit.stderr) == (80, "")
+    assert any(line.startswith("DOES NOT FIT: ") for line in misfit.stdout.splitlines())
+    found = json.loads(mai(*WORDS, *one_node, "--json").stdout)
+    assert found["memory"]["fits"] is False
+    assert found["gpus"] == {"booked": 15_000, "in_use": 8, "spares": 14_992}
+
+
+def test_json_has_every_stage_and_what_the_user_stated() -> None:
+    found = json.loads(mai(*WORDS, "--price", "2.1", "--carbon", "400", "--json").stdout)
+    assert [stage["stage"] for stage in found["memory"]["stages"]] == list(range(16))
+    assert found["cluster"]["price"]["gpu_hour"] == 2.1
+    assert found["cluster"]["sources"]["price.gpu_hour"] == "--price"
+    assert found["phase"]["money"] == pytest.approx(found["phase"]["gpu_hours"] * 2.1)
+    assert found["phase"]["carbon_kilograms"] == pytest.approx(found["phase"]["energy_kilowatt_hours"] * 0.4)
+
+
+def test_what_is_unknown_is_printed_so_and_null_in_json() -> None:
+    words = ["mai1_500b", "--hardware", "h200", "--gpus", "15000"]
+    lines = mai(*words).stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith("money")] == [["money", "unknown", "unknown"]]
+    assert json.loads(mai(*words, "--json").stdout)["phase"]["money"] is None
+
+
+def test_every_mistake_about_the_hardware_is_named_with_exit_code_80(tmp_path: Path) -> None:
+    file = tmp_path / "ours.toml"
+    file.write_text('gpu = "h900"\ngpus_per_node = 0\n')
+    result = mai("tiny", "--hardware", str(file), "--json")
+    assert result.returncode == 80
+    violations = json.loads(result.stdout)["error"]["violations"]
+    keys = [told.removeprefix(f"{file}: ").split(":")[0] for told in violations]
+    assert keys == ["gpu=h900", "gpus_per_node=0", "scale_up", "scale_out"]
+
+
+def test_a_software_that_is_not_there_is_named_with_those_that_are() -> None:
+    result = mai(*WORDS, "--software", "mia")
+    assert result.returncode == 80
+    assert "mia: no such software; did you mean mai? There are" in result.stderr
+
+
+def test_a_budget_that_is_too_small_exits_80() -> None:
+    result = mai("mai1_500b", "--hardware", "h100", "--gpus", "1000")
+    assert result.returncode == 80
+    assert "needs 14976 at least" in result.stderr
+
+
+def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "plan.html"
+    result = mai(*WORDS, "--html", str(file))
+    assert result.stdout == mai(*WORDS).stdout
+    html = file.read_text()
+    assert html.count("<svg") == 4
+    assert not [word for word in ("http", "src=", "@import", "url(", "<script", "<link") if word in html]
+    refused = mai(*WORDS, "--html", str(tmp_path / "no" / "plan.html"))
+    assert refused.returncode == 2
+    assert "No such file or directory" in refused.stderr
+
+
+@pytest.mark.parametrize("words", [["tiny"], ["tiny", "--hardware", "h100", "--imbalance", "0.5"]])
+def test_a_wrong_command_line_exits_2(words: list[str]) -> None:
+    assert mai(*words).returncode == 2
