@@ -13,7 +13,10 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["mai", "mai.*", "recipes", "recipes.*", "launch", "launch.*"]),
     # Compiled where there is a GPU, after the installation: python -m mai.kernels.cuda.build
-    package_data={"mai.kernels.cuda": ["*.cu"], "mai.plan": ["hardware/*/*.toml", "software/*.toml", "page.html", "trust.json"]},
+    package_data={
+        "mai.kernels.cuda": ["*.cu"],
+        "mai.plan": ["hardware/*/*.toml", "software/*.toml", "page.html", "trust.json"],
+    },
     entry_points={"console_scripts": ["mai = mai.cli:main"]},
     install_requires=[
         "click>=8.1",

@@ -16,8 +16,7 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from benchmarks.ground_truth.models import architecture_of
-from benchmarks.ground_truth.rows import HERE, Row, UnusableError, measured_seconds, number, read
+from benchmarks.ground_truth.rows import HERE, UnusableError, measured_seconds, number, read
 from benchmarks.ground_truth.settings import setting_of
 from benchmarks.machine import machine
 from benchmarks.plan_calibration import CALIBRATIONS

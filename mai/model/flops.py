@@ -44,7 +44,8 @@ def flops_per_token(model: ModelConfig, sequence_length: int) -> int:
 
 def _active_weights(model: ModelConfig, parameters: Iterable[Parameter]) -> int:
     """Elements of the matrices among these that multiply one token."""
-    matrices = [parameter for parameter in parameters if len(parameter.shape) > 1]
+    # Of experts, the first dim counts them: two are the biases.
+    matrices = [parameter for parameter in parameters if len(parameter.shape) - parameter.is_expert > 1]
     return sum(num_active_elements(model, parameter) for parameter in matrices)
 
 
@@ -53,12 +54,12 @@ def _attention_flops(model: ModelConfig, layer: int, sequence_length: int) -> in
     latent = model.latent_attention
     key_size = model.head_size if latent is None else model.head_size + latent.rotary_head_size
     value_size = model.head_size if latent is None else latent.value_head_size
-    seen_in_all = _seen_positions(model.window_of(layer), sequence_length)
+    seen_in_all = seen_positions(model.window_of(layer), sequence_length)
     return _OPERATIONS_PER_WEIGHT * model.num_heads * (key_size + value_size) * seen_in_all // sequence_length
 
 
-def _seen_positions(window: int | None, length: int) -> int:
-    """Summed over all queries: half of the square, and of a band below the diagonal what is inside the square."""
+def seen_positions(window: int | None, length: int) -> int:
+    """Summed over all queries of a sequence: half of the square, and of a band below the diagonal what is inside it."""
     if window is None or window >= length:
         return length * length // 2
     return window * length - window * window // 2

@@ -1,21 +1,20 @@
-"""What mai's layers keep for the backward pass, with `kernels=auto` and nothing recomputed.
+"""What mai's layers keep for the backward pass, with `kernels=auto`, recomputed or not.
 
 The formulas follow the modules (mai/engine/layers.py, grouped_query_attention.py, latent_attention.py, experts.py) and
-what their operations save (mai/kernels); tests/parity/test_activations.py counts the bytes of the running engine.
+what their operations save (mai/kernels); tests/parity/test_plan_equals_engine.py counts the bytes of the running engine
+on a CPU. What a kernel of a GPU keeps differently is said where it is counted.
 
-Not in it: a mask with sinks or a window, which plain attention does not need, and gpt-oss's clamped activation.
+Left out, less than a thousandth of real sizes: counts of each expert's tokens, and the balancing loss's own numbers,
+which are counted as if its scores were sigmoids.
 """
 
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from mai.model.shapes import Split
-from mai.parallel.stages import Part
 from mai.plan.architecture import Architecture, Attention, Experts, Layer, Network
 from mai.recipe.parallel import Recomputed
 
-_FP32, _INT64, _BOOL = 4, 8, 1
+_FP32, _INT64 = 4, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,45 +45,6 @@ class Cut:
         return self.tokens // self.tensor if self.sequence else self.tokens
 
 
-def kept_bytes_of_part(
-    architecture: Architecture,
-    part: Part,
-    cut: Cut,
-    recompute: Collection[Recomputed] = (),
-    *,
-    keeps_logits: bool = False,
-) -> int:
-    """Of one micro-batch that a stage, or a virtual stage, has computed forward. `keeps_logits`: see `_of_loss`."""
-    layers = Counter(architecture.layers[number] for number in part.layers)
-    kept = sum(times * kept_bytes(architecture, layer, cut, recompute) for layer, times in layers.items())
-    # What its last layer gives: the last norm reads it, or Megatron's schedule holds it until its gradient comes back
-    # (model_parallel_config.py, deallocate_pipeline_outputs).
-    kept += cut.own_tokens * architecture.hidden * cut.element_bytes
-    if part.has_embedding and cut.tensor > 1:
-        # Which row of its part of the vocabulary each token is, and whether it is there.
-        kept += cut.tokens * (_INT64 + _BOOL)
-    if part.has_loss:
-        kept += _of_loss(architecture, cut, recompute, keeps_logits=keeps_logits)
-    return kept
-
-
-def gather_buffer_bytes(architecture: Architecture, part: Part, cut: Cut) -> int:
-    """Of the one buffer of a process that the inputs of matrices are gathered into along the sequence, for all layers
-    and micro-batches (tensor_parallel/layers.py, get_global_memory_buffer)."""
-    if not cut.sequence:
-        return 0
-    layers = {architecture.layers[number] for number in part.layers}
-    gathered = [
-        product.inputs
-        for layer in layers
-        for product in layer.products()
-        if product.split in (Split.ROWS, Split.GATE_AND_UP_ROWS)
-    ]
-    if part.has_loss and architecture.depths:
-        gathered.append(architecture.depth_matrix.inputs)
-    return cut.tokens * max(gathered, default=0) * cut.element_bytes
-
-
 def kept_bytes(architecture: Architecture, layer: Layer, cut: Cut, recompute: Collection[Recomputed] = ()) -> int:
     """Of one layer and micro-batch, its input included, on the context rank that keeps most."""
     network, experts = layer.network, layer.experts
@@ -96,7 +56,7 @@ def kept_bytes(architecture: Architecture, layer: Layer, cut: Cut, recompute: Co
     if network is not None and not _recomputes_network(layer, recompute):
         kept += cut.tokens * _of_network(network) * cut.element_bytes // cut.tensor
     if experts is not None and "experts" not in recompute:
-        kept += _of_choice(experts, architecture.hidden, cut) + _of_experts(experts, cut)
+        kept += router_copy_bytes(experts, cut) + _of_choice(experts, cut) + _of_experts(experts, cut)
     return kept
 
 
@@ -160,8 +120,11 @@ def _of_tables(attention: Attention, cut: Cut) -> int:
 
 
 def _of_sinks(attention: Attention, cut: Cut) -> int:
-    """No fused kernel gives the gradient of what is added to the logits where heads share keys: torch computes step by
-    step, in fp32, keys and values repeated for every head, and keeps the whole square of weights."""
+    """They are added to the logits, which fused kernels give no gradient of: torch computes step by step, in fp32, keys
+    and values repeated for every head, and keeps the whole square of weights.
+
+    Of a GPU's kernels the memory-efficient one may take it, if it lets heads share keys (torch, sdp_utils.cpp,
+    can_use_mem_efficient_attention); it keeps the square in the compute format instead, and this is then too much."""
     heads = attention.heads // cut.tensor
     of_query = heads * attention.key_size
     of_key = heads * (attention.key_size + attention.value_size)
@@ -182,14 +145,17 @@ def _of_network(network: Network) -> int:
     return (3 if network.is_gated else 2) * network.width
 
 
-def _of_choice(experts: Experts, hidden: int, cut: Cut) -> int:
-    """Of the router."""
-    # Picked logits and experts; a share of each expert and their sum for the balancing loss.
-    of_token = experts.per_token * (_FP32 + _INT64) + (experts.number + 1) * _FP32
+def router_copy_bytes(experts: Experts, cut: Cut) -> int:
+    """The router's input and its matrix once more, in fp32: mai's router computes in it."""
     if cut.element_bytes == _FP32:
-        return cut.own_tokens * of_token
-    # What it computes with: its input and its matrix.
-    return cut.own_tokens * (of_token + hidden * _FP32) + experts.number * hidden * _FP32
+        return 0
+    return (cut.own_tokens + experts.number) * experts.router.inputs * _FP32
+
+
+def _of_choice(experts: Experts, cut: Cut) -> int:
+    """Of the router, besides its copies: picked logits and experts; a share of each expert and their sum for the
+    balancing loss."""
+    return cut.own_tokens * (experts.per_token * (_FP32 + _INT64) + (experts.number + 1) * _FP32)
 
 
 def _of_experts(experts: Experts, cut: Cut) -> int:
@@ -205,37 +171,3 @@ def _of_experts(experts: Experts, cut: Cut) -> int:
     back = latent[1].inputs * cut.element_bytes if latent else 0
     rows = cut.own_tokens * experts.per_token * cut.expert_tensor * cut.imbalance
     return cut.own_tokens * back + int(rows * of_row)
-
-
-def _of_loss(architecture: Architecture, cut: Cut, recompute: Collection[Recomputed], *, keeps_logits: bool) -> int:
-    """Of the last norm, the output layer and the cross entropy of every depth, and of what further depths compute.
-
-    `keeps_logits`: with a loss of one's own or `sharding=full` their gradient is computed in the backward pass;
-    otherwise, chunk by chunk, in the forward pass (mai/kernels/linear_cross_entropy.py)."""
-    hidden, depths = architecture.hidden * cut.element_bytes, architecture.depths
-    if keeps_logits:
-        # What the cross entropy overwrites; what output layers and depths read, of which Megatron joins a copy.
-        of_logits = cut.tokens * (architecture.vocabulary // cut.tensor) * cut.element_bytes
-        kept = (1 + depths) * of_logits + cut.own_tokens * (1 + 2 * depths) * hidden
-        if cut.tensor > 1:
-            # Targets, and the logarithm of all ranks' sum.
-            kept += (1 + depths) * cut.tokens * (_INT64 + _FP32)
-    else:
-        # The gradient of what output layers read, and what is foreseen for that of each loss; what depths read.
-        kept = (1 + depths) * cut.tokens * (hidden + _FP32) + cut.own_tokens * depths * hidden
-    kept += (1 + depths) * cut.tokens * _FP32 + cut.own_tokens * _FP32
-    return kept + depths * _of_depth(architecture, cut, recompute)
-
-
-def _of_depth(architecture: Architecture, cut: Cut, recompute: Collection[Recomputed]) -> int:
-    """Of one further depth, up to its last norm (mai/engine/multi_token.py)."""
-    hidden = architecture.hidden * cut.element_bytes
-    # Its tokens and which are still there, and its layer; a recomputed one begins with the embedding of the tokens.
-    kept = cut.tokens * (2 * _INT64 + (cut.tensor > 1) * _BOOL)
-    kept += kept_bytes(architecture, architecture.layers[-1], cut, recompute)
-    if "layer" in recompute:
-        return kept
-    # What its matrix gives is gathered whole, and its layer's input a view of that.
-    kept += (cut.tokens - cut.own_tokens) * hidden
-    # The embedding, both halves of what the matrix reads, and what the last norm reads; a number a token of each norm.
-    return kept + cut.own_tokens * (4 * hidden + 3 * _FP32)

@@ -24,6 +24,11 @@ class Product:
     has_bias: bool = False
 
     @property
+    def num_weights(self) -> int:
+        """Without its bias."""
+        return self.outputs * self.inputs
+
+    @property
     def num_parameters(self) -> int:
         return self.num_parameters_on(1)
 
@@ -32,7 +37,7 @@ class Product:
         if self.split is Split.NONE:
             ranks = 1
         bias_ranks = 1 if self.split is Split.COLUMNS else ranks
-        return self.outputs * self.inputs // ranks + self.has_bias * self.outputs // bias_ranks
+        return self.num_weights // ranks + self.has_bias * self.outputs // bias_ranks
 
 
 @dataclass(frozen=True, slots=True)

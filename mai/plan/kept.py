@@ -1,18 +1,18 @@
 """What micro-batches in flight keep until their backward pass, under the software of a setting.
 
-`activations.py` counts mai's own layers and ends. Others differ in the few things that `Keeps` names.
+`activations.py` and `part_activations.py` count mai's own layers and ends. Others differ in the few things that `Keeps`
+names.
 """
 
 from collections.abc import Collection
 from dataclasses import replace
 
 from mai.parallel.stages import Part
-from mai.plan.activations import kept_bytes, kept_bytes_of_part
-from mai.plan.architecture import Experts, Layer
+from mai.plan.activations import kept_bytes, router_copy_bytes
+from mai.plan.architecture import Layer
+from mai.plan.part_activations import kept_bytes_of_part
 from mai.plan.setting import Setting
 from mai.recipe.parallel import Recomputed
-
-_FP32 = 4
 
 
 def kept_of_part(setting: Setting, part: Part) -> int:
@@ -24,7 +24,10 @@ def kept_of_part(setting: Setting, part: Part) -> int:
         return kept_bytes_of_part(architecture, part, setting.cut, recompute, keeps_logits=keeps_logits)
     kept = sum(kept_of_layer(setting, architecture.layers[number], recompute) for number in part.layers)
     if part.has_loss:
-        kept += architecture.depths * kept_of_layer(setting, architecture.layers[-1], recompute)
+        # Before its layer, a depth's embedding and both halves of what its matrix reads.
+        kept += architecture.depths * (
+            kept_of_layer(setting, architecture.layers[-1], recompute) + 3 * input_bytes(setting)
+        )
     if part.has_embedding and setting.software.keeps.dropout_masks:
         kept += setting.cut.own_tokens * architecture.hidden
     return kept
@@ -39,7 +42,7 @@ def kept_of_layer(setting: Setting, layer: Layer, recompute: Collection[Recomput
     if "layer" in recompute:
         return kept
     if layer.experts is not None and not keeps.router_inputs:
-        kept -= _router_input(layer.experts, setting)
+        kept -= router_copy_bytes(layer.experts, cut)
     if keeps.context_outputs and cut.context > 1:
         kept += cut.tokens * _output(layer) * cut.element_bytes // cut.tensor
     if keeps.activation_inputs and layer.network is not None and layer.network.is_gated:
@@ -68,12 +71,6 @@ def score_bytes(setting: Setting, layer: Layer) -> int:
 
 def _output(layer: Layer) -> int:
     return layer.attention.heads * layer.attention.value_size
-
-
-def _router_input(experts: Experts, setting: Setting) -> int:
-    """The copies in fp32 that `kept_bytes` counts, of what a router reads and of its matrix."""
-    is_copied = setting.element_bytes != _FP32
-    return is_copied * (setting.cut.own_tokens + experts.number) * experts.router.inputs * _FP32
 
 
 def _saved_by_fp8(setting: Setting, layer: Layer) -> int:

@@ -135,10 +135,10 @@ class Passes:
         return Both(whole.forward, whole.backward, self._recomputed(whole, modules))
 
     def _recomputed(self, whole: Both, modules: Mapping[str, Both]) -> Pass:
-        recomputed = self._setting.parallel.recompute
-        if "layer" in recomputed:
+        recompute = self._setting.parallel.recompute
+        if "layer" in recompute:
             return whole.forward
-        return _sum(module for name, module in modules.items() if name in recomputed).forward
+        return _sum(modules[name] for name in sorted(work.recomputed(modules, recompute))).forward
 
     def _computed(self, of: Work, rates: Rates) -> Both:
         setting = self._setting

@@ -18,8 +18,9 @@ _HALF_LENGTH = 1300
 """Tokens of a sequence at which attention reaches half of its rate for long ones: cuDNN's on an H100 gave 0.92 of the
 rate at 8,192 tokens at 4,096 (benchmarks/results, kernels_h100 and step_profile of 2026-11-26)."""
 
-_HIDDEN_SHARE = 0.5
-"""Of the bytes of a product that are moved while it multiplies; 1 would be no help, 0 a roofline."""
+_EXPOSED_SHARE = 0.5
+"""Of the time to move a product's operands that it does not multiply in: 0 would be a roofline, and cuBLAS on an H100
+loses some tenth of its rate from 8,192 to 4,096 rows and columns (MAMF, stas00/ml-engineering)."""
 
 _SLOWEST_GPU = 0.95
 """The slowest of many sets the pace: GPUs of one node differ by 5% or more (Sinha et al., arXiv 2208.11035)."""
@@ -67,16 +68,20 @@ class Rates:
         inputs = product.rows * product.inner * product.times
         matrix = product.inner * product.columns * product.times
         outputs = product.rows * product.columns * product.times
-        once = product.flops / (self.grouped_flops if product.is_grouped else self.product_flops) + _LAUNCH_SECONDS
+        rate = self.grouped_flops if product.is_grouped else self.product_flops
         # The sum of a matrix's gradients is read and written.
         moved_back = _BF16_BYTES * (2 * inputs + 2 * outputs + matrix) + 2 * _SUM_BYTES * matrix
-        forward = once + _HIDDEN_SHARE * _BF16_BYTES * (inputs + matrix + outputs) / self.memory_bytes
-        backward = 2 * once + _HIDDEN_SHARE * moved_back / self.memory_bytes
+        forward = _LAUNCH_SECONDS + self._seconds(product.flops / rate, _BF16_BYTES * (inputs + matrix + outputs))
+        backward = 2 * _LAUNCH_SECONDS + self._seconds(2 * product.flops / rate, moved_back)
         if self.is_quantised:
             # Read as bf16, written as it is and transposed. A matrix is quantised once a step.
             forward += 2 * _BF16_BYTES * inputs / self.memory_bytes
             backward += 2 * _BF16_BYTES * outputs / self.memory_bytes
         return forward, backward
+
+    def _seconds(self, multiplying: float, num_bytes: float) -> float:
+        moving = num_bytes / self.memory_bytes
+        return max(multiplying + _EXPOSED_SHARE * moving, moving)
 
     def attention_seconds(self, flops: float, *, length: float) -> tuple[float, float]:
         """Fused, forward and backward, of sequences that are computed in pieces of so many tokens."""

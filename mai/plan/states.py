@@ -1,8 +1,8 @@
 """What a rank holds from step to step: weights, gradients' sums, the optimizer, and buffers beside them."""
 
 from mai.parallel.stages import Part
-from mai.plan.activations import gather_buffer_bytes
 from mai.plan.architecture import Layer, Product
+from mai.plan.part_activations import gather_buffer_bytes
 from mai.plan.setting import Setting
 from mai.plan.weights import Held, held, table_bytes
 

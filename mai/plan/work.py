@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from mai.model.shapes import Split
 from mai.plan.activations import Cut
 from mai.plan.architecture import Architecture, Attention, Experts, Layer, Network, Product
-from mai.recipe.parallel import Recomputed
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +64,12 @@ def of_layer(architecture: Architecture, layer: Layer, cut: Cut) -> Mapping[str,
     return modules
 
 
-def recomputed(modules: Iterable[str], recompute: Collection[Recomputed]) -> set[str]:
+def recomputed(modules: Iterable[str], recompute: Collection[str]) -> set[str]:
     """Which of a layer's modules its backward pass computes once more. Experts bring router and shared expert along
     (megatron/core/transformer/moe/moe_layer.py, MoELayer.forward)."""
     if "layer" in recompute:
         return set(modules)
-    chosen = {*recompute, "shared_experts"} if "experts" in recompute else set(recompute)
+    chosen: set[str] = {*recompute, "shared_experts"} if "experts" in recompute else set(recompute)
     return chosen.intersection(modules)
 
 

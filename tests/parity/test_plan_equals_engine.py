@@ -7,17 +7,28 @@ from typing import NamedTuple
 
 import pytest
 
+from mai.model.flops import flops_per_token
 from mai.parallel.layout import Layout, num_micro_batches
-from mai.parallel.stages import Part, parts_of_stage
-from mai.plan.activations import Cut, gather_buffer_bytes, kept_bytes_of_part
+from mai.parallel.stages import Part
+from mai.plan.activations import Cut
 from mai.plan.architecture import Layer, of_model
 from mai.plan.hardware import load_cluster
 from mai.plan.memory import memory
+from mai.plan.part_activations import gather_buffer_bytes, kept_bytes_of_part
 from mai.plan.setting import Setting
 from mai.plan.software import load_software
 from mai.plan.weights import table_bytes
 from mai.plan.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
-from mai.recipe import LatentAttention, ModelConfig, ParallelConfig, PrecisionConfig, Recipe, load, rules
+from mai.recipe import (
+    DenseFeedForward,
+    LatentAttention,
+    ModelConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    Recipe,
+    load,
+    rules,
+)
 from mai.recipe.parallel import Recomputed
 from mai.recipe.shrink import shrink
 from tests.parity.watched import Counted, watched
@@ -80,8 +91,10 @@ def _recipe_with(model: str) -> Recipe:
     if model == "tied":
         llama = load.find("llama3_8b")()
         return replace(llama, model=replace(llama.model, tied_embeddings=True))
+    deepseek = load.find("deepseek_v3")()
+    if model == "latent, dense":
+        return replace(deepseek, model=replace(deepseek.model, feed_forward=DenseFeedForward()))
     if model == "whole queries, two depths":
-        deepseek = load.find("deepseek_v3")()
         attention = replace(deepseek.model.attention, query_rank=None)  # type: ignore[type-var]
         return replace(deepseek, model=replace(deepseek.model, attention=attention, multi_token_depths=2))
     return load.find(model)()
@@ -96,7 +109,7 @@ def _with_values_as_wide_as_keys(model: ModelConfig) -> ModelConfig:
 
 
 def _cases() -> Iterable[Case]:
-    models = (*RECIPES, "tied", "whole queries, two depths")
+    models = (*RECIPES, "tied", "latent, dense", "whole queries, two depths")
     yield from (Case(model) for model in models)
     yield from (Case(model, compute="fp32") for model in ("qwen3_8b", "mixtral_8x7b", "deepseek_v3", "gpt_oss_120b"))
     for recompute in (("layer",), ("norms",), ("attention_core",), ("feed_forward",), ("norms", "feed_forward")):
@@ -109,7 +122,9 @@ def _cases() -> Iterable[Case]:
     dense = ("llama3_8b", "tied")
     sparse = ("mixtral_8x7b", "deepseek_v3", "gpt_oss_120b", "mai_base_1")
     yield from (Case(model, "tensor 2") for model in (*dense, "mistral_7b", "qwen3_8b"))
-    yield from (Case(model, layout) for layout in ("sequence", "context 2") for model in ("qwen3_8b", *sparse))
+    yield from (
+        Case(model, layout) for layout in ("sequence", "context 2") for model in ("qwen3_8b", "latent, dense", *sparse)
+    )
     yield from (Case(model, layout) for layout in ("full sharding", "pipeline 2") for model in (*dense, "deepseek_v3"))
     yield from (Case(model, "expert tensor 2") for model in sparse if model != "gpt_oss_120b")
     yield from (Case(model, "expert 2") for model in sparse)
@@ -165,13 +180,14 @@ def test_a_rank_holds_what_the_planner_says(case: Case, counted: Mapping[Case, l
         items = memory(setting).stages[stage].items
         said = sum(items.get(item, 0) for item in ("weights", "gradients", "optimizer"))
         said += table_bytes(setting.architecture, setting.stages[stage], length=setting.sequence_length)
-        assert said == pytest.approx(found.held_bytes, rel=0.01)
+        # Megatron begins every parameter at a round place of its buffers.
+        assert said == pytest.approx(found.held_bytes, rel=0.002)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_part_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
     for setting, stage, found in stages_of(case, counted):
-        cut = replace(setting.cut, imbalance=setting.imbalance)
+        cut = setting.cut
         keeps_logits = setting.parallel.sharding == "full"
         said, buffers = [], []
         for part in setting.stages[stage]:
@@ -181,7 +197,9 @@ def test_a_part_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, l
                 )
             )
             buffers.append(gather_buffer_bytes(setting.architecture, part, cut))
-        assert said == pytest.approx(found.kept_bytes, rel=0.01)
+        # Left out are the balancing loss's own numbers, and a context rank's copy of its tokens.
+        is_rough = case.recipe.model.experts is not None or cut.context > 1
+        assert said == pytest.approx(found.kept_bytes, rel=0.005 if is_rough else 2e-4)
         assert max(buffers) == found.buffer_bytes
 
 
@@ -198,10 +216,11 @@ def test_a_rank_multiplies_what_the_planner_says(case: Case, counted: Mapping[Ca
                 for name, module in modules.items():
                     passes = 4 if name in again else 3
                     products += passes * sum(_flops(product, setting) for product in module.products)
-                attention += _attention_flops(layer, setting.cut, modules["attention_core"], "attention_core" in again)
+                core = modules["attention_core"]
+                attention += _attention_flops(layer, core, setting.cut, is_recomputed="attention_core" in again)
         kernels = sum(found.flops[kernel] for kernel in ATTENTION)
-        assert setting.num_micro_batches * products == pytest.approx(found.flops.total() - kernels, rel=0.01)
-        assert setting.num_micro_batches * attention == pytest.approx(kernels, rel=0.01)
+        assert setting.num_micro_batches * products == pytest.approx(found.flops.total() - kernels)
+        assert setting.num_micro_batches * attention == pytest.approx(kernels)
 
 
 def _layers(setting: Setting, part: Part) -> Iterator[Layer]:
@@ -223,7 +242,7 @@ def _flops(product: Multiplication, setting: Setting) -> float:
     return product.flops * (setting.imbalance if product.is_grouped else 1)
 
 
-def _attention_flops(layer: Layer, cut: Cut, core: Work, is_recomputed: bool) -> float:  # noqa: FBT001
+def _attention_flops(layer: Layer, core: Work, cut: Cut, *, is_recomputed: bool) -> float:
     """The planner counts what a query sees. A CPU's kernels compute the rest of the square as well and hide it; those
     of context ranks, two rectangles of it."""
     attention, parts = layer.attention, 2 * cut.context
@@ -234,3 +253,16 @@ def _attention_flops(layer: Layer, cut: Cut, core: Work, is_recomputed: bool) ->
     # Step by step, as with sinks, the backward pass computes no scores again.
     passes = 1 + (2 if attention.has_sinks else 2.5) + is_recomputed
     return passes * 2 * sizes * core.scores * share
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.layout == "one rank" and not case.recompute], ids=str)
+def test_a_step_of_one_rank_multiplies_its_model_flops(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    """All products, and of attention three times what the forward pass has of it in the convention."""
+    recipe, (found,) = case.recipe, counted[case]
+    setting = setting_of(case, [found], 0)
+    (part,) = setting.stages[0]
+    cores = (of_layer(setting.architecture, layer, setting.cut)["attention_core"] for layer in _layers(setting, part))
+    products = found.flops.total() - sum(found.flops[kernel] for kernel in ATTENTION)
+    counted_flops = products + 3 * sum(core.attention_flops for core in cores)
+    tokens = recipe.train.batch_tokens
+    assert tokens * flops_per_token(recipe.model, recipe.data.sequence_length) == pytest.approx(counted_flops)

@@ -20,7 +20,7 @@ def test_a_large_product_runs_near_what_a_step_sustains() -> None:
 def test_a_thin_product_is_slower_a_number() -> None:
     rates = Rates.of(load_gpu("h100"), "bf16", MAI, num_gpus=1)
     thin = Multiplication(64, 8192, 8192)
-    assert rates.product_seconds(thin)[0] / thin.flops > 5 * rates.product_seconds(LARGE)[0] / LARGE.flops
+    assert rates.product_seconds(thin)[0] / thin.flops > 3 * rates.product_seconds(LARGE)[0] / LARGE.flops
 
 
 def test_fp8_is_faster_but_not_twice_as_fast() -> None:
