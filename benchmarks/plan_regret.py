@@ -2,9 +2,9 @@
 
     python -m benchmarks.plan_regret [--rows FILE.csv] [--each]
 
-A group is one model, batch and number of GPUs, of which a source measured several layouts. The planner picks by the step
-time that it predicts, and knows nothing of the measurements. Where a layout was measured more than once, its median
-counts.
+A group is one model, batch and number of GPUs, of which a source measured several layouts. The planner picks by the
+step time that it predicts, and knows nothing of the measurements. Where a layout was measured more than once, its
+median counts.
 """
 
 import argparse

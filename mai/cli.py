@@ -137,14 +137,14 @@ def plan(
     if searches:
         found = search_report.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
         tell(found, search_report.lines, as_json=as_json)
-        return click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
+        click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
     checked = of_recipe.within(checked, cluster, gpus)
     setting = of_recipe.setting_of(checked, cluster, framework, imbalance=imbalance)
     found = report.report(checked, setting, gpus=gpus)
     if page_file is not None:
         write(page_file, page.page(found, scaling.scaling(checked, setting)))
     tell(found, text.lines, as_json=as_json)
-    return click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
+    click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
 
 
 @cli.command()

@@ -110,7 +110,7 @@ class Layer:
     feed_forward: Network | Experts
 
     def __hash__(self) -> int:
-        # Of what tells one model's layers apart: a search looks layers up a million times, and all takes 2 microseconds.
+        # What tells one model's layers apart: a search looks them up a million times, and all takes 2 microseconds.
         return hash((self.attention.window, self.attention.turns, self.experts is None))
 
     @property
@@ -162,8 +162,8 @@ class Architecture:
     @property
     def num_parameters(self) -> int:
         ends = (1 if self.is_tied else 2) * self.output.num_parameters + self.num_positions * self.hidden
-        depths = (
-            self.depths * self.num_depth_parameters_on(1) + self.num_expert_parameters({self.layers[-1]: self.depths})
+        depths = self.depths * self.num_depth_parameters_on(1) + self.num_expert_parameters(
+            {self.layers[-1]: self.depths}
         )
         dense = sum(number * self.num_dense_parameters_on(1, layer) for layer, number in self.kinds().items())
         return dense + self.num_expert_parameters(self.kinds()) + depths + ends + self.num_norm_parameters

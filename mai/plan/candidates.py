@@ -52,6 +52,9 @@ class Sharding:
     """That hybrid sharding keeps equal."""
 
 
+ZERO_1 = Sharding()
+
+
 def degrees(setting: Setting, *, batch_sequences: int, num_gpus: int) -> list[Degrees]:
     """All legal ones that use at most so many GPUs, and more than half of what the largest one uses."""
     dense = list(_dense_degrees(setting, batch_sequences=batch_sequences, num_gpus=num_gpus))
@@ -114,7 +117,7 @@ def shardings(setting: Setting, degrees: Degrees) -> list[Sharding]:
 
 
 def parallel_of(
-    setting: Setting, degrees: Degrees, recompute: Recomputation = (), sharding: Sharding = Sharding()
+    setting: Setting, degrees: Degrees, recompute: Recomputation = (), sharding: Sharding = ZERO_1
 ) -> ParallelConfig:
     parts = degrees.pipeline * degrees.virtual_stages
     return ParallelConfig(

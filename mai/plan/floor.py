@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
 from operator import itemgetter
 
-from mai.parallel.stages import Part, parts_of_stage
+from mai.parallel.stages import Part, parts
 from mai.plan.architecture import Architecture, Layer
-from mai.plan.candidates import Degrees, Recomputation, Sharding, parallel_of
+from mai.plan.candidates import ZERO_1, Degrees, Recomputation, Sharding, parallel_of
 from mai.plan.kept import kept_of_layer
 from mai.plan.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
 from mai.plan.passes import Passes
@@ -30,9 +31,9 @@ class _Stage:
     has_loss: bool
 
     @classmethod
-    def of(cls, parts: tuple[Part, ...], architecture: Architecture) -> "_Stage":
-        layers = Counter(architecture.layers[number] for part in parts for number in part.layers)
-        return cls(layers, any(part.has_embedding for part in parts), any(part.has_loss for part in parts))
+    def of(cls, held: tuple[Part, ...], architecture: Architecture) -> "_Stage":
+        layers = Counter(architecture.layers[number] for part in held for number in part.layers)
+        return cls(layers, any(part.has_embedding for part in held), any(part.has_loss for part in held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Floor:
         self._kept_bytes = cache(self._kept_bytes_of)
 
     def seconds(
-        self, degrees: Degrees, num_micro_batches: int, recompute: Recomputation = (), sharding: Sharding = Sharding()
+        self, degrees: Degrees, num_micro_batches: int, recompute: Recomputation = (), sharding: Sharding = ZERO_1
     ) -> float:
         """Of a step: what micro-batches take on the slowest stage, and the bubble (arXiv 2104.04473, section 2.2),
         without transfers between stages and without what happens once a step."""
@@ -94,7 +95,7 @@ class Floor:
 
     def _passes(
         self, degrees: Degrees, recompute: Recomputation, sharding: Sharding
-    ) -> list[tuple["_Stage", float, int]]:
+    ) -> list[tuple[_Stage, float, int]]:
         """Stages that differ, the seconds of each, and how many are alike."""
         # States that are shared out do not meet the passes; weights do, over all ranks that share them.
         costs = self._costs(degrees if sharding.is_full else self._of_a_layer(degrees), sharding)
@@ -117,7 +118,7 @@ class Floor:
         return allocated * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30
 
     def _costs_of(self, degrees: Degrees, sharding: Sharding) -> _Costs:
-        parallel = parallel_of(self._setting, degrees, sharding=sharding if sharding.is_full else Sharding())
+        parallel = parallel_of(self._setting, degrees, sharding=sharding if sharding.is_full else ZERO_1)
         passes = Passes(replace(self._setting, parallel=parallel))
         first, last = (Part(range(0), has_embedding=not is_last, has_loss=is_last) for is_last in (False, True))
         return _Costs(
@@ -131,15 +132,9 @@ class Floor:
         """And how many are alike, the first one first."""
         degrees = Degrees(1, 1, pipeline, virtual_stages, 1, 1, 1, 1)
         parallel, layers = parallel_of(self._setting, degrees), len(self._architecture.layers)
-        counted: list[tuple[_Stage, int]] = []
-        for number in range(pipeline):
-            stage = _Stage.of(parts_of_stage(layers, parallel, number), self._architecture)
-            if counted and counted[-1][0] == stage:
-                stage, before = counted.pop()
-                counted.append((stage, before + 1))
-            else:
-                counted.append((stage, 1))
-        return counted
+        every = parts(layers, parallel)
+        stages = (_Stage.of(every[number::pipeline], self._architecture) for number in range(pipeline))
+        return [(stage, len(list(alike))) for stage, alike in groupby(stages)]
 
     def _num_parameters_of(self, layer: Layer, tensor: int, expert: int, expert_tensor: int) -> Held:
         architecture = self._architecture

@@ -1,8 +1,9 @@
 """Which layout trains a recipe's model fastest on a budget of GPUs: best-first, over every layout that mai accepts.
 
-Every candidate enters a queue with a time that it cannot beat (`floor`). The one with the least comes out first: degrees
-go back with each choice of recomputation and sharding, such a choice goes back with its step time, and what comes out
-with its step time beats everything behind it, if it fits.
+Every candidate enters a queue with a time that it cannot beat (`floor.py`). The one with the least comes out first:
+degrees go back with each choice of sharding and the least recomputation that may fit, such a choice goes back with its
+step time, and what comes out with its step time beats everything behind it. If it does not fit, it goes back with the
+next recomputation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,16 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from mai.errors import PlanError
-from mai.plan.candidates import Degrees, Recomputation, Sharding, degrees, parallel_of, recomputations, shardings
+from mai.plan.candidates import (
+    ZERO_1,
+    Degrees,
+    Recomputation,
+    Sharding,
+    degrees,
+    parallel_of,
+    recomputations,
+    shardings,
+)
 from mai.plan.floor import Floor
 from mai.plan.memory import Memory, memory, rank_memory
 from mai.plan.setting import Setting
@@ -48,7 +58,8 @@ class Ranking:
     best: tuple[Planned, ...]
     """The fastest first, each the best of all that have its degrees; empty where nothing fits."""
     near_miss: Planned | None
-    """The fastest that does not quite fit, where it is faster than all that do."""
+    """The fastest that does not quite fit, where it is faster than all that do; where none fits, that which needs
+    least."""
     num_degrees: int
     """That were compared."""
 
@@ -76,7 +87,8 @@ class _Search:
     def run(self, number: int) -> Ranking:
         order = count()  # of equal times, the first one made is the better one
         queue: list[tuple[float, int, _Item]] = [
-            (self._floor.seconds(cut, self._num_micro_batches(cut)), next(order), _Item(cut, self._setting)) for cut in self._degrees
+            (self._floor.seconds(cut, self._num_micro_batches(cut)), next(order), _Item(cut, self._setting))
+            for cut in self._degrees
         ]
         heapify(queue)
         best: dict[Degrees, Planned] = {}
@@ -93,6 +105,8 @@ class _Search:
                 near_miss = planned
             for seconds, further in self._opened(item):
                 heappush(queue, (seconds, next(order), further))
+        if not best and near_miss is None:
+            near_miss = self._smallest()
         return Ranking(tuple(best.values()), near_miss, len(self._degrees))
 
     def _opened(self, item: "_Item") -> Iterator[tuple[float, "_Item"]]:
@@ -113,12 +127,10 @@ class _Search:
     def _planned(item: "_Item") -> Planned | None:
         return None if item.time is None else Planned(item.setting, item.time, memory(item.setting))
 
-    def _next(
-        self, item: "_Item", recomputations: Sequence[Recomputation]
-    ) -> Iterator[tuple[float, "_Item"]]:
+    def _next(self, item: "_Item", recomputations: Sequence[Recomputation]) -> Iterator[tuple[float, "_Item"]]:
         """With the fastest of these recomputations that may fit, and behind it those that are slower and save more:
         they are asked for when it does not fit."""
-        cut, sharding = item.degrees, item.sharding or Sharding()
+        cut, sharding = item.degrees, item.sharding or ZERO_1
         micro_batches = self._num_micro_batches(cut)
         num_bytes = {
             recompute: self._floor.num_bytes(cut, micro_batches, recompute, sharding) for recompute in recomputations
@@ -128,10 +140,22 @@ class _Search:
             seconds = {recompute: self._floor.seconds(cut, micro_batches, recompute, sharding) for recompute in near}
             first = min(near, key=seconds.__getitem__)
             rest = [recompute for recompute in recomputations if num_bytes[recompute] < num_bytes[first]]
-            parallel = parallel_of(self._setting, cut, first, sharding)
-            setting = replace(self._setting, parallel=parallel, num_micro_batches=micro_batches)
+            setting = self._in(cut, first, sharding)
             least = seconds[first] + self._floor.transfer_seconds(setting, cut, sharding)
             yield least, replace(item, recomputations=(first, *rest), setting=setting)
+
+    def _smallest(self) -> Planned:
+        """That which needs least memory, by its floor."""
+        most = self._recomputations[-1]
+        every = ((cut, sharding) for cut in self._degrees for sharding in shardings(self._setting, cut))
+        cut, sharding = min(
+            every, key=lambda one: self._floor.num_bytes(one[0], self._num_micro_batches(one[0]), most, one[1])
+        )
+        return Planned.of(self._in(cut, most, sharding))
+
+    def _in(self, cut: Degrees, recompute: Recomputation, sharding: Sharding) -> Setting:
+        parallel = parallel_of(self._setting, cut, recompute, sharding)
+        return replace(self._setting, parallel=parallel, num_micro_batches=self._num_micro_batches(cut))
 
     def _num_micro_batches(self, cut: Degrees) -> int:
         return self._batch // (cut.micro_batch_sequences * cut.data)

@@ -1,4 +1,4 @@
-"""What `mai plan --search` tells: the best layouts, why each loses to the one before it, and where the recipe stands."""
+"""What `mai plan --search` tells: the best layouts, why each loses to the one before, and where the recipe stands."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -35,9 +35,7 @@ def ranked(
     num_gpus = usable_gpus(cluster, gpus)
     if num_gpus is None:
         raise PlanError(f"{cluster.name} does not say how many nodes it has: add --gpus")
-    model_alone = setting_of(
-        replace(recipe, parallel=ParallelConfig(data=1)), cluster, software, imbalance=imbalance
-    )
+    model_alone = setting_of(replace(recipe, parallel=ParallelConfig(data=1)), cluster, software, imbalance=imbalance)
     accepts = partial(trains, recipe)
     found = search(model_alone, num_gpus=num_gpus, number=number, accepts=accepts)
     told = partial(_told, recipe, budget=num_gpus)
@@ -155,10 +153,10 @@ def _loss(planned: Mapping[str, Any]) -> str:
 def _about_the_others(found: Mapping[str, Any]) -> Iterator[str]:
     best, own, near_miss = found["best"], found["own"], found["near_miss"]
     if not best:
-        yield "no layout fits; more GPUs, shorter sequences or a smaller model would help"
-    if near_miss is not None:
-        faster = f"; would be {best[0]['step_seconds'] / near_miss['step_seconds'] - 1:.1%} faster" if best else ""
-        yield f"the fastest that does not quite fit: {_layout(near_miss)}: {_lack(near_miss)}{faster}"
+        yield f"no layout fits; the nearest is {_layout(near_miss)}, which {_lack(near_miss)}"
+    elif near_miss is not None:
+        faster = best[0]["step_seconds"] / near_miss["step_seconds"] - 1
+        yield f"does not quite fit: {_layout(near_miss)}, which {_lack(near_miss)}; would be {faster:.1%} faster"
     if own is None:
         yield f"the recipe's own layout does not share out its batch over {found['gpus']:,} GPUs"
     elif not own["fits"]:
