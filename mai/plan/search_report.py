@@ -100,7 +100,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"{found['batch_sequences']:,} sequences a step; {found['compared']:,} compared"
     )
     yield ""
-    yield from _table(best, own)
+    if best or own:
+        yield from _table(best, own)
     for number, planned in enumerate(best[1:], start=2):
         yield f"{number} behind {number - 1}: {_loss(planned)}"
     yield ""
