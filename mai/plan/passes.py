@@ -197,6 +197,8 @@ class Passes:
         if software.pace.sends_once_a_node:
             share = crossing_share_of_tokens(setting.cluster, group, ranks_per_token=experts.per_token)
         one = exchange_seconds(setting.cluster, group, num_bytes, crossing_share=share)
+        # Ranks that share an expert's matrices gather what each of them was sent.
+        one += ring_seconds(setting.cluster, Group(parallel.expert_tensor), num_bytes * parallel.expert_tensor)
         one *= setting.imbalance * (1 - software.hides.expert)
         return Both(Pass(expert=2 * one), Pass(expert=2 * one))
 
