@@ -5,15 +5,14 @@ A layer costs the same in every layout with the same tensor, context and expert 
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
 
 from mai.parallel.stages import Part, parts
-from mai.plan.architecture import Architecture, Layer
-from mai.plan.candidates import ZERO_1, Degrees, Recomputation, Sharding, parallel_of
+from mai.plan.candidates import ZERO_1, Degrees, Recomputation, Sharding, parallel_of, recomputations
 from mai.plan.kept import kept_of_layer
 from mai.plan.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
 from mai.plan.passes import Passes
@@ -26,31 +25,26 @@ _FP32 = 4
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    layers: Mapping[Layer, int]
+    layers: tuple[tuple[int, int], ...]
+    """By the number of their kind, how many: hashing a layer takes longer than all the rest."""
     has_embedding: bool
     has_loss: bool
-
-    @classmethod
-    def of(cls, held: tuple[Part, ...], architecture: Architecture) -> "_Stage":
-        layers = Counter(architecture.layers[number] for part in held for number in part.layers)
-        return cls(layers, any(part.has_embedding for part in held), any(part.has_loss for part in held))
 
 
 @dataclass(frozen=True, slots=True)
 class _Costs:
     """Seconds of a micro-batch, forward and backward."""
 
-    layers: Mapping[Layer, float]
-    again: Mapping[Layer, Mapping[str, float]]
-    """What each module of a layer takes once more, and the whole of it."""
+    layers: Mapping[Recomputation, Sequence[float]]
+    """Of each kind of layer, with what is computed again."""
     embedding: float
     loss: float
 
     def of(self, stage: _Stage, recompute: Recomputation) -> float:
+        layers = self.layers[recompute]
         seconds = stage.has_embedding * self.embedding + stage.has_loss * self.loss
-        for layer, number in stage.layers.items():
-            again = self.again[layer]
-            seconds += number * (self.layers[layer] + sum(again.get(module, 0.0) for module in recompute))
+        for kind, number in stage.layers:
+            seconds += number * layers[kind]
         return seconds
 
 
@@ -60,7 +54,8 @@ class Floor:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._architecture = setting.architecture
-        self._kinds = setting.architecture.kinds()
+        self._kinds = tuple(setting.architecture.kinds())
+        self._recomputations = tuple(recomputations(setting))
         # A method's own cache would outlive the Floor.
         self._of_a_layer = cache(_of_a_layer)
         self._costs = cache(self._costs_of)
@@ -85,11 +80,11 @@ class Floor:
             return 0.0
         stage, seconds, _ = max(self._passes(degrees, setting.parallel.recompute, sharding), key=itemgetter(1))
         dense, experts = 0, 0
-        for layer, number in stage.layers.items():
-            on_rank = self._num_parameters(layer, degrees.tensor, degrees.expert, degrees.expert_tensor)
+        for kind, number in stage.layers:
+            on_rank = self._num_parameters(kind, degrees.tensor, degrees.expert, degrees.expert_tensor)
             dense += number * on_rank.dense
             experts += number * on_rank.experts
-        hides, num_layers = setting.software.hides, sum(stage.layers.values())
+        hides, num_layers = setting.software.hides, sum(number for _, number in stage.layers)
         sent = sum(transfer_seconds(setting, Held(dense, experts), num_layers=num_layers))
         return max(0.0, sent - max(hides.gradients, hides.parameters) * seconds)
 
@@ -112,18 +107,21 @@ class Floor:
         sharing = degrees.context * degrees.data // sharding.copies
         layer_degrees = self._of_a_layer(degrees)
         allocated = 0.0
-        for layer, number in first.layers.items():
-            allocated += number * self._held_bytes(layer, layer_degrees, sharding.is_full, sharing)
-            allocated += number * self._kept_bytes(layer, layer_degrees, recompute) * in_flight
+        for kind, number in first.layers:
+            held = self._held_bytes(kind, layer_degrees, sharding.is_full, sharing)
+            allocated += number * (held + self._kept_bytes(kind, layer_degrees, recompute) * in_flight)
         return allocated * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30
 
     def _costs_of(self, degrees: Degrees, sharding: Sharding) -> _Costs:
         parallel = parallel_of(self._setting, degrees, sharding=sharding if sharding.is_full else ZERO_1)
         passes = Passes(replace(self._setting, parallel=parallel))
         first, last = (Part(range(0), has_embedding=not is_last, has_loss=is_last) for is_last in (False, True))
+        once = [(passes.of_layer(layer).all.seconds, passes.again_seconds(layer)) for layer in self._kinds]
         return _Costs(
-            {layer: passes.of_layer(layer).all.seconds for layer in self._kinds},
-            {layer: passes.again_seconds(layer) for layer in self._kinds},
+            {
+                recompute: [seconds + sum(again.get(module, 0.0) for module in recompute) for seconds, again in once]
+                for recompute in self._recomputations
+            },
             embedding=passes.of_stage((first,)).all.seconds,
             loss=passes.of_stage((last,)).all.seconds,
         )
@@ -133,18 +131,26 @@ class Floor:
         degrees = Degrees(1, 1, pipeline, virtual_stages, 1, 1, 1, 1)
         parallel, layers = parallel_of(self._setting, degrees), len(self._architecture.layers)
         every = parts(layers, parallel)
-        stages = (_Stage.of(every[number::pipeline], self._architecture) for number in range(pipeline))
+        stages = (self._stage_of(every[number::pipeline]) for number in range(pipeline))
         return [(stage, len(list(alike))) for stage, alike in groupby(stages)]
 
-    def _num_parameters_of(self, layer: Layer, tensor: int, expert: int, expert_tensor: int) -> Held:
-        architecture = self._architecture
+    def _stage_of(self, held: tuple[Part, ...]) -> _Stage:
+        layers = Counter(self._architecture.layers[number] for part in held for number in part.layers)
+        return _Stage(
+            tuple((self._kinds.index(layer), number) for layer, number in layers.items()),
+            has_embedding=any(part.has_embedding for part in held),
+            has_loss=any(part.has_loss for part in held),
+        )
+
+    def _num_parameters_of(self, kind: int, tensor: int, expert: int, expert_tensor: int) -> Held:
+        architecture, layer = self._architecture, self._kinds[kind]
         experts = architecture.num_expert_parameters({layer: 1}, expert=expert, expert_tensor=expert_tensor)
         return Held(architecture.num_dense_parameters_on(tensor, layer), experts)
 
-    def _held_bytes_of(self, layer: Layer, degrees: Degrees, is_full: bool, sharing: int) -> float:  # noqa: FBT001
+    def _held_bytes_of(self, kind: int, degrees: Degrees, is_full: bool, sharing: int) -> float:  # noqa: FBT001
         """Of weights, gradients and optimizer states of a layer, over so many ranks that share out one copy."""
         setting, holds = self._setting, self._setting.software.holds
-        on_rank = self._num_parameters(layer, degrees.tensor, degrees.expert, degrees.expert_tensor)
+        on_rank = self._num_parameters(kind, degrees.tensor, degrees.expert, degrees.expert_tensor)
         expert_sharing = sharing * degrees.tensor / (degrees.expert * degrees.expert_tensor)
         shared_out = on_rank.dense / sharing + on_rank.experts / expert_sharing
         if is_full:
@@ -154,10 +160,10 @@ class Floor:
         each = setting.element_bytes + holds.gradient_bytes + holds.own_gradient_bytes
         return each * on_rank.all + (holds.optimizer_bytes - own_weight) * shared_out
 
-    def _kept_bytes_of(self, layer: Layer, degrees: Degrees, recompute: Recomputation) -> int:
+    def _kept_bytes_of(self, kind: int, degrees: Degrees, recompute: Recomputation) -> int:
         """Of a micro-batch."""
         setting = replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute))
-        return kept_of_layer(setting, layer, recompute)
+        return kept_of_layer(setting, self._kinds[kind], recompute)
 
 
 def _in_flight(pipeline: int, virtual_stages: int, num_micro_batches: int) -> float:
