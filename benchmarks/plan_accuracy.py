@@ -26,11 +26,15 @@ from benchmarks.plan_regret import Regret, regrets
 from benchmarks.plan_regret import lines as regret_table
 from mai.plan.step_time import step_time
 from mai.plan.trust import FILE as TRUST_FILE
-from mai.plan.trust import kind
+from mai.plan.trust import Band, kind
 
 NVIDIA = ("NVIDIA dgxc-benchmarking recipes", "NVIDIA Megatron-Bridge performance summary")
 MEGATRON_CORE = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026", "bridge_2026_06")
 """Software on mai's engine, which its bands come from as long as mai itself is measured on one GPU only."""
+FEWEST_ROWS = 8
+"""That make a band."""
+PRECISIONS = ("bf16", "fp8")
+_GPUS_OF_ONE_NODE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,26 +160,35 @@ def by_group(found: Iterable[Prediction]) -> dict[tuple[str, ...], dict[str, flo
 _SCALES = ((8, "to 8"), (64, "to 64"), (512, "to 512"), (10**9, "above"))
 
 
-def bands(found: Iterable[Prediction]) -> dict[str, dict[str, object]]:
-    """Predicted over measured, by kind; for mai, that of NVIDIA's runs on its engine under other software."""
-    ratios: dict[str, list[float]] = {}
-    sources: dict[str, set[str]] = {}
+def bands(found: Sequence[Prediction]) -> dict[str, Band]:
+    """Predicted over measured, by kind: of several nodes where enough runs had them.
+
+    For mai, those of NVIDIA's runs on its engine under other software; of experts, in all precisions.
+    """
+    groups: dict[tuple[str, str], list[Prediction]] = {}
     for one in found:
         software, rest = one.kind.split("/", 1)
-        names = [one.kind] + ([f"mai/{rest}"] if software in MEGATRON_CORE and one.source in NVIDIA else [])
-        for name in names:
-            ratios.setdefault(name, []).append(1 + one.error)
-            sources.setdefault(name, set()).add(one.source)
+        groups.setdefault((one.kind, f"under {software} in {one.precision}"), []).append(one)
+        if software not in MEGATRON_CORE or one.source not in NVIDIA:
+            continue
+        for precision in PRECISIONS if one.has_experts else (one.precision,):
+            of = f"NVIDIA's on Megatron-Core, {'with experts' if one.has_experts else f'in {one.precision}'}"
+            groups.setdefault((f"mai/{precision}/{rest.split('/')[1]}", of), []).append(one)
     return {
-        name: {"rows": len(of), "low": low_and_high(of)[0], "high": low_and_high(of)[1], "of": sorted(sources[name])}
-        for name, of in sorted(ratios.items())
-        if len(of) >= 10
+        kind: _band([1 + one.error for one in _of_many_nodes(group)], of)
+        for (kind, of), group in sorted(groups.items())
+        if len(group) >= FEWEST_ROWS
     }
 
 
-def low_and_high(ratios: Sequence[float]) -> tuple[float, float]:
+def _of_many_nodes(group: Sequence[Prediction]) -> Sequence[Prediction]:
+    many = [one for one in group if one.gpus > _GPUS_OF_ONE_NODE]
+    return many if len(many) >= FEWEST_ROWS else group
+
+
+def _band(ratios: Sequence[float], of: str) -> Band:
     tenths = quantiles(ratios, n=10)
-    return round(tenths[0], 3), round(tenths[-1], 3)
+    return Band(rows=len(ratios), low=round(tenths[0], 3), high=round(tenths[-1], 3), of=of)
 
 
 def result(found: Sequence[Prediction], unusable: Mapping[str, int], file: Path) -> dict[str, Any]:
@@ -266,7 +279,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if arguments.trust:
-        TRUST_FILE.write_text(json.dumps(bands(found), indent=1) + "\n", encoding="utf-8")
+        written = {kind: asdict(band) for kind, band in bands(found).items()}
+        TRUST_FILE.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
