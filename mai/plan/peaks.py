@@ -15,8 +15,8 @@ def loss_bytes(setting: Setting) -> int:
     if holds.stand_ins and not holds.stand_ins_stay:
         stand_in = architecture.output.num_parameters_on(cut.tensor) * cut.element_bytes
     if holds.logit_tokens is not None:
-        # The rest is kept (`kept_of_part`).
-        gathered = whole if cut.sequence else 0
+        # What the last norm gives, and gathers; the rest is kept (`kept_of_part`).
+        gathered = own + whole if cut.sequence else own
         chunk = min(holds.logit_tokens, cut.tokens) * (architecture.vocabulary // cut.tensor) * holds.logit_bytes
         return max(gathered + chunk, stand_in)
     waiting = architecture.depths * (logits * holds.waiting_logit_bytes + 2 * own)
