@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from statistics import mean
 
 from benchmarks.ground_truth.megatron_ci import ci_setting_of, is_tiny, with_fused_loss
@@ -48,9 +49,9 @@ class Rejections:
     ran_rejected: int
 
 
-def memory_rows(only: str = "") -> Iterator[Comparison]:
+def memory_rows(file: Path = HERE / "measured.csv", *, only: str = "") -> Iterator[Comparison]:
     """Every measured memory that can be predicted; `only`: how their source begins."""
-    for row in read():
+    for row in read(file):
         if not row["source"].startswith(only):
             continue
         compare = next((how for source, how in _SOURCES.items() if row["source"].startswith(source)), None)
@@ -67,13 +68,14 @@ def rejections() -> Rejections:
     failed = list(read(HERE / "failed_layouts.csv"))
     return Rejections(
         failed=len(failed),
-        failed_rejected=sum(map(_is_rejected, failed)),
+        failed_rejected=sum(map(is_rejected, failed)),
         ran=len(ran),
-        ran_rejected=sum(map(_is_rejected, ran)),
+        ran_rejected=sum(map(is_rejected, ran)),
     )
 
 
-def _is_rejected(row: Row) -> bool:
+def is_rejected(row: Row) -> bool:
+    """A layout of nanotron's."""
     try:
         return not memory(nanotron_setting_of(row)).fits
     except UnusableError:
@@ -136,14 +138,18 @@ def table(rows: Iterable[Comparison]) -> Iterator[str]:
         yield f"| {source} | {len(errors)} | " + " | ".join(f"{figure:+.2%}" for figure in figures) + " |"
 
 
-def main() -> None:
-    print("\n".join(table(memory_rows())))
-    counts = rejections()
-    print(
-        f"\nnanotron: {counts.failed_rejected} of {counts.failed} layouts that failed are rejected "
+def in_words(counts: Rejections) -> str:
+    """How well layouts that failed are told from those that ran."""
+    return (
+        f"nanotron: {counts.failed_rejected} of {counts.failed} layouts that failed are rejected "
         f"({counts.failed_rejected / counts.failed:.1%}), {counts.ran_rejected} of {counts.ran} that ran "
         f"({counts.ran_rejected / counts.ran:.1%})"
     )
+
+
+def main() -> None:
+    print("\n".join(table(memory_rows())))
+    print(f"\n{in_words(rejections())}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mai.command import Commands, as_json, device, echo_json, recipe_arguments, shrink, workers, write
+from mai.command import Commands, as_json, device, echo_json, recipe_arguments, shrink, tell, workers, write
 from mai.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def check(
     show_default=True,
     help="Tokens of the busiest expert rank over the mean.",
 )
+@click.option("--search", "searches", is_flag=True, help="Rank all layouts of the model and batch instead.")
 @as_json
 @click.option("--html", "page_file", type=click.Path(path_type=Path), help="Also write a page with pictures.")
 def plan(
@@ -109,34 +110,40 @@ def plan(
     as_json: bool,
     page_file: Path | None,
     imbalance: float,
+    searches: bool,
     **prices: float | None,
 ) -> None:
     """Predict memory, time and money of a recipe on a cluster, without a GPU.
 
-    Exits 0 if every rank fits into its GPU's memory, or nobody knows how much that is, and 80 if one does not.
+    Exits 0 if every rank fits into its GPU's memory, or nobody knows how much that is, and 80 if one does not. With
+    --search, 0 if any layout does.
 
     \b
     Example:
       mai plan mai1_500b --hardware h100 --gpus 15000
       mai plan mai1_500b parallel.pipeline=8 --hardware clusters/ours.toml --price 2.1 --html plan.html
+      mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
     """
-    from mai.plan import of_recipe, page, report, scaling, text
+    from mai.plan import of_recipe, page, report, scaling, search_report, text
     from mai.plan.cost import with_prices
     from mai.plan.hardware import load_cluster
     from mai.plan.software import load_software
     from mai.recipe import override
 
-    cluster = with_prices(load_cluster(hardware), **prices)
-    checked = of_recipe.within(override.apply(build(recipe), overrides), cluster, gpus)
-    setting = of_recipe.setting_of(checked, cluster, load_software(software), imbalance=imbalance)
+    if searches and page_file is not None:
+        raise UsageError("--html draws one layout; leave --search out")
+    cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
+    checked = override.apply(build(recipe), overrides)
+    if searches:
+        found = search_report.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
+        tell(found, search_report.lines, as_json=as_json)
+        click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
+    checked = of_recipe.within(checked, cluster, gpus)
+    setting = of_recipe.setting_of(checked, cluster, framework, imbalance=imbalance)
     found = report.report(checked, setting, gpus=gpus)
     if page_file is not None:
         write(page_file, page.page(found, scaling.scaling(checked, setting)))
-    if as_json:
-        echo_json(found)
-    else:
-        for line in text.lines(found):
-            click.echo(line)
+    tell(found, text.lines, as_json=as_json)
     click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
 
 

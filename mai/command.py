@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -65,6 +65,15 @@ def printable(text: str) -> str:
 
 def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
+
+
+def tell(found: Mapping[str, Any], lines: Callable[[Mapping[str, Any]], Iterator[str]], *, as_json: bool) -> None:
+    """Values as JSON, or as the lines that people read."""
+    if as_json:
+        return echo_json(found)
+    for line in lines(found):
+        click.echo(line)
+    return None
 
 
 def recipe_arguments(function: Function) -> Function:

@@ -24,7 +24,10 @@ def kept_of_part(setting: Setting, part: Part) -> int:
         return kept_bytes_of_part(architecture, part, setting.cut, recompute, keeps_logits=keeps_logits)
     kept = sum(kept_of_layer(setting, architecture.layers[number], recompute) for number in part.layers)
     if part.has_loss:
-        kept += architecture.depths * kept_of_layer(setting, architecture.layers[-1], recompute)
+        # Before its layer, a depth's embedding and both halves of what its matrix reads.
+        kept += architecture.depths * (
+            kept_of_layer(setting, architecture.layers[-1], recompute) + 3 * input_bytes(setting)
+        )
     if part.has_embedding and setting.software.keeps.dropout_masks:
         kept += setting.cut.own_tokens * architecture.hidden
     return kept

@@ -143,6 +143,12 @@ def _gathered(setting: Setting, layers: list[Layer]) -> int:
 
 
 def _largest_shard(setting: Setting, rank: Held) -> int:
-    """Numbers of the largest piece of a parameter that a rank owns, where that is the embedding or the output layer."""
-    shards, _ = num_shards(setting)
-    return min(setting.architecture.output.num_parameters_on(setting.cut.tensor), -(-rank.dense // shards))
+    """Numbers of the largest piece of a parameter that a rank may own; a matrix of all experts is one parameter."""
+    cut, (shards, expert_shards) = setting.cut, num_shards(setting)
+    dense, grouped = setting.architecture.output.num_parameters_on(cut.tensor), 0
+    for layer in set(setting.architecture.layers):
+        dense = max(dense, *(product.num_parameters_on(cut.tensor) for product in layer.products()))
+        if layer.experts is not None:
+            of_one = max(product.num_parameters_on(cut.expert_tensor) for product in layer.experts.network.products)
+            grouped = max(grouped, layer.experts.number // cut.expert * of_one)
+    return max(min(dense, -(-rank.dense // shards)), min(grouped, -(-rank.experts // expert_shards)))

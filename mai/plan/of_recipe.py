@@ -18,7 +18,7 @@ def within(recipe: Recipe, cluster: Cluster, gpus: int | None) -> Recipe:
     RecipeError where the layout does not fit into it.
     """
     parallel = recipe.parallel
-    usable = _usable_gpus(cluster, gpus)
+    usable = usable_gpus(cluster, gpus)
     if usable is None and parallel.data is None:
         raise PlanError(
             f"{cluster.name} does not say how many nodes it has, and parallel.data is open: "
@@ -46,7 +46,7 @@ def _filled(recipe: Recipe, most: int) -> Recipe:
     raise RecipeError(*rules.violations(filled))
 
 
-def _usable_gpus(cluster: Cluster, gpus: int | None) -> int | None:
+def usable_gpus(cluster: Cluster, gpus: int | None) -> int | None:
     """GPUs that may hold ranks: those of whole nodes that are not spare ones. None where nobody says."""
     if gpus is not None and gpus < cluster.gpus_per_node and not cluster.spare_nodes:
         return gpus  # a part of one node

@@ -1,5 +1,6 @@
 """How long one micro-batch takes through a layer, and through a part of the model, forward and backward."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -40,7 +41,17 @@ class Pass:
         return float(sum(getattr(self, item) for item in ITEMS))
 
     def __add__(self, other: "Pass") -> "Pass":
-        return Pass(*(getattr(self, item) + getattr(other, item) for item in ITEMS))
+        # Written out, as a search adds some hundred thousand.
+        return Pass(
+            self.products + other.products,
+            self.attention + other.attention,
+            self.memory + other.memory,
+            self.tensor + other.tensor,
+            self.context + other.context,
+            self.expert + other.expert,
+            self.shards + other.shards,
+            self.host + other.host,
+        )
 
     def __mul__(self, times: float) -> "Pass":
         return Pass(*(getattr(self, item) * times for item in ITEMS))
@@ -75,18 +86,21 @@ class Passes:
         self._setting = setting
         self._cut = setting.cut
         self._by_layer: dict[int, Both] = {}
+        self._modules_by_layer: dict[int, Mapping[str, Both]] = {}
         num_gpus = setting.layout.world_size
         self._rates = Rates.of(setting.cluster.gpu, setting.precision, setting.software, num_gpus=num_gpus)
         # Output layers stay bf16 where the layers are FP8 (Transformer Engine's recipes; DeepSeek-V3, section 3.3).
         precision = "bf16" if self._rates.is_quantised else setting.precision
         self._end_rates = Rates.of(setting.cluster.gpu, precision, setting.software, num_gpus=num_gpus)
 
-    def of_part(self, part: Part) -> Both:
+    def of_stage(self, parts: tuple[Part, ...]) -> Both:
+        """All parts of a stage, one after the other."""
         architecture = self._setting.architecture
-        passes = _sum(self.of_layer(architecture.layers[number]) for number in part.layers)
-        if part.has_embedding:
+        layers = Counter(architecture.layers[number] for part in parts for number in part.layers)
+        passes = _sum(self.of_layer(layer) * number for layer, number in layers.items())
+        if any(part.has_embedding for part in parts):
             passes += self._computed(work.of_embedding(architecture, self._cut), self._end_rates)
-        if part.has_loss:
+        if any(part.has_loss for part in parts):
             output = self._computed(work.of_output(architecture, self._cut), self._end_rates)
             passes += output * (1 + architecture.depths)
             if architecture.depths:
@@ -99,11 +113,20 @@ class Passes:
             known = self._by_layer[id(layer)] = self._of_layer(layer)
         return known
 
+    def again_seconds(self, layer: Layer) -> Mapping[str, float]:
+        """What the whole layer takes once more, and each of its modules: by the names of `parallel.recompute`."""
+        modules = {name: module.forward.seconds for name, module in self._modules(layer).items()}
+        return modules | {"layer": self.of_layer(layer).forward.seconds}
+
+    def _modules(self, layer: Layer) -> Mapping[str, Both]:
+        if (known := self._modules_by_layer.get(id(layer))) is None:
+            works = work.of_layer(self._setting.architecture, layer, self._cut)
+            known = {name: self._computed(of, self._rates) + self._sent(name, layer) for name, of in works.items()}
+            self._modules_by_layer[id(layer)] = known
+        return known
+
     def _of_layer(self, layer: Layer) -> Both:
-        modules = {
-            name: self._computed(of_module, self._rates) + self._sent(name, layer)
-            for name, of_module in work.of_layer(self._setting.architecture, layer, self._cut).items()
-        }
+        modules = self._modules(layer)
         whole = _sum(modules.values())
         whole = Both(self._with_context(whole.forward, layer, 1), self._with_context(whole.backward, layer, 2))
         whole = Both(self._with_host(whole.forward, layer), self._with_host(whole.backward, layer))
@@ -174,6 +197,8 @@ class Passes:
         if software.pace.sends_once_a_node:
             share = crossing_share_of_tokens(setting.cluster, group, ranks_per_token=experts.per_token)
         one = exchange_seconds(setting.cluster, group, num_bytes, crossing_share=share)
+        # Ranks that share an expert's matrices gather what each of them was sent.
+        one += ring_seconds(setting.cluster, Group(parallel.expert_tensor), num_bytes * parallel.expert_tensor)
         one *= setting.imbalance * (1 - software.hides.expert)
         return Both(Pass(expert=2 * one), Pass(expert=2 * one))
 

@@ -14,6 +14,9 @@ def loss_bytes(setting: Setting) -> int:
     stand_in = 0
     if holds.stand_ins and not holds.stand_ins_stay:
         stand_in = architecture.output.num_parameters_on(cut.tensor) * cut.element_bytes
+    if holds.logit_tokens is not None and setting.parallel.sharding == "full":
+        # All logits are kept (`kept_of_part`).
+        return whole + (own if cut.sequence else 0)
     if holds.logit_tokens is not None:
         # What the last norm gives, and gathers; the rest is kept (`kept_of_part`).
         gathered = own + whole if cut.sequence else own

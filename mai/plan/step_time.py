@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from mai.plan.network import Group, ring_seconds, send_seconds
 from mai.plan.passes import ITEMS, Both, Passes
 from mai.plan.setting import Setting
-from mai.plan.weights import Held, held
+from mai.plan.states import held_on, num_shards
+from mai.plan.weights import Held
 
 _ADAM_BYTES = 30
 """Of a parameter: fp32 gradient, master weight and two moments read, the last three and a bf16 weight written."""
@@ -49,7 +50,7 @@ class StepTime:
 def step_time(setting: Setting) -> StepTime:
     """Of a step in which nothing goes wrong; raises PlanError where the GPU lacks the precision."""
     passes = Passes(setting)
-    stages = [sum((passes.of_part(part) for part in stage), start=Both()) for stage in setting.stages]
+    stages = [passes.of_stage(parts) for parts in setting.stages]
     seconds = [stage.all.seconds for stage in stages]
     slowest = max(range(len(stages)), key=seconds.__getitem__)
     busiest, times = stages[slowest], setting.num_micro_batches
@@ -83,22 +84,16 @@ def _pipeline(setting: Setting, *, others: float) -> Mapping[str, float]:
 
 def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[str, float]:
     """The sum of gradients, the optimizer, and the new weights to everybody."""
-    parallel, layout, hides = setting.parallel, setting.layout, setting.software.hides
-    on_rank = held(
-        setting.architecture,
-        setting.stages[stage],
-        tensor=parallel.tensor,
-        expert=parallel.expert,
-        expert_tensor=parallel.expert_tensor,
-    )
-    shards = layout.context * layout.data // layout.sharding_copies
-    expert_shards = max(1, layout.expert_data // layout.sharding_copies)
+    hides = setting.software.hides
+    on_rank = held_on(setting, stage)
+    shards, expert_shards = num_shards(setting)
     memory = setting.cluster.gpu.hbm_tb_per_second * 1e12 * (setting.cluster.gpu.memory_share or 0.9)
     updated = on_rank.dense / shards + on_rank.experts / expert_shards
     items = {"optimizer": updated * _ADAM_BYTES / memory}
-    if parallel.sharding == "full":
+    if setting.parallel.sharding == "full":
         return items
-    reduce, gather = _transfers(setting, stage, on_rank, shards, expert_shards)
+    num_layers = sum(len(part.layers) for part in setting.stages[stage])
+    reduce, gather = transfer_seconds(setting, on_rank, num_layers=num_layers)
     # Beside the last micro-batch's backward pass, and the first one's forward pass.
     backward, forward = hides.gradients * busiest.backward.seconds, hides.parameters * busiest.forward.seconds
     items["gradients"] = max(_LAST_BUCKET * reduce, reduce - backward)
@@ -106,12 +101,12 @@ def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[
     return items
 
 
-def _transfers(setting: Setting, stage: int, on_rank: Held, shards: int, expert_shards: int) -> tuple[float, float]:
-    """Seconds to sum gradients over those that hold the same weights, and to give out updated weights."""
+def transfer_seconds(setting: Setting, on_rank: Held, *, num_layers: int) -> tuple[float, float]:
+    """To sum gradients over those that hold the same weights, and to give out updated weights: of so many layers."""
     parallel, layout, cluster = setting.parallel, setting.layout, setting.cluster
     copies, gradient_bytes = layout.sharding_copies, setting.software.holds.gradient_bytes
     weight_bytes = setting.cut.element_bytes
-    num_layers = sum(len(part.layers) for part in setting.stages[stage])
+    shards, expert_shards = num_shards(setting)
     reduce, gather = 0.0, 0.0
     of_experts = parallel.expert * parallel.expert_tensor
     for parameters, ranks, stride in (

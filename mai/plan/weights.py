@@ -1,6 +1,7 @@
 """How many parameters a rank holds of its pipeline stage: dense ones, like all data and context ranks, and experts; and
 the tables of positions beside them."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from mai.parallel.stages import Part
@@ -19,12 +20,12 @@ class Held:
 
 def held(architecture: Architecture, parts: tuple[Part, ...], *, tensor: int, expert: int, expert_tensor: int) -> Held:
     """Of one rank of the stage that has these parts of the model."""
-    layers = [architecture.layers[number] for part in parts for number in part.layers]
-    dense = sum(architecture.num_dense_parameters_on(tensor, layer) for layer in layers)
+    layers = Counter(architecture.layers[number] for part in parts for number in part.layers)
+    dense = sum(number * architecture.num_dense_parameters_on(tensor, layer) for layer, number in layers.items())
     has_embedding, has_loss = any(part.has_embedding for part in parts), any(part.has_loss for part in parts)
     if has_loss:
         dense += architecture.num_norm_parameters + architecture.depths * architecture.num_depth_parameters_on(tensor)
-        layers += architecture.layers[-1:] * architecture.depths
+        layers[architecture.layers[-1]] += architecture.depths
     # The embedding stands once more at the end where the output layer is the same, or further depths look up tokens.
     is_at_end = has_loss and (architecture.is_tied or architecture.depths > 0)
     num_vocabularies = (has_embedding or is_at_end) + (has_loss and not architecture.is_tied)

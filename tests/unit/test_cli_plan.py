@@ -111,3 +111,21 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["tiny"], ["tiny", "--hardware", "h100", "--imbalance", "0.5"]])
 def test_a_wrong_command_line_exits_2(words: list[str]) -> None:
     assert mai(*words).returncode == 2
+
+
+def test_a_search_prints_words_that_check_takes() -> None:
+    searched = mai(*WORDS, "--search", "--json")
+    assert (searched.returncode, searched.stderr) == (0, "")
+    found = json.loads(searched.stdout)
+    command = [sys.executable, "-m", "mai", "check", "mai1_500b", *found["best"][0]["overrides"], "--gpus", "15000"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert mai("mai1_500b", "--hardware", "h100", "--gpus", "64", "--search").returncode == 80
+
+
+def test_a_search_of_all_layouts_takes_two_seconds() -> None:
+    before = processor_seconds()
+    searched = mai("mai1_500b_moe", "--hardware", "h100", "--gpus", "15000", "--search")
+    assert searched.stdout.splitlines()[-1].startswith("    parallel.")
+    # Of the processor, and twice as many, as tests share the cores with each other.
+    assert processor_seconds() - before < 4

@@ -107,6 +107,11 @@ def test_transformer_engine_keeps_one_stand_in_for_every_shape_of_matrix() -> No
     assert items(setting())["buffers"] == 64 * 2**20 + 2 * shapes
 
 
+def test_a_save_holds_the_largest_piece_of_a_parameter_on_the_host() -> None:
+    assert memory(setting(software="mai", data=8)).stages[0].host_during_save == 4 * PARAMETERS // 8
+    assert memory(setting(software="mai")).stages[0].host_during_save == 4 * VOCABULARY * HIDDEN
+
+
 def test_old_attention_keeps_its_square_of_scores() -> None:
     old = replace(load_software("megatron_2022").keeps, dropout_masks=False)
     without = replace(setting(), software=replace(load_software("megatron_2022"), keeps=old))

@@ -78,6 +78,14 @@ def test_experts_far_apart_cost_more_than_in_one_node() -> None:
     assert far > 5 * near
 
 
+def test_ranks_that_share_an_expert_gather_its_tokens() -> None:
+    whole, shared = (
+        step_time(setting(EXPERTS, expert=expert, expert_tensor=ranks, data=64)).items["expert"]
+        for expert, ranks in ((8, 1), (4, 2))
+    )
+    assert shared > 1.2 * whole
+
+
 def test_the_busiest_expert_rank_sets_the_pace() -> None:
     even = setting(EXPERTS, expert=8, data=64)
     busy = step_time(replace(even, imbalance=1.5))
