@@ -20,15 +20,21 @@ from benchmarks.ground_truth.rows import HERE, UnusableError, measured_seconds, 
 from benchmarks.ground_truth.settings import setting_of
 from benchmarks.machine import machine
 from benchmarks.plan_calibration import CALIBRATIONS
-from benchmarks.plan_memory_accuracy import memory_figures, memory_rows, rejections
-from benchmarks.plan_regret import regrets
+from benchmarks.plan_memory_accuracy import Comparison, Rejections, in_words, memory_rows, rejections
+from benchmarks.plan_memory_accuracy import table as memory_table
+from benchmarks.plan_regret import Regret, regrets
+from benchmarks.plan_regret import lines as regret_table
 from mai.plan.step_time import step_time
 from mai.plan.trust import FILE as TRUST_FILE
-from mai.plan.trust import kind
+from mai.plan.trust import Band, kind
 
 NVIDIA = ("NVIDIA dgxc-benchmarking recipes", "NVIDIA Megatron-Bridge performance summary")
 MEGATRON_CORE = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026", "bridge_2026_06")
 """Software on mai's engine, which its bands come from as long as mai itself is measured on one GPU only."""
+FEWEST_ROWS = 8
+"""That make a band."""
+PRECISIONS = ("bf16", "fp8")
+_GPUS_OF_ONE_NODE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,29 +160,38 @@ def by_group(found: Iterable[Prediction]) -> dict[tuple[str, ...], dict[str, flo
 _SCALES = ((8, "to 8"), (64, "to 64"), (512, "to 512"), (10**9, "above"))
 
 
-def bands(found: Iterable[Prediction]) -> dict[str, dict[str, object]]:
-    """Predicted over measured, by kind, of what calibrates nothing; for mai, that of its engine under other software."""
-    ratios: dict[str, list[float]] = {}
-    sources: dict[str, set[str]] = {}
+def bands(found: Sequence[Prediction]) -> dict[str, Band]:
+    """Predicted over measured, by kind: of several nodes where enough runs had them.
+
+    For mai, those of NVIDIA's runs on its engine under other software; of experts, in all precisions.
+    """
+    groups: dict[tuple[str, str], list[Prediction]] = {}
     for one in found:
         software, rest = one.kind.split("/", 1)
-        names = [one.kind] + ([f"mai/{rest}"] if software in MEGATRON_CORE and one.source in NVIDIA else [])
-        for name in names:
-            ratios.setdefault(name, []).append(1 + one.error)
-            sources.setdefault(name, set()).add(one.source)
+        groups.setdefault((one.kind, f"under {software} in {one.precision}"), []).append(one)
+        if software not in MEGATRON_CORE or one.source not in NVIDIA:
+            continue
+        for precision in PRECISIONS if one.has_experts else (one.precision,):
+            of = f"NVIDIA's on Megatron-Core, {'with experts' if one.has_experts else f'in {one.precision}'}"
+            groups.setdefault((f"mai/{precision}/{rest.split('/')[1]}", of), []).append(one)
     return {
-        name: {"rows": len(of), "low": low_and_high(of)[0], "high": low_and_high(of)[1], "of": sorted(sources[name])}
-        for name, of in sorted(ratios.items())
-        if len(of) >= 10
+        kind: _band([1 + one.error for one in _of_many_nodes(group)], of)
+        for (kind, of), group in sorted(groups.items())
+        if len(group) >= FEWEST_ROWS
     }
 
 
-def low_and_high(ratios: Sequence[float]) -> tuple[float, float]:
+def _of_many_nodes(group: Sequence[Prediction]) -> Sequence[Prediction]:
+    many = [one for one in group if one.gpus > _GPUS_OF_ONE_NODE]
+    return many if len(many) >= FEWEST_ROWS else group
+
+
+def _band(ratios: Sequence[float], of: str) -> Band:
     tenths = quantiles(ratios, n=10)
-    return round(tenths[0], 3), round(tenths[-1], 3)
+    return Band(rows=len(ratios), low=round(tenths[0], 3), high=round(tenths[-1], 3), of=of)
 
 
-def result(found: Sequence[Prediction], unusable: Mapping[str, int]) -> dict[str, Any]:
+def result(found: Sequence[Prediction], unusable: Mapping[str, int], file: Path) -> dict[str, Any]:
     """All figures as plain values."""
     return {
         "what": "predictions of mai plan beside published measurements",
@@ -190,9 +205,9 @@ def result(found: Sequence[Prediction], unusable: Mapping[str, int]) -> dict[str
             dict(zip(("source", "kind", "hardware", "gpus", "calibrates"), group, strict=True)) | figures
             for group, figures in by_group(found).items()
         ],
-        "memory": [asdict(one) for one in memory_figures(memory_rows())],
+        "memory": [asdict(one) for one in memory_rows(file)],
         "rejections": asdict(rejections()),
-        "regret": [asdict(one) for one in regrets()],
+        "regret": [asdict(one) for one in regrets(file)],
         "unusable": dict(unusable),
     }
 
@@ -214,8 +229,12 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
             for one in figures["time"]
         ),
     )
-    yield from memory_lines(figures)
-    yield from regret_lines(figures)
+    yield ""
+    yield from memory_table(Comparison(**one) for one in figures["memory"])
+    yield ""
+    yield from regret_table([Regret(**one) for one in figures["regret"]])
+    yield ""
+    yield in_words(Rejections(**figures["rejections"]))
     yield ""
     yield "Step time by source; c: the source calibrates a constant."
     yield ""
@@ -238,49 +257,6 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def memory_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Allocated memory by source, and layouts that ran or failed."""
-    yield ""
-    yield from table(
-        ("memory", "figures", "mean absolute error", "signed mean", "most under", "most over"),
-        (
-            (one["source"], one["rows"], *(f"{one[key]:+.2%}" for key in ("mean_absolute", "mean", "least", "most")))
-            for one in figures["memory"]
-        ),
-    )
-    counts = figures["rejections"]
-    yield ""
-    yield from table(
-        ("nanotron's layouts", "of", "rejected"),
-        (
-            ("failed", counts["failed"], f"{counts['failed_rejected'] / counts['failed']:.1%}"),
-            ("ran", counts["ran"], f"{counts['ran_rejected'] / counts['ran']:.1%}"),
-        ),
-    )
-
-
-def regret_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    """What the planner's pick among measured layouts costs over the best of them."""
-    by_source: dict[str, list[Mapping[str, Any]]] = {}
-    for one in figures["regret"]:
-        by_source.setdefault(one["source"], []).append(one)
-    yield ""
-    yield from table(
-        ("ranking regret", "groups", "mean", "median", "worst", "best of its five, mean"),
-        (
-            (
-                source,
-                len(groups),
-                f"{mean(one['regret'] for one in groups):.1%}",
-                f"{median(one['regret'] for one in groups):.1%}",
-                f"{max(one['regret'] for one in groups):.1%}",
-                f"{mean(one['regret_of_five'] for one in groups):.1%}",
-            )
-            for source, groups in by_source.items()
-        ),
-    )
-
-
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Lines of Markdown."""
     yield f"| {' | '.join(heads)} |"
@@ -298,12 +274,13 @@ def main() -> None:
     found, unusable = predictions(arguments.rows)
     for one in found if arguments.each else ():
         print(f"{one.row} {one.kind} {one.predicted_seconds:.3f} {one.measured_seconds:.3f} {one.error:+.1%}")
-    figures = result(found, unusable)
+    figures = result(found, unusable, arguments.rows)
     print("\n".join(lines(figures)))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if arguments.trust:
-        TRUST_FILE.write_text(json.dumps(bands(found), indent=1) + "\n", encoding="utf-8")
+        written = {kind: asdict(band) for kind, band in bands(found).items()}
+        TRUST_FILE.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -138,14 +138,18 @@ def table(rows: Iterable[Comparison]) -> Iterator[str]:
         yield f"| {source} | {len(errors)} | " + " | ".join(f"{figure:+.2%}" for figure in figures) + " |"
 
 
-def main() -> None:
-    print("\n".join(table(memory_rows())))
-    counts = rejections()
-    print(
-        f"\nnanotron: {counts.failed_rejected} of {counts.failed} layouts that failed are rejected "
+def in_words(counts: Rejections) -> str:
+    """How well layouts that failed are told from those that ran."""
+    return (
+        f"nanotron: {counts.failed_rejected} of {counts.failed} layouts that failed are rejected "
         f"({counts.failed_rejected / counts.failed:.1%}), {counts.ran_rejected} of {counts.ran} that ran "
         f"({counts.ran_rejected / counts.ran:.1%})"
     )
+
+
+def main() -> None:
+    print("\n".join(table(memory_rows())))
+    print(f"\n{in_words(rejections())}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m benchmarks.plan_regret [--rows FILE.csv] [--each]
 
-A group is one model, batch and number of GPUs, of which a source measured several layouts. The planner picks by the
+A group is one model, batch and number of GPUs, of which a source measured several layouts. (nanotron's small model ties
+its output layer to its embedding where it has no pipeline; that is a part of the layout here.) The planner picks by the
 step time that it predicts, and knows nothing of the measurements. Where a layout was measured more than once, its
 median counts.
 """
@@ -19,7 +20,7 @@ from mai.plan.setting import Setting
 from mai.plan.step_time import step_time
 from mai.recipe import ParallelConfig
 
-_ALIKE = ("model", "layers", "hidden", "params_b", "hardware", "gpus", "seq", "global_batch", "precision")
+_ALIKE = ("model", "layers", "hidden", "hardware", "gpus", "seq", "global_batch", "precision")
 _SOURCES = ("HF nanotron ultra-scale playbook sweep", "vTrain validation set (KAIST)")
 """That measured many layouts of one model on the same GPUs."""
 _FEWEST_LAYOUTS = 4
@@ -79,7 +80,7 @@ def _regret(source: str, rows: list[tuple[Row, Setting]]) -> Regret:
     row, setting = rows[0]
     return Regret(
         source=source,
-        model=f"{row['model']} {row['params_b']}".strip(),
+        model=row["model"],
         gpus=setting.layout.world_size,
         batch_sequences=setting.tokens // setting.sequence_length,
         layouts=len(ranked),

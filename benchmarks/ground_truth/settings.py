@@ -8,7 +8,7 @@ from benchmarks.ground_truth.rows import Row, UnusableError, batch_sequences, nu
 from mai.plan.hardware import Cluster, load_cluster, load_gpu
 from mai.plan.memory import memory
 from mai.plan.setting import Precision, Setting
-from mai.plan.software import load_software
+from mai.plan.software import Software, load_software
 from mai.recipe import ParallelConfig
 from mai.recipe.stage_text import as_text
 
@@ -65,10 +65,19 @@ def setting_of(row: Row) -> Setting:
         sequence_length=number(row, "seq"),
         num_micro_batches=num_micro_batches,
         precision=_precision(row),
-        software=load_software(software_name(row)),
+        software=_software(row),
         cluster=_cluster(row),
     )
     return setting if row["recompute"] else _with_recompute(setting)
+
+
+def _software(row: Row) -> Software:
+    software = load_software(software_name(row))
+    if "token-drop" not in row["notes"]:
+        return software
+    # Experts of a fixed capacity: the host need not know how many tokens each got, and runs ahead as with dense layers.
+    pace = replace(software.pace, host_expert_layer_microseconds=2 * software.pace.host_layer_microseconds)
+    return replace(software, pace=pace)
 
 
 def software_name(row: Row) -> str:

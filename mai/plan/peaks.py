@@ -18,8 +18,8 @@ def loss_bytes(setting: Setting) -> int:
         # All logits are kept (`kept_of_part`).
         return whole + (own if cut.sequence else 0)
     if holds.logit_tokens is not None:
-        # The rest is kept.
-        gathered = whole if cut.sequence else 0
+        # What the last norm gives, and gathers; the rest is kept (`kept_of_part`).
+        gathered = own + whole if cut.sequence else own
         chunk = min(holds.logit_tokens, cut.tokens) * (architecture.vocabulary // cut.tensor) * holds.logit_bytes
         return max(gathered + chunk, stand_in)
     waiting = architecture.depths * (logits * holds.waiting_logit_bytes + 2 * own)

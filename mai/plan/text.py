@@ -135,8 +135,8 @@ def trust(step: Mapping[str, Any]) -> str:
         return f"error: not measured for {step['kind']}"
     low, high = measured["between_seconds"]
     return (
-        f"error: {seconds(low)} to {seconds(high)}, where eight of ten of {measured['rows']} measurements lay "
-        f"({step['kind']})"
+        f"error: {seconds(low)} to {seconds(high)}, as eight of ten of {measured['rows']} measured runs lay around "
+        f"their prediction ({measured['of']})"
     )
 
 

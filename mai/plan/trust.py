@@ -20,6 +20,8 @@ class Band:
     """The tenth percentile."""
     high: float
     """The ninetieth."""
+    of: str
+    """Whose runs they are, in words."""
 
     def seconds(self, predicted: float) -> tuple[float, float]:
         """Between which step times eight of ten runs would lie."""

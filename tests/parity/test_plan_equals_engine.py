@@ -3,7 +3,7 @@ counted operation by operation: for tiny shapes of every family, in every kind o
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,7 +13,7 @@ from mai.parallel.stages import Part
 from mai.plan.activations import Cut
 from mai.plan.architecture import Layer, of_model
 from mai.plan.hardware import load_cluster
-from mai.plan.memory import memory
+from mai.plan.memory import rank_memory
 from mai.plan.part_activations import gather_buffer_bytes, kept_bytes_of_part
 from mai.plan.setting import Setting
 from mai.plan.software import load_software
@@ -136,6 +136,19 @@ def _cases() -> Iterable[Case]:
 
 
 CASES = list(_cases())
+PEAKS = [
+    *(Case(model) for model in ("llama3_8b", "mixtral_8x7b", "deepseek_v3", "gpt_oss_120b")),
+    *(Case("llama3_8b", layout) for layout in ("tensor 2", "pipeline 2", "virtual 2")),
+    *(Case("mixtral_8x7b", layout) for layout in ("sequence", "context 2", "expert 2")),
+    Case("llama3_8b", recompute=("layer",)),
+]
+MISSED_PEAKS = {
+    Case("mixtral_8x7b", "expert tensor 2"): "the sum over expert-tensor ranks in fp32 is not planned: 8% too little",
+    Case("gpt_oss_120b", "sequence"): "what attention with sinks writes on its way is not planned: 4% too little",
+    Case("deepseek_v3", recompute=("layer",)): "a recomputed further depth is planned as its layer: 4% too little",
+    Case("llama3_8b", "full sharding"): "gathered weights and logits are planned for one moment: 9% too much",
+}
+"""What the planner does not yet say to within 2% below and 5% above."""
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +157,7 @@ def counted() -> Mapping[Case, list[Counted]]:
     found: dict[Case, list[Counted]] = {}
     for ranks in (1, 2):
         recipes = {case: case.recipe for case in CASES if (case.layout != "one rank") == (ranks == 2)}
-        answers = on_ranks(ranks, watched, recipes)
+        answers = on_ranks(ranks, watched, recipes, [*PEAKS, *MISSED_PEAKS])
         found |= {case: [answer[case] for answer in answers] for case in recipes}
     return found
 
@@ -177,7 +190,7 @@ def stages_of(case: Case, counted: Mapping[Case, list[Counted]]) -> Iterator[tup
 def test_a_rank_holds_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
     """Weights, sums of gradients, the optimizer's states, and tables of positions."""
     for setting, stage, found in stages_of(case, counted):
-        items = memory(setting).stages[stage].items
+        items = rank_memory(setting, stage).items
         said = sum(items.get(item, 0) for item in ("weights", "gradients", "optimizer"))
         said += table_bytes(setting.architecture, setting.stages[stage], length=setting.sequence_length)
         # Megatron begins every parameter at a round place of its buffers.
@@ -266,3 +279,19 @@ def test_a_step_of_one_rank_multiplies_its_model_flops(case: Case, counted: Mapp
     counted_flops = products + 3 * sum(core.attention_flops for core in cores)
     tokens = recipe.train.batch_tokens
     assert tokens * flops_per_token(recipe.model, recipe.data.sequence_length) == pytest.approx(counted_flops)
+
+
+def _missed_peaks() -> list[Any]:
+    return [
+        pytest.param(case, marks=pytest.mark.xfail(reason=reason, strict=True)) for case, reason in MISSED_PEAKS.items()
+    ]
+
+
+@pytest.mark.parametrize("case", [*PEAKS, *_missed_peaks()], ids=str)
+def test_a_step_needs_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
+    """When most is there at once. Without the workspaces of a GPU's libraries."""
+    for setting, stage, found in stages_of(case, counted):
+        holds = replace(setting.software.holds, workspace_mib=0, expert_workspace_mib=0)
+        on_a_cpu = replace(setting, software=replace(setting.software, holds=holds))
+        assert found.peak_bytes is not None
+        assert 0.98 <= rank_memory(on_a_cpu, stage).allocated / found.peak_bytes <= 1.05

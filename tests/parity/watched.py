@@ -4,8 +4,10 @@ A mode of torch sees every operation once, forward and backward, as a GPU would 
 counts as one, whatever its version for CPUs does inside.
 """
 
+import itertools
+import time
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,8 +42,10 @@ class Counted:
     """Of Megatron's buffers, which all layers and micro-batches share."""
     kept_bytes: list[int] = field(default_factory=list)
     """Alive behind the forward pass of one micro-batch and dead before it, by virtual stage."""
+    peak_bytes: int | None = None
+    """The most that was alive at once in a step, what is held included."""
     flops: Counter[str] = field(default_factory=Counter)
-    """Of a whole step with one micro-batch, by operator."""
+    """Of a whole step, by operator."""
 
 
 class Watch(TorchDispatchMode):
@@ -50,7 +54,11 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops: Counter[str] = Counter()
-        self._born: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak_bytes: int | None = None
+        """The most that was alive at once since this was set to 0; None spares the search."""
+        # By their number: a later one may stand where an earlier one stood.
+        self._born: dict[int, StorageWeakRef] = {}
+        self._numbers = itertools.count()
 
     def __torch_dispatch__(self, operation: Any, _: Any, given: Any = (), options: Any = None) -> Any:
         options = options or {}
@@ -59,15 +67,22 @@ class Watch(TorchDispatchMode):
         if formula is not None:
             self.flops[operation._overloadpacket.__name__] += formula(*given, **options, out_val=out)
         known = {storage._cdata for storage in _storages((given, options))}
-        for storage in _storages(out):
-            if storage._cdata not in known:
-                self._born[storage._cdata] = StorageWeakRef(storage)
+        born = {storage._cdata: storage for storage in _storages(out) if storage._cdata not in known}
+        self._born |= {next(self._numbers): StorageWeakRef(storage) for storage in born.values()}
+        if born and self.peak_bytes is not None:
+            self.peak_bytes = max(self.peak_bytes, sum(self.alive().values()))
         return out
 
-    def alive(self) -> dict[int, int]:
-        """Bytes of every storage that is still there."""
-        there = {key: weak for key, weak in self._born.items() if not weak.expired()}
-        return {key: torch.UntypedStorage._new_with_weak_ptr(weak.cdata).nbytes() for key, weak in there.items()}
+    def alive(self, *, besides: Sequence[torch.UntypedStorage] = ()) -> dict[int, int]:
+        """Bytes of every storage that is still there, by its number."""
+        others = {storage._cdata for storage in besides}
+        self._born = {number: weak for number, weak in self._born.items() if not weak.expired()}
+        return {number: _size(weak) for number, weak in self._born.items() if weak.cdata not in others}
+
+
+def _size(weak: StorageWeakRef) -> int:
+    storage: torch.UntypedStorage = torch.UntypedStorage._new_with_weak_ptr(weak.cdata)
+    return storage.nbytes()
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:
@@ -76,12 +91,12 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [x.untyped_storage() for x in tensors if isinstance(x, torch.Tensor)]
 
 
-def watched(place: Place, recipes: Mapping[Case, Recipe]) -> dict[Case, Counted]:
-    """Runs on every rank: one step of each recipe, of one micro-batch."""
-    return {case: _watched(place, recipe) for case, recipe in recipes.items()}
+def watched(place: Place, recipes: Mapping[Case, Recipe], peaks: Collection[Case]) -> dict[Case, Counted]:
+    """Runs on every rank: one step of each recipe; of some the peak as well, which takes three times as long."""
+    return {case: _watched(place, recipe, finds_peak=case in peaks) for case, recipe in recipes.items()}
 
 
-def _watched(place: Place, recipe: Recipe) -> Counted:
+def _watched(place: Place, recipe: Recipe, *, finds_peak: bool) -> Counted:
     from megatron.core.parallel_state import get_global_memory_buffer
 
     from mai.objective import pretrain
@@ -98,14 +113,19 @@ def _watched(place: Place, recipe: Recipe) -> Counted:
         buffers.buffer.clear()
 
         def note(module: Any, *_: Any) -> None:
-            alive = watch.alive()
-            counted.buffer_bytes = sum(alive.pop(storage._cdata, 0) for storage in _storages(buffers.buffer))
-            kept[module] = kept.get(module, sum(size for key, size in alive.items() if key not in before))
-            before.update(alive)
+            # The thread of gloo that ran a collective lets go of its tensors a moment after it is done.
+            time.sleep(0.05)
+            shared = _storages(buffers.buffer)
+            counted.buffer_bytes = sum(storage.nbytes() for storage in shared)
+            new = {number: size for number, size in watch.alive(besides=shared).items() if number not in before}
+            kept.setdefault(module, sum(new.values()))
+            before.update(new)
 
         for module in trainer.engine._modules:
             module.register_forward_hook(note)
+        watch.peak_bytes = 0 if finds_peak else None
         trainer.engine.forward_backward(batch, pretrain.cross_entropy)
+        counted.peak_bytes = watch.peak_bytes
         counted.kept_bytes = [kept[module] for module in trainer.engine._modules]
         counted.flops = watch.flops
     trainer.close()

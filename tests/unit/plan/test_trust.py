@@ -26,7 +26,7 @@ def test_settings_are_off_alike_by_software_precision_and_experts() -> None:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "trust.json"
-    path.write_text(json.dumps({"other/bf16/dense": {"rows": 40, "low": 0.8, "high": 1.25}}))
+    path.write_text(json.dumps({"other/bf16/dense": {"rows": 40, "low": 0.8, "high": 1.25, "of": "theirs"}}))
     return path
 
 
