@@ -56,7 +56,8 @@ ZERO_1 = Sharding()
 
 
 def degrees(setting: Setting, *, batch_sequences: int, num_gpus: int) -> list[Degrees]:
-    """All legal ones that use at most so many GPUs, and more than half of what the largest one uses."""
+    """All legal ones that use at most so many GPUs, and more than half of what the largest one uses; none that cuts
+    experts into more parts than all other matrices."""
     dense = list(_dense_degrees(setting, batch_sequences=batch_sequences, num_gpus=num_gpus))
     most = max((cut.num_gpus for cut in dense), default=0)
     experts = list(_expert_sizes(setting))
@@ -65,7 +66,7 @@ def degrees(setting: Setting, *, batch_sequences: int, num_gpus: int) -> list[De
         for cut in dense
         if cut.num_gpus * 2 > most
         for expert, expert_tensor in experts
-        if cut.tensor * cut.context * cut.data % (expert * expert_tensor) == 0
+        if expert_tensor <= cut.tensor and cut.tensor * cut.context * cut.data % (expert * expert_tensor) == 0
     ]
 
 

@@ -132,6 +132,9 @@ class _Search:
         they are asked for when it does not fit."""
         cut, sharding = item.degrees, item.sharding or ZERO_1
         micro_batches = self._num_micro_batches(cut)
+        # Whole layers come last and save most.
+        if not self._is_near(self._floor.num_bytes(cut, micro_batches, self._recomputations[-1], sharding)):
+            return
         num_bytes = {
             recompute: self._floor.num_bytes(cut, micro_batches, recompute, sharding) for recompute in recomputations
         }
