@@ -177,4 +177,13 @@ def _of_a_layer(degrees: Degrees) -> Degrees:
     """What decides about one, on as few ranks as can be; several where there are, as they wait for each other."""
     expert_ranks = degrees.expert * degrees.expert_tensor
     data = expert_ranks // math.gcd(expert_ranks, degrees.tensor * degrees.context) * (1 + (degrees.num_gpus > 1))
-    return degrees._replace(data=data, pipeline=1, virtual_stages=1)
+    return Degrees(
+        tensor=degrees.tensor,
+        context=degrees.context,
+        pipeline=1,
+        virtual_stages=1,
+        expert=degrees.expert,
+        expert_tensor=degrees.expert_tensor,
+        micro_batch_sequences=degrees.micro_batch_sequences,
+        data=data,
+    )

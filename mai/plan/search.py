@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import NamedTuple
 
 from mai.errors import PlanError
 from mai.plan.candidates import (
@@ -113,13 +114,13 @@ class _Search:
         """What comes of an item, with times that it cannot beat."""
         if item.sharding is None:
             for sharding in shardings(self._setting, item.degrees):
-                yield from self._next(replace(item, sharding=sharding), self._recomputations)
+                yield from self._next(item._replace(sharding=sharding), self._recomputations)
         elif item.time is not None:
-            yield from self._next(replace(item, time=None), item.recomputations[1:])
+            yield from self._next(item._replace(time=None), item.recomputations[1:])
         # The first stage keeps most micro-batches; the others are looked at when its time has come.
         elif self._is_near(rank_memory(item.setting, 0).needed):
             time = step_time(item.setting)
-            yield time.seconds, replace(item, time=time)
+            yield time.seconds, item._replace(time=time)
         else:
             yield from self._next(item, item.recomputations[1:])
 
@@ -145,7 +146,7 @@ class _Search:
             rest = [recompute for recompute in recomputations if num_bytes[recompute] < num_bytes[first]]
             setting = self._in(cut, first, sharding)
             least = seconds[first] + self._floor.transfer_seconds(setting, cut, sharding)
-            yield least, replace(item, recomputations=(first, *rest), setting=setting)
+            yield least, item._replace(recomputations=(first, *rest), setting=setting)
 
     def _smallest(self) -> Planned:
         """That which needs least memory, by its floor."""
@@ -168,8 +169,7 @@ class _Search:
         return usable is None or num_bytes <= _NEAR * usable * 2**30
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """Of the queue: degrees, then a setting with what is shared out and recomputed, then the time that this takes."""
 
     degrees: Degrees
