@@ -104,7 +104,8 @@ class Passes:
             output = self._computed(work.of_output(architecture, self._cut), self._end_rates)
             passes += output * (1 + architecture.depths)
             if architecture.depths:
-                passes += self.of_layer(architecture.layers[-1]) * architecture.depths
+                depth = self._computed(work.of_depth(architecture, self._cut), self._rates)
+                passes += (self.of_layer(architecture.layers[-1]) + depth) * architecture.depths
         return passes
 
     def of_layer(self, layer: Layer) -> Both:

@@ -143,12 +143,12 @@ PEAKS = [
     Case("llama3_8b", recompute=("layer",)),
 ]
 MISSED_PEAKS = {
-    Case("mixtral_8x7b", "expert tensor 2"): "the sum over expert-tensor ranks in fp32 is not planned: 8% too little",
-    Case("gpt_oss_120b", "sequence"): "what attention with sinks writes on its way is not planned: 4% too little",
-    Case("deepseek_v3", recompute=("layer",)): "a recomputed further depth is planned as its layer: 4% too little",
-    Case("llama3_8b", "full sharding"): "gathered weights and logits are planned for one moment: 9% too much",
+    Case("mixtral_8x7b", "expert tensor 2"): "the sum over expert-tensor ranks in fp32 is not planned: 8.5% too little",
+    Case("gpt_oss_120b", "sequence"): "what attention with sinks writes on its way is not planned: 3.2% too little",
+    Case("deepseek_v3", recompute=("layer",)): "a recomputed further depth is planned as its layer: 4.3% too little",
+    Case("llama3_8b", "full sharding"): "the largest units are planned to be gathered when most is kept: 5% too much",
 }
-"""What the planner does not yet say to within 2% below and 5% above."""
+"""What the planner does not yet say to within 2% below and 3% above."""
 
 
 @pytest.fixture(scope="module")
@@ -294,4 +294,4 @@ def test_a_step_needs_what_the_planner_says(case: Case, counted: Mapping[Case, l
         holds = replace(setting.software.holds, workspace_mib=0, expert_workspace_mib=0)
         on_a_cpu = replace(setting, software=replace(setting.software, holds=holds))
         assert found.peak_bytes is not None
-        assert 0.98 <= rank_memory(on_a_cpu, stage).allocated / found.peak_bytes <= 1.05
+        assert 0.98 <= rank_memory(on_a_cpu, stage).allocated / found.peak_bytes <= 1.03
