@@ -20,7 +20,7 @@ from benchmarks.ground_truth.models import architecture_of
 from benchmarks.ground_truth.rows import Row, UnusableError, measured_seconds, read
 from benchmarks.ground_truth.settings import setting_of
 from mai.plan.setting import Setting
-from mai.plan.step_time import step_time
+from mai.plan.time.step_time import step_time
 
 PLAN = Path(__file__).parents[1] / "mai" / "plan"
 ROUNDS, STEPS = 3, 24

@@ -16,7 +16,7 @@ from benchmarks.ground_truth.megatron_ci import ci_setting_of, is_tiny, with_fus
 from benchmarks.ground_truth.nanotron import nanotron_setting_of
 from benchmarks.ground_truth.rows import HERE, Row, UnusableError, read
 from benchmarks.ground_truth.settings import setting_of
-from mai.plan.memory import memory
+from mai.plan.memory.memory import memory
 from mai.plan.setting import Setting
 
 _GIB = 2**30

@@ -17,7 +17,7 @@ from statistics import mean, median, quantiles
 from benchmarks.ground_truth.rows import HERE, Row, UnusableError, measured_seconds, read
 from benchmarks.ground_truth.settings import setting_of
 from mai.plan.setting import Setting
-from mai.plan.step_time import step_time
+from mai.plan.time.step_time import step_time
 from mai.recipe import ParallelConfig
 
 _ALIKE = ("model", "layers", "hidden", "hardware", "gpus", "seq", "global_batch", "precision")

@@ -124,9 +124,11 @@ def plan(
       mai plan mai1_500b parallel.pipeline=8 --hardware clusters/ours.toml --price 2.1 --html plan.html
       mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
     """
-    from mai.plan import of_recipe, page, report, scaling, search_report, text
-    from mai.plan.cost import with_prices
+    from mai.plan import of_recipe
     from mai.plan.hardware import load_cluster
+    from mai.plan.report import page, report, scaling, text
+    from mai.plan.report.cost import with_prices
+    from mai.plan.search import ranking_text
     from mai.plan.software import load_software
     from mai.recipe import override
 
@@ -135,8 +137,8 @@ def plan(
     cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
     checked = override.apply(build(recipe), overrides)
     if searches:
-        found = search_report.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
-        tell(found, search_report.lines, as_json=as_json)
+        found = ranking_text.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
+        tell(found, ranking_text.lines, as_json=as_json)
         click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
     checked = of_recipe.within(checked, cluster, gpus)
     setting = of_recipe.setting_of(checked, cluster, framework, imbalance=imbalance)

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.ground_truth.models import plain_network
 from benchmarks.ground_truth.rows import Row, UnusableError, number
 from benchmarks.ground_truth.settings import setting_of
-from mai.plan.architecture import Architecture, Layer, Network, gated_network
+from mai.plan.model.architecture import Architecture, Layer, Network, gated_network
 from mai.plan.setting import Setting
 from mai.plan.software import Software, load_software
 

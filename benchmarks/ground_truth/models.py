@@ -5,7 +5,7 @@ from dataclasses import replace
 from benchmarks.ground_truth.rows import Row, UnusableError, number
 from mai.model.families import deepseek_v3
 from mai.model.shapes import Split
-from mai.plan.architecture import (
+from mai.plan.model.architecture import (
     Architecture,
     Attention,
     Experts,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from benchmarks.ground_truth.rows import Row, UnusableError, read
 from benchmarks.ground_truth.settings import setting_of
-from mai.plan.architecture import Architecture
+from mai.plan.model.architecture import Architecture
 from mai.plan.setting import Setting
 from mai.recipe.stage_text import as_text
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from mai.plan.architecture import Architecture
+from mai.plan.model.architecture import Architecture
 
 HERE = Path(__file__).parent
 

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.ground_truth.models import architecture_of
 from benchmarks.ground_truth.rows import Row, UnusableError, batch_sequences, number
 from mai.plan.hardware import Cluster, load_cluster, load_gpu
-from mai.plan.memory import memory
+from mai.plan.memory.memory import memory
 from mai.plan.setting import Precision, Setting
 from mai.plan.software import Software, load_software
 from mai.recipe import ParallelConfig

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from mai.errors import PlanError, RecipeError
 from mai.parallel.layout import Layout, num_micro_batches
-from mai.plan.architecture import of_model
 from mai.plan.hardware import Cluster
+from mai.plan.model.architecture import of_model
 from mai.plan.setting import Setting
 from mai.plan.software import Software
 from mai.recipe import Recipe, rules

@@ -6,9 +6,9 @@ from typing import Literal
 
 from mai.parallel.layout import Layout
 from mai.parallel.stages import Part, parts
-from mai.plan.activations import Cut
-from mai.plan.architecture import Architecture
 from mai.plan.hardware import Cluster
+from mai.plan.model.activations import Cut
+from mai.plan.model.architecture import Architecture
 from mai.plan.software import Software
 from mai.recipe import ParallelConfig
 

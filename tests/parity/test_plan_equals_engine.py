@@ -10,15 +10,15 @@ import pytest
 from mai.model.flops import flops_per_token
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part
-from mai.plan.activations import Cut
-from mai.plan.architecture import Layer, of_model
 from mai.plan.hardware import load_cluster
-from mai.plan.memory import rank_memory
-from mai.plan.part_activations import gather_buffer_bytes, kept_bytes_of_part
+from mai.plan.memory.memory import rank_memory
+from mai.plan.model.activations import Cut
+from mai.plan.model.architecture import Layer, of_model
+from mai.plan.model.part_activations import gather_buffer_bytes, kept_bytes_of_part
+from mai.plan.model.weights import table_bytes
+from mai.plan.model.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
 from mai.plan.setting import Setting
 from mai.plan.software import load_software
-from mai.plan.weights import table_bytes
-from mai.plan.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
 from mai.recipe import (
     DenseFeedForward,
     LatentAttention,

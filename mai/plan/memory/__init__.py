@@ -1,0 +1,1 @@
+"""How much memory each rank needs, and what would make it fit."""

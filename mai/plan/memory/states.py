@@ -1,0 +1,107 @@
+"""What a rank holds from step to step: weights, gradients' sums, the optimizer, and buffers beside them."""
+
+from mai.parallel.stages import Part
+from mai.plan.model.architecture import Layer, Product
+from mai.plan.model.part_activations import gather_buffer_bytes
+from mai.plan.model.weights import Held, held, table_bytes
+from mai.plan.setting import Setting
+
+_FP32 = 4
+_MIB = 2**20
+
+
+def held_on(setting: Setting, stage: int) -> Held:
+    """Parameters of each of a stage's ranks."""
+    parallel = setting.parallel
+    return held(
+        setting.architecture,
+        setting.stages[stage],
+        tensor=parallel.tensor,
+        expert=parallel.expert,
+        expert_tensor=parallel.expert_tensor,
+    )
+
+
+def num_shards(setting: Setting) -> tuple[int, int]:
+    """Ranks that share out one copy of the optimizer: of dense weights, of experts."""
+    layout = setting.layout
+    return (
+        layout.context * layout.data // layout.sharding_copies,
+        max(1, layout.expert_data // layout.sharding_copies),
+    )
+
+
+def state_bytes(setting: Setting, rank: Held) -> dict[str, int]:
+    """Of weights, sums of gradients, and the optimizer's fp32 weights and moments."""
+    holds, (shards, expert_shards) = setting.software.holds, num_shards(setting)
+    shared_out = rank.dense / shards + rank.experts / expert_shards
+    if setting.parallel.sharding == "full":
+        return {
+            "gradients": round(holds.gradient_bytes * shared_out),
+            "optimizer": round(holds.optimizer_bytes * shared_out),
+        }
+    # Where the model computes in fp32, its weights are the optimizer's.
+    own_weight = _FP32 * (setting.element_bytes == _FP32)
+    return {
+        "weights": setting.element_bytes * rank.all,
+        "gradients": (holds.gradient_bytes + holds.own_gradient_bytes) * rank.all,
+        "optimizer": round((holds.optimizer_bytes - own_weight) * shared_out),
+    }
+
+
+def buffer_bytes(setting: Setting, parts: tuple[Part, ...]) -> int:
+    """Of stand-ins for gradients, fp8 copies of weights, gathered inputs, tables of positions and workspaces."""
+    cut, holds, architecture = setting.cut, setting.software.holds, setting.architecture
+    layers = layers_of(setting, parts)
+    has_loss = any(part.has_loss for part in parts)
+    buffers = holds.workspace_mib * _MIB
+    if holds.position_tables:
+        buffers += table_bytes(architecture, parts, length=cut.length)
+    if any(layer.experts for layer in layers):
+        buffers += holds.expert_workspace_mib * _MIB
+    if holds.stand_ins_stay:
+        buffers += _stand_in_bytes(setting, layers, has_loss=has_loss)
+    if setting.precision in ("fp8", "fp4"):
+        buffers += holds.fp8_weight_bytes * sum(num_numbers(setting, layer) for layer in layers)
+    if holds.gathers_inputs:
+        buffers += max(gather_buffer_bytes(architecture, part, cut) for part in parts)
+    if holds.gathers_last_input and has_loss and cut.sequence:
+        buffers += cut.tokens * architecture.hidden * cut.element_bytes
+    return buffers
+
+
+def layers_of(setting: Setting, parts: tuple[Part, ...]) -> list[Layer]:
+    """Of these parts, and of further depths behind the last."""
+    architecture = setting.architecture
+    layers = [architecture.layers[number] for part in parts for number in part.layers]
+    has_loss = any(part.has_loss for part in parts)
+    return layers + list(architecture.layers[-1:]) * (architecture.depths * has_loss)
+
+
+def num_numbers(setting: Setting, layer: Layer) -> int:
+    """Of a layer's matrices on a rank."""
+    cut = setting.cut
+    numbers = sum(product.num_parameters_on(cut.tensor) for product in _matrices(layer))
+    if layer.experts is not None:
+        numbers += layer.experts.num_parameters_on(expert=cut.expert, expert_tensor=cut.expert_tensor)
+    return numbers
+
+
+def _stand_in_bytes(setting: Setting, layers: list[Layer], *, has_loss: bool) -> int:
+    """One serves all matrices of the same shape."""
+    cut = setting.cut
+    ranks: dict[Product, int] = {}
+    for layer in set(layers):
+        ranks |= dict.fromkeys(_matrices(layer), cut.tensor)
+        if layer.experts is not None:
+            ranks |= dict.fromkeys(layer.experts.network.products, cut.expert_tensor)
+    if has_loss:
+        ranks[setting.architecture.output] = cut.tensor
+    sizes = {(product.inputs, product.outputs): product.num_parameters_on(of) for product, of in ranks.items()}
+    return setting.element_bytes * sum(sizes.values())
+
+
+def _matrices(layer: Layer) -> list[Product]:
+    """Of every token, without the router."""
+    router = layer.experts.router if layer.experts is not None else None
+    return [product for product in layer.products() if product is not router]

@@ -1,0 +1,1 @@
+"""What is counted of a model: its products, a rank's parameters, work and kept activations."""

@@ -1,0 +1,67 @@
+"""A plan's report as one page that needs nothing else: no network, no script; light, dark and on paper."""
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from mai.plan.report import pictures, text
+from mai.plan.report.quantities import seconds
+from mai.plan.report.scaling import Scaling
+
+_TEMPLATE = Path(__file__).parent / "page.html"
+
+
+def page(found: Mapping[str, Any], scaling: Scaling) -> str:
+    """The whole of it, as HTML."""
+    step, speed = found["step"], found["speed"]
+    pace = f"{speed['tokens_per_second']:,.0f} tokens a second, {speed['tokens_per_second_per_gpu']:,.0f} on each GPU"
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=escape(f"{found['recipe']} on {found['cluster']['name']}"),
+        heading=_paragraphs(
+            f"{text.gpus(found)}: {text.axes(found)}",
+            text.micro_batches(found),
+            f"software {found['software']['name']}, {found['precision']}",
+            *([] if found["imbalance"] is None else [f"experts: {text.imbalance(found)}"]),
+        ),
+        memory=_fit(found["memory"]) + pictures.memory_picture(found["memory"]) + _mends(found),
+        timeline=_paragraphs(_shown(found)) + pictures.timeline_picture(found),
+        time=_paragraphs(
+            f"{seconds(step['seconds'])}; {text.trust(step)}", pace, f"utilisation {text.utilisation(found)}"
+        )
+        + pictures.time_picture(step),
+        scaling=_paragraphs(
+            "With more data ranks and fewer. A batch that stays as it is ends where it has too few micro-batches.",
+        )
+        + pictures.scaling_picture(scaling),
+        costs=_table(("", "this phase", "per million tokens"), text.costs(found)) + _paragraphs(*text.notes(found)),
+    )
+
+
+def _fit(memory: Mapping[str, Any]) -> str:
+    style = "" if memory["fits"] else ' class="misfit"'
+    return f"<p{style}>{escape(text.fit(memory))}</p>"
+
+
+def _mends(found: Mapping[str, Any]) -> str:
+    if not found["mends"]:
+        return ""
+    return _table(("what would help", "frees, GiB", "fits", "time of a step"), text.mends(found))
+
+
+def _shown(found: Mapping[str, Any]) -> str:
+    shown, number = pictures.drawn_micro_batches(found), found["micro_batches"]
+    if shown == number:
+        return "Every micro-batch; transfers between stages are not drawn."
+    return f"A step of {shown} of the {number} micro-batches: its bubble is as long as with all of them."
+
+
+def _paragraphs(*lines: str) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"

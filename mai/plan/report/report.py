@@ -1,0 +1,149 @@
+"""What `mai plan` tells of a recipe on a cluster, as JSON values; text.py and page.py show the same values."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mai.model.flops import FLOP_CONVENTION, flops_per_token
+from mai.plan.hardware import Cluster
+from mai.plan.memory.memory import Memory, memory
+from mai.plan.memory.mends import Mend, mends
+from mai.plan.report.cost import cost, disk, gpu_watts
+from mai.plan.report.trust import band, kind
+from mai.plan.setting import Setting
+from mai.plan.time.step_time import StepTime, step_time
+from mai.recipe import Recipe, fingerprint
+
+_MILLION = 1_000_000
+
+
+def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict[str, Any]:
+    """All numbers of a plan; None is unknown. `recipe` and `setting` are of the same layout, `gpus` is its budget."""
+    in_use = setting.layout.world_size
+    booked = in_use if gpus is None else gpus
+    time, needed = step_time(setting), memory(setting)
+    return {
+        "recipe": recipe.name,
+        "fingerprint": fingerprint(recipe),
+        "software": {"name": setting.software.name, "describes": setting.software.describes},
+        "cluster": _of_cluster(setting.cluster),
+        "gpus": {"booked": booked, "in_use": in_use, "spares": booked - in_use},
+        "layout": setting.layout.degrees,
+        "sharding": setting.parallel.sharding,
+        "recompute": list(setting.parallel.recompute),
+        "micro_batches": setting.num_micro_batches,
+        "micro_batch_sequences": setting.parallel.micro_batch_sequences,
+        "sequence_length": setting.sequence_length,
+        "precision": setting.precision,
+        "imbalance": None if recipe.model.experts is None else setting.imbalance,
+        "memory": _of_memory(needed),
+        "mends": [] if needed.fits else [_of_mend(setting, mend) for mend in mends(setting)],
+        "step": _of_step(setting, time),
+        "speed": _of_speed(recipe, setting, time.seconds),
+        "phase": _of_phase(recipe, setting, time.seconds, booked),
+        "disk": asdict(disk(recipe)),
+    }
+
+
+def _of_cluster(cluster: Cluster) -> dict[str, Any]:
+    price = cluster.price
+    return {
+        "name": cluster.name,
+        "gpu": cluster.gpu.name,
+        "gpu_watts": gpu_watts(cluster),
+        "gpu_watts_source": cluster.gpu.sources.get("eight_gpu_node_watts"),
+        "price": None if price is None else asdict(price),
+        "site": asdict(cluster.site),
+        "sources": dict(cluster.sources),
+    }
+
+
+def _of_memory(found: Memory) -> dict[str, Any]:
+    """Of one rank of every stage, in bytes."""
+    return {
+        "usable_bytes": found.usable,
+        "fits": found.fits,
+        "largest_stage": found.largest.stage,
+        "stages": [
+            {
+                "stage": rank.stage,
+                "items_bytes": dict(rank.items),
+                "allocated_bytes": rank.allocated,
+                "outside_bytes": rank.outside,
+                "needed_bytes": rank.needed,
+                "host_during_save_bytes": rank.host_during_save,
+            }
+            for rank in found.stages
+        ],
+    }
+
+
+def _of_mend(setting: Setting, mend: Mend) -> dict[str, Any]:
+    """A change of the layout as words that a person can add to the command, and what it gives and costs."""
+    before, after = asdict(setting.parallel), asdict(mend.setting.parallel)
+    return {
+        "overrides": [f"parallel.{field}={_word(value)}" for field, value in after.items() if value != before[field]],
+        "freed_bytes": mend.freed_bytes,
+        "fits": mend.fits,
+        "slowdown": mend.slowdown,
+    }
+
+
+def _word(value: object) -> str:
+    """A value as `path=value` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+
+
+def _of_step(setting: Setting, time: StepTime) -> dict[str, Any]:
+    trust = band(setting)
+    return {
+        "seconds": time.seconds,
+        "items_seconds": dict(time.items),
+        "stages": [asdict(stage) for stage in time.stages],
+        "slowest_stage": time.slowest_stage,
+        "kind": kind(setting),
+        "measured": trust and {**asdict(trust), "between_seconds": trust.seconds(time.seconds)},
+    }
+
+
+def _of_speed(recipe: Recipe, setting: Setting, step_seconds: float) -> dict[str, Any]:
+    """Tokens, and model FLOPs over the GPUs' peak in the precision of the matrix products."""
+    length = recipe.data.sequence_length
+    per_gpu = setting.tokens / step_seconds / setting.layout.world_size
+    peak = {
+        "bf16": setting.cluster.gpu.bf16_tflops,
+        "fp8": setting.cluster.gpu.fp8_tflops,
+        "fp4": setting.cluster.gpu.fp4_tflops,
+    }.get(setting.precision)
+    causal = per_gpu * flops_per_token(recipe.model, length) / 1e12
+    # A token sees as much of its whole square as of the half below the diagonal where the sequence is twice as long.
+    full = per_gpu * flops_per_token(recipe.model, 2 * length) / 1e12
+    return {
+        "tokens_per_second": setting.tokens / step_seconds,
+        "tokens_per_second_per_gpu": per_gpu,
+        "model_tflops_per_gpu": causal,
+        "peak_tflops": peak,
+        "utilisation": peak and causal / peak,
+        "utilisation_of_full_attention": peak and full / peak,
+        "convention": FLOP_CONVENTION,
+    }
+
+
+def _of_phase(recipe: Recipe, setting: Setting, step_seconds: float, booked: int) -> dict[str, Any]:
+    """Of all steps of the recipe, which are one phase of a run, and of a million tokens."""
+    steps, tokens = recipe.train.steps, recipe.train.steps * setting.tokens
+    seconds = steps * step_seconds
+
+    def costs(seconds: float) -> Mapping[str, float | None]:
+        in_use = setting.layout.world_size
+        return asdict(cost(setting.cluster, seconds=seconds, gpus_in_use=in_use, gpus_booked=booked))
+
+    return {
+        "continues": recipe.checkpoint.start_from,
+        "steps": steps,
+        "tokens": tokens,
+        "seconds": seconds,
+        "days": seconds / 86_400,
+        **costs(seconds),
+        "per_million_tokens": costs(seconds * _MILLION / tokens),
+    }

@@ -1,0 +1,222 @@
+"""A plan's report as lines for a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mai.plan.report.quantities import amount, disk_size, duration, gib, percent, seconds
+
+_MOST_STAGES = 4
+"""Beyond them the first, the last and the largest stand for all; JSON and the page have every one."""
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What it is of, memory, time, speed, and what it costs."""
+    yield from _heading(found)
+    yield ""
+    yield from _memory(found["memory"])
+    yield from _mends(found)
+    yield ""
+    yield from _step(found["step"])
+    yield ""
+    yield from _speed(found)
+    yield ""
+    yield from _phase(found)
+
+
+def axes(found: Mapping[str, Any]) -> str:
+    """The layout in one line."""
+    degrees = " x ".join(f"{axis.replace('_', ' ')} {degree}" for axis, degree in found["layout"].items())
+    sharding = ", full sharding" if found["sharding"] == "full" else ""
+    again = ", ".join(module.replace("_", " ") for module in found["recompute"])
+    return f"{degrees}{sharding}" + (f"; computed again: {again}" if again else "")
+
+
+def micro_batches(found: Mapping[str, Any]) -> str:
+    sequences = found["micro_batch_sequences"]
+    of = "a sequence" if sequences == 1 else f"{sequences} sequences"
+    number = found["micro_batches"]
+    return (
+        f"{number} micro-batch{'es' if number > 1 else ''} of {of} of {found['sequence_length']:,} tokens on each copy"
+    )
+
+
+def gpus(found: Mapping[str, Any]) -> str:
+    count = found["gpus"]
+    spares = f" of {count['booked']:,}, {count['spares']:,} spares" if count["spares"] else ""
+    return f"{count['in_use']:,} GPUs{spares}"
+
+
+def _heading(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{found['recipe']} on {found['cluster']['name']}: {gpus(found)}"
+    yield f"layout       {axes(found)}"
+    yield f"one step     {micro_batches(found)}"
+    yield f"software     {found['software']['name']}, {found['precision']}"
+    if found["imbalance"] is not None:
+        yield f"experts      {imbalance(found)}"
+
+
+def imbalance(found: Mapping[str, Any]) -> str:
+    """How evenly the router spreads the tokens, for a model with experts."""
+    if found["imbalance"] == 1:
+        return "every rank gets as many tokens, which no router does: --imbalance states a worst case"
+    return f"the busiest rank gets {found['imbalance']:g} times the mean"
+
+
+def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
+    """A column a stage."""
+    stages = shown_stages(memory)
+    items = list(dict.fromkeys(item for stage in stages for item, size in stage["items_bytes"].items() if size))
+    number = len(memory["stages"])
+    of = f" ({number} stages)" if number > len(stages) else ""
+    yield from columns(
+        (f"memory of a rank, GiB{of}", *(f"stage {stage['stage']}" for stage in stages)),
+        *((item.replace("_", " "), *(gib(stage["items_bytes"].get(item, 0)) for stage in stages)) for item in items),
+        ("outside the allocator", *(gib(stage["outside_bytes"]) for stage in stages)),
+        ("all", *(gib(stage["needed_bytes"]) for stage in stages)),
+        ("of the host, during a save", *(gib(stage["host_during_save_bytes"]) for stage in stages)),
+    )
+    yield fit(memory)
+
+
+def shown_stages(memory: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """All, or where there are many the first, the largest and the last."""
+    stages: Sequence[Mapping[str, Any]] = memory["stages"]
+    if len(stages) <= _MOST_STAGES:
+        return stages
+    return [stages[number] for number in sorted({0, memory["largest_stage"], len(stages) - 1})]
+
+
+def fit(memory: Mapping[str, Any]) -> str:
+    """Whether the largest rank fits, in a sentence."""
+    largest, usable = memory["stages"][memory["largest_stage"]], memory["usable_bytes"]
+    needs = f"the largest rank, of stage {largest['stage']}, needs {gib(largest['needed_bytes'])}"
+    if usable is None:
+        return f"{needs} GiB; how much its GPU gives to a process is unknown"
+    if memory["fits"]:
+        return f"fits: {needs} of {gib(usable)} GiB"
+    more = f"{gib(largest['needed_bytes'] - usable)} more than the {gib(usable)} GiB there are"
+    number, misfits = len(memory["stages"]), sum(stage["needed_bytes"] > usable for stage in memory["stages"])
+    of_stages = f"; {misfits} of {number} stages need too much" if number > 1 else ""
+    return f"DOES NOT FIT: {needs} GiB, {more}{of_stages}"
+
+
+def _mends(found: Mapping[str, Any]) -> Iterator[str]:
+    """What would help where it does not fit: the cheapest first, and where nothing alone is enough what helps most."""
+    if found["memory"]["fits"]:
+        return
+    yield ""
+    if not found["mends"]:
+        yield "no single change of the layout on these GPUs frees memory"
+        return
+    yield from columns(("what would help", "frees, GiB", "fits", "time of a step"), *mends(found))
+
+
+def mends(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The words to add, what they free on the largest rank, whether that is enough, and what it costs."""
+    for mend in found["mends"]:
+        fits = "yes" if mend["fits"] else "no"
+        yield " ".join(mend["overrides"]), gib(mend["freed_bytes"]), fits, f"x {mend['slowdown']:.3f}"
+
+
+def _step(step: Mapping[str, Any]) -> Iterator[str]:
+    whole = step["seconds"]
+    items = {item: took for item, took in step["items_seconds"].items() if took}
+    yield from columns(
+        ("time of a step", seconds(whole), ""),
+        *((item.replace("_", " "), seconds(took, like=whole), percent(took / whole)) for item, took in items.items()),
+    )
+    yield trust(step)
+
+
+def trust(step: Mapping[str, Any]) -> str:
+    """How far the time can be believed, in a sentence."""
+    measured = step["measured"]
+    if measured is None:
+        return f"error: not measured for {step['kind']}"
+    low, high = measured["between_seconds"]
+    return (
+        f"error: {seconds(low)} to {seconds(high)}, as eight of ten of {measured['rows']} measured runs lay around "
+        f"their prediction ({measured['of']})"
+    )
+
+
+def _speed(found: Mapping[str, Any]) -> Iterator[str]:
+    speed = found["speed"]
+    yield (
+        f"tokens       {speed['tokens_per_second']:,.0f} a second, "
+        f"{speed['tokens_per_second_per_gpu']:,.0f} on each GPU in use"
+    )
+    yield f"utilisation  {utilisation(found)}"
+
+
+def utilisation(found: Mapping[str, Any]) -> str:
+    """Both ways to count attention, as published figures differ by it."""
+    speed, precision = found["speed"], found["precision"]
+    rate = f"{speed['model_tflops_per_gpu']:.0f} TFLOP/s on a GPU"
+    if speed["peak_tflops"] is None:
+        return f"unknown: {rate}, and its peak in {precision} is not stated"
+    return (
+        f"{percent(speed['utilisation'])}: {rate} of {speed['peak_tflops']:,.0f} in {precision}, causal attention; "
+        f"{percent(speed['utilisation_of_full_attention'])} by the count of full attention"
+    )
+
+
+def _phase(found: Mapping[str, Any]) -> Iterator[str]:
+    phase = found["phase"]
+    goes_on = f", after {phase['continues']}" if phase["continues"] else ""
+    yield f"{phase['steps']:,} steps of {amount(phase['tokens'] / phase['steps'], 'tokens')}{goes_on}"
+    yield from columns(("", "this phase", "per million tokens"), *costs(found))
+    for note in notes(found):
+        yield f"  {note}"
+
+
+def costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name, of the whole phase, of a million tokens."""
+    phase, disk = found["phase"], found["disk"]
+    price = found["cluster"]["price"]
+    yield "tokens", amount(phase["tokens"], "tokens"), ""
+    yield "time", duration(phase["seconds"]), ""
+    for name, key, unit in (
+        ("GPU hours", "gpu_hours", "h"),
+        ("money", "money", price["currency"] if price else ""),
+        ("energy", "energy_kilowatt_hours", "kWh"),
+        ("carbon dioxide", "carbon_kilograms", "kg"),
+    ):
+        yield name, amount(phase[key], unit), amount(phase["per_million_tokens"][key], unit)
+    yield "a checkpoint", disk_size(disk["checkpoint_bytes"]), ""
+    yield "all checkpoints", disk_size(disk["checkpoints_bytes"]), ""
+    yield "token shards", disk_size(disk["data_bytes"]), ""
+
+
+def notes(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the costs count, and what they follow from."""
+    cluster = found["cluster"]
+    price, site, sources = cluster["price"], cluster["site"], cluster["sources"]
+    yield "time: without failures, saves and evaluation; GPU hours: of spare ones too"
+    yield "all checkpoints: those that are kept, and the one being written; token shards: no token read twice"
+    if price and price["gpu_hour"] is not None:
+        source = sources.get("price.gpu_hour", f"{cluster['name']}.toml")
+        yield f"price: {price['gpu_hour']:g} {price['currency']} an hour buys {price['gpu_hour_buys']} ({source})"
+    else:
+        yield f"price: {cluster['name']} states none; --price does"
+    if price and price["kilowatt_hour"] is not None:
+        yield f"electricity: {price['kilowatt_hour']:g} {price['currency']} a kWh, in the money above"
+    yield f"energy: {_energy(cluster)}"
+    grams = site["carbon_grams_per_kilowatt_hour"]
+    yield "carbon: the site states none; --carbon does" if grams is None else f"carbon: {grams:g} g for each kWh"
+
+
+def _energy(cluster: Mapping[str, Any]) -> str:
+    watts, usage = cluster["gpu_watts"], cluster["site"]["power_usage_effectiveness"]
+    if watts is None:
+        return f"the power of a node of {cluster['gpu']} is not known"
+    of = "without the building's own" if usage is None else f"with the building's own, {usage:g} times in all"
+    return f"{watts:,.0f} W for a GPU and its share of the node ({cluster['gpu_watts_source']}), {of}"
+
+
+def columns(*rows: Sequence[str]) -> Iterator[str]:
+    """A table: the first column on the left, numbers on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()

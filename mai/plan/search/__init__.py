@@ -1,0 +1,1 @@
+"""Which layout is best, and why."""

@@ -1,0 +1,129 @@
+"""How long one step takes, item by item."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mai.plan.memory.states import held_on, num_shards
+from mai.plan.model.weights import Held
+from mai.plan.setting import Setting
+from mai.plan.time.network import Group, ring_seconds, send_seconds
+from mai.plan.time.passes import ITEMS, Both, Passes
+
+_ADAM_BYTES = 30
+"""Of a parameter: fp32 gradient, master weight and two moments read, the last three and a bf16 weight written."""
+
+_BUCKET_PARAMETERS = 40_000_000
+"""megatron/core/distributed/distributed_data_parallel.py (core 0.16.1), the least of a bucket."""
+
+_TENSORS_OF_LAYER = 6
+"""Without buckets: four matrices and two norms."""
+
+_LAST_BUCKET = 0.05
+"""Of gradients or weights that nothing is left to hide behind: the last bucket of some twenty of 40 million numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """Of one micro-batch, on one stage."""
+
+    forward_seconds: float
+    backward_seconds: float
+    """With what is computed again."""
+
+    @property
+    def seconds(self) -> float:
+        return self.forward_seconds + self.backward_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    items: Mapping[str, float]
+    """Seconds; together the step. The items of the slowest stage, and its wait for the others."""
+    stages: tuple[StageTime, ...]
+    slowest_stage: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.items.values())
+
+
+def step_time(setting: Setting) -> StepTime:
+    """Of a step in which nothing goes wrong; raises PlanError where the GPU lacks the precision."""
+    passes = Passes(setting)
+    stages = [passes.of_stage(parts) for parts in setting.stages]
+    seconds = [stage.all.seconds for stage in stages]
+    slowest = max(range(len(stages)), key=seconds.__getitem__)
+    busiest, times = stages[slowest], setting.num_micro_batches
+    computed = (busiest.forward + busiest.backward) * times
+    items = {item: getattr(computed, item) for item in ITEMS}
+    items["recompute"] = busiest.again.seconds * times
+    items |= _pipeline(setting, others=sum(seconds) - seconds[slowest])
+    items |= _between_data_ranks(setting, busiest, slowest)
+    items["step"] = setting.software.pace.step_milliseconds * 1e-3
+    return StepTime(
+        items={item: value for item, value in items.items() if value > 0},
+        stages=tuple(StageTime(one.forward.seconds, one.backward.seconds + one.again.seconds) for one in stages),
+        slowest_stage=slowest,
+    )
+
+
+def _pipeline(setting: Setting, *, others: float) -> Mapping[str, float]:
+    """Sends between stages, and the bubble: a micro-batch's time on all other stages, a part at a time
+    (Narayanan et al., arXiv 2104.04473, sections 2.2.1 and 2.2.2)."""
+    stages, parts = setting.parallel.pipeline, setting.parallel.virtual_stages
+    if stages == 1:
+        return {}
+    cut = setting.cut
+    num_bytes = cut.own_tokens * setting.architecture.hidden * cut.element_bytes
+    send = send_seconds(setting.cluster, num_bytes, stride=setting.layout.stage_ranks)
+    # Without parts to compute in the meantime, a stage waits for what it sends and receives.
+    hidden = setting.software.hides.pipeline if parts > 1 else 0.0
+    sends = 4 * parts * setting.num_micro_batches * send * (1 - hidden)
+    return {"pipeline": sends, "bubble": others / parts + 2 * (stages - 1) * send}
+
+
+def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[str, float]:
+    """The sum of gradients, the optimizer, and the new weights to everybody."""
+    hides = setting.software.hides
+    on_rank = held_on(setting, stage)
+    shards, expert_shards = num_shards(setting)
+    memory = setting.cluster.gpu.hbm_tb_per_second * 1e12 * (setting.cluster.gpu.memory_share or 0.9)
+    updated = on_rank.dense / shards + on_rank.experts / expert_shards
+    items = {"optimizer": updated * _ADAM_BYTES / memory}
+    if setting.parallel.sharding == "full":
+        return items
+    num_layers = sum(len(part.layers) for part in setting.stages[stage])
+    reduce, gather = transfer_seconds(setting, on_rank, num_layers=num_layers)
+    # Beside the last micro-batch's backward pass, and the first one's forward pass.
+    backward, forward = hides.gradients * busiest.backward.seconds, hides.parameters * busiest.forward.seconds
+    items["gradients"] = max(_LAST_BUCKET * reduce, reduce - backward)
+    items["parameters"] = max(_LAST_BUCKET * gather, gather - forward)
+    return items
+
+
+def transfer_seconds(setting: Setting, on_rank: Held, *, num_layers: int) -> tuple[float, float]:
+    """To sum gradients over those that hold the same weights, and to give out updated weights: of so many layers."""
+    parallel, layout, cluster = setting.parallel, setting.layout, setting.cluster
+    copies, gradient_bytes = layout.sharding_copies, setting.software.holds.gradient_bytes
+    weight_bytes = setting.cut.element_bytes
+    shards, expert_shards = num_shards(setting)
+    reduce, gather = 0.0, 0.0
+    of_experts = parallel.expert * parallel.expert_tensor
+    for parameters, ranks, stride in (
+        (on_rank.dense, shards, parallel.tensor),
+        (on_rank.experts, expert_shards, of_experts),
+    ):
+        if not parameters:
+            continue
+        sharing = Group(ranks, stride)
+        pieces = parameters / _BUCKET_PARAMETERS
+        if setting.software.pace.tensors_apart:
+            pieces = _TENSORS_OF_LAYER * num_layers
+        # Each piece waits for its own hops.
+        hops = max(0.0, pieces - 1) * ring_seconds(cluster, sharing, 0)
+        reduce += ring_seconds(cluster, sharing, parameters * gradient_bytes) + hops
+        gather += ring_seconds(cluster, sharing, parameters * weight_bytes) + hops
+        # Copies that are kept equal sum their shards once more, all of them.
+        kept_equal = Group(copies, stride * ranks)
+        reduce += 2 * ring_seconds(cluster, kept_equal, parameters // ranks * gradient_bytes)
+    return reduce, gather

@@ -1,0 +1,39 @@
+import pytest
+
+from mai.plan.report.quantities import amount, disk_size, duration, gib, percent, seconds
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (None, "unknown"),
+        (0.0, "0 h"),
+        (0.00123, "0.00123 h"),
+        (5.816, "5.82 h"),
+        (673_661.0, "673,661 h"),
+        (999_900_000.0, "1 billion h"),
+        (15.34e12, "15.3 trillion h"),
+        (1.2e16, "12,000 trillion h"),
+    ],
+)
+def test_amounts_have_three_digits_and_a_word(number: float | None, told: str) -> None:
+    assert amount(number, "h") == told
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0.0321, "32.100 ms"), (59.0, "59.000 s"), (90.0, "1.5 minutes"), (86_400 * 365.0, "365 days")]
+)
+def test_durations_are_in_the_largest_unit_that_is_full(number: float, told: str) -> None:
+    assert duration(number) == told
+
+
+def test_times_beside_each_other_have_one_unit() -> None:
+    assert seconds(0.0123, like=9.1) == "0.012 s"
+    assert seconds(0.0123) == "12.300 ms"
+
+
+def test_memory_is_told_in_gib_and_disks_in_powers_of_ten() -> None:
+    assert gib(3 * 2**29) == "1.50"
+    assert gib(None) == percent(None) == "unknown"
+    assert disk_size(5.94e12) == "5.94 TB"
+    assert disk_size(81_920) == "81,920 bytes"
