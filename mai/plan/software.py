@@ -88,6 +88,10 @@ class Pace:
     """What each collective among tensor ranks adds to it."""
     gathers_quantised: bool = False
     """Tensor ranks gather what goes into a product in the product's own precision."""
+    masks_windows: bool = False
+    """A window, or a sink, is a mask over all keys: what it hides is computed as well."""
+    masks_context: bool = False
+    """Context ranks attend by rectangles: the block of each of their two parts on the diagonal is computed whole."""
     tensors_apart: bool = False
     """Gradients and weights go to other data-parallel ranks tensor by tensor, and not in large buckets."""
     sends_once_a_node: bool

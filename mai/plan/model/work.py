@@ -38,8 +38,12 @@ class Work:
     products: tuple[Multiplication, ...] = ()
     attention_flops: float = 0.0
     """Of queries with keys and of weights with values, where a query sees what comes before it."""
+    square_flops: float = 0.0
+    """The same where every query meets every key of its sequence, as it does behind a mask."""
     scores: int = 0
     """Queries times keys, those ahead too: numbers that an attention which is not fused writes down."""
+    is_masked: bool = False
+    """A window hides keys, or a sink stands beside them."""
     forward_bytes: int = 0
     backward_bytes: int = 0
     """Read and written between products."""
@@ -125,9 +129,12 @@ def _of_projections(attention: Attention, cut: Cut) -> Work:
 def _of_core(attention: Attention, cut: Cut) -> Work:
     heads, length, window = attention.heads // cut.tensor, cut.length, attention.window
     seen = length / 2 if window is None or window >= length else window - window * window / (2 * length)
+    of_score = 2.0 * heads * (attention.key_size + attention.value_size) * cut.tokens
     return Work(
-        attention_flops=2.0 * heads * (attention.key_size + attention.value_size) * seen * cut.tokens,
+        attention_flops=of_score * seen,
+        square_flops=of_score * length,
         scores=heads * cut.tokens * length,
+        is_masked=attention.has_sinks or (window is not None and window < length),
     )
 
 

@@ -151,18 +151,25 @@ class Passes:
             backward += back * busiest
         traffic = setting.software.pace.traffic / rates.memory_bytes
         moved, moved_back = of.forward_bytes * traffic, of.backward_bytes * traffic
-        attention, attention_back = 0.0, 0.0
-        if of.attention_flops and setting.software.keeps.attention_scores:
-            # The whole square, and the half ahead of a query is thrown away.
-            attention = 2 * of.attention_flops / rates.product_flops
-            attention_back = 2 * attention
-            moved += of.scores * _FORWARD_BYTES_OF_SCORES / rates.memory_bytes
-            moved_back += of.scores * _BACKWARD_BYTES_OF_SCORES / rates.memory_bytes
-        elif of.attention_flops:
-            # Context ranks attend piece by piece, as keys come in.
-            length = self._cut.length / self._cut.context
-            attention, attention_back = rates.attention_seconds(of.attention_flops, length=length)
-        return Both(Pass(forward, attention, moved), Pass(backward, attention_back, moved_back))
+        attention = self._attended(of, rates) if of.scores else Both()
+        return Both(Pass(forward, memory=moved), Pass(backward, memory=moved_back)) + attention
+
+    def _attended(self, of: Work, rates: Rates) -> Both:
+        cut, software = self._cut, self._setting.software
+        if software.keeps.attention_scores:
+            # What is ahead of a query is computed and thrown away.
+            once = of.square_flops / rates.product_flops
+            moved, moved_back = _FORWARD_BYTES_OF_SCORES, _BACKWARD_BYTES_OF_SCORES
+            return Both(
+                Pass(attention=once, memory=of.scores * moved / rates.memory_bytes),
+                Pass(attention=2 * once, memory=of.scores * moved_back / rates.memory_bytes),
+            )
+        flops = of.square_flops if of.is_masked and software.pace.masks_windows else of.attention_flops
+        if software.pace.masks_context and cut.context > 1:
+            flops *= (2 * cut.context + 1) / (2 * cut.context)
+        # Context ranks attend piece by piece.
+        forward, backward = rates.attention_seconds(flops, length=cut.length / cut.context)
+        return Both(Pass(attention=forward), Pass(attention=backward))
 
     def _sent(self, module: str, layer: Layer) -> Both:
         """What tensor and expert ranks exchange for a module."""
@@ -224,15 +231,20 @@ class Passes:
         setting, parallel, layout = self._setting, self._setting.parallel, self._setting.layout
         hides, copies = setting.software.hides, layout.sharding_copies
         dense = setting.architecture.num_dense_parameters_on(parallel.tensor, layer) * self._cut.element_bytes
-        group = Group(layout.context * layout.data // copies, parallel.tensor)
-        gather = ring_seconds(setting.cluster, group, dense)
+        groups = [(dense, Group(layout.context * layout.data // copies, parallel.tensor))]
         if layer.experts is not None:
             held = layer.experts.num_parameters_on(expert=parallel.expert, expert_tensor=parallel.expert_tensor)
-            group = Group(max(1, layout.expert_data // copies), parallel.expert * parallel.expert_tensor)
-            gather += ring_seconds(setting.cluster, group, held * self._cut.element_bytes)
+            stride = parallel.expert * parallel.expert_tensor
+            groups.append((held * self._cut.element_bytes, Group(max(1, layout.expert_data // copies), stride)))
+        gather = sum(ring_seconds(setting.cluster, group, num_bytes) for num_bytes, group in groups)
+        # Copies that are kept equal sum their shards of the gradients as well.
+        summed = sum(
+            2 * ring_seconds(setting.cluster, Group(copies, group.stride * group.ranks), num_bytes / group.ranks)
+            for num_bytes, group in groups
+        )
         return Both(
             whole.forward + Pass(shards=max(0.0, gather - hides.parameters * whole.forward.seconds)),
-            whole.backward + Pass(shards=max(0.0, 2 * gather - hides.gradients * whole.backward.seconds)),
+            whole.backward + Pass(shards=max(0.0, 2 * gather + summed - hides.gradients * whole.backward.seconds)),
         )
 
 

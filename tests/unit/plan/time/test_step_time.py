@@ -78,6 +78,25 @@ def test_experts_far_apart_cost_more_than_in_one_node() -> None:
     assert far > 5 * near
 
 
+def test_a_window_under_mai_costs_the_whole_square() -> None:
+    windowed = of_model(replace(mai1_500b_moe().model, window=128))
+    under_mai, elsewhere = (
+        step_time(setting(windowed, expert=8, data=64, software=name)).items["attention"]
+        for name in ("mai", "megatron_2024")
+    )
+    assert under_mai > 20 * elsewhere
+
+
+def test_copies_that_share_out_everything_sum_what_each_has_summed() -> None:
+    whole, hybrid = (
+        replace(setting(sharding="full", data=64, sharding_ranks=ranks), sequence_length=256) for ranks in (None, 8)
+    )
+    layer = DENSE.layers[0]
+    inside = Passes(replace(hybrid, parallel=replace(hybrid.parallel, data=8))).of_layer(layer)
+    assert Passes(hybrid).of_layer(layer).backward.shards > inside.backward.shards
+    assert Passes(whole).of_layer(layer).forward.shards > 0
+
+
 def test_ranks_that_share_an_expert_gather_its_tokens() -> None:
     whole, shared = (
         step_time(setting(EXPERTS, expert=expert, expert_tensor=ranks, data=64)).items["expert"]
