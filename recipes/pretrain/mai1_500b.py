@@ -18,11 +18,11 @@ from mai.recipe import (
 
 
 def mai1_500b() -> Recipe:
-    """Dense, 495B parameters: tensor 8 x pipeline 16 x data 117 = 14,976 of 15,000 H100s, 24 left as spares."""
+    """Dense, 495B parameters: tensor 8 x context 2 x pipeline 26 x data 36 = 14,976 of 15,000 H100s, 24 as spares."""
     return Recipe(
         name="mai1-500b",
-        # Llama 3 405B's shape (arXiv 2407.21783, table 3) with width and depth grown together: 128 layers divide into
-        # 16 stages, 144 heads and 16 key-value heads into 8 tensor ranks.
+        # Llama 3 405B's shape (arXiv 2407.21783, table 3) with width and depth grown together: 128 layers,
+        # embedding and loss divide into 26 stages of 5 parts, 144 heads and 16 key-value heads into 8 tensor ranks.
         model=ModelConfig(
             num_layers=128,
             hidden_size=18_432,
@@ -44,15 +44,18 @@ def mai1_500b() -> Recipe:
             schedule=Cosine(warmup_steps=8000, final_fraction=0.01),  # the same place: down to 8e-7
         ),
         # 1,872 sequences, 15.3 million tokens: about the 16 million that Llama 3 405B ends with, and a multiple of what
-        # 117 copies take; 1,000,000 steps are 15.3 trillion tokens, 30 for each parameter.
-        train=TrainConfig(steps=1_000_000, batch_tokens=16 * 117 * 8192),
-        # 128 GPUs hold a copy; a node's 8 share each matrix. 16 micro-batches for 16 stages, two parts each: bubble
-        # 15 / (2 x 16) of the time (arXiv 2104.04473, section 2.2).
-        parallel=ParallelConfig(tensor=8, sequence=True, pipeline=16, virtual_stages=2, data=117),
+        # 36 copies take; 1,000,000 steps are 15.3 trillion tokens, 30 for each parameter.
+        train=TrainConfig(steps=1_000_000, batch_tokens=52 * 36 * 8192),
+        # The fastest that fits, by `mai plan mai1_500b --hardware h100 --gpus 15000 --search`: a node's 8 GPUs share
+        # each matrix, two nodes each sequence; 52 micro-batches for 26 stages of 5 parts, a layer each: bubble
+        # 25 / (5 x 52) of the time (arXiv 2104.04473, section 2.2).
+        parallel=ParallelConfig(
+            tensor=8, sequence=True, context=2, pipeline=26, virtual_stages=5, stages="balanced", data=36
+        ),
         precision=PrecisionConfig(compute="bf16"),
         # Something fails every 3.4 hours at this size; `mai plan` says how often is best.
         checkpoint=CheckpointConfig(every_steps=100, keep=3),
-        evaluate=EvaluateConfig(every_steps=1000, sequences=16 * 117),
+        evaluate=EvaluateConfig(every_steps=1000, sequences=52 * 36),
     )
 
 
@@ -71,6 +74,8 @@ def mai1_500b_256k() -> Recipe:
         optimizer=replace(base.optimizer, learning_rate=8e-7, schedule=Cosine(warmup_steps=200, final_fraction=1.0)),
         train=replace(base.train, steps=27_000, batch_tokens=16 * 7 * 2**18),
         # Every rank holds 16,384 tokens of a sequence, as 16 context ranks share it (section 3.3.2).
-        parallel=replace(base.parallel, context=16, data=7, recompute=("layer",)),
+        parallel=ParallelConfig(
+            tensor=8, sequence=True, context=16, pipeline=16, virtual_stages=8, data=7, recompute=("layer",)
+        ),
         evaluate=replace(base.evaluate, sequences=16 * 7),
     )

@@ -49,7 +49,8 @@ def test_exit_code_and_verdict_agree() -> None:
     assert (fits.returncode, fits.stderr) == (0, "")
     assert any(line.startswith("fits: ") for line in fits.stdout.splitlines())
     # All 495B parameters on the 8 GPUs of one node.
-    one_node = ["parallel.pipeline=1", "parallel.virtual_stages=1", "parallel.data=1"]
+    one_node = [f"parallel.{axis}=1" for axis in ("context", "pipeline", "virtual_stages", "data")]
+    one_node.append("parallel.stages=even")
     misfit = mai(*WORDS, *one_node)
     assert (misfit.returncode, misfit.stderr) == (80, "")
     assert any(line.startswith("DOES NOT FIT: ") for line in misfit.stdout.splitlines())
@@ -60,7 +61,7 @@ def test_exit_code_and_verdict_agree() -> None:
 
 def test_json_has_every_stage_and_what_the_user_stated() -> None:
     found = json.loads(mai(*WORDS, "--price", "2.1", "--carbon", "400", "--json").stdout)
-    assert [stage["stage"] for stage in found["memory"]["stages"]] == list(range(16))
+    assert [stage["stage"] for stage in found["memory"]["stages"]] == list(range(26))
     assert found["cluster"]["price"]["gpu_hour"] == 2.1
     assert found["cluster"]["sources"]["price.gpu_hour"] == "--price"
     assert found["phase"]["money"] == pytest.approx(found["phase"]["gpu_hours"] * 2.1)

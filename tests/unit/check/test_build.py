@@ -63,7 +63,7 @@ def check_build(name: str, *words: str) -> dict[str, Any]:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("name", "num_ranks", "parameters"), [("mai1_500b", 128, 495_395_555_328), ("mai1_500b_moe", 512, 496_715_962_368)]
+    ("name", "num_ranks", "parameters"), [("mai1_500b", 208, 495_395_555_328), ("mai1_500b_moe", 128, 496_715_962_368)]
 )
 def test_every_rank_of_a_500b_model_that_differs_is_built(name: str, num_ranks: int, parameters: int) -> None:
     found = check_build(name, "--gpus", "15000")

@@ -81,6 +81,6 @@ def test_spare_nodes_of_a_budget_hold_no_ranks(tmp_path: Path) -> None:
 def test_a_setting_holds_what_the_recipe_says() -> None:
     setting = setting_of(mai1_500b(), H100, load_software("mai"), imbalance=1.5)
     assert setting.layout.world_size == 14_976
-    assert (setting.num_micro_batches, setting.sequence_length, setting.precision) == (16, 8192, "bf16")
+    assert (setting.num_micro_batches, setting.sequence_length, setting.precision) == (52, 8192, "bf16")
     assert setting.tokens == mai1_500b().train.batch_tokens
     assert setting.imbalance == 1.5

@@ -148,7 +148,7 @@ def test_where_nothing_helps_that_is_said() -> None:
 def test_of_many_stages_the_ends_and_the_largest_are_shown() -> None:
     memory = found()["memory"]
     shown = [stage["stage"] for stage in text.shown_stages({**memory, "largest_stage": 7})]
-    assert shown == [0, 7, 15]
+    assert shown == [0, 7, 25]
     few = {**memory, "stages": memory["stages"][:4], "largest_stage": 1}
     assert len(text.shown_stages(few)) == 4
 

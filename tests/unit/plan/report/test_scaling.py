@@ -11,6 +11,11 @@ from mai.recipe import ParallelConfig, Recipe
 from recipes.pretrain.mai1_500b import mai1_500b
 
 H100 = load_cluster("h100")
+LAYOUT = ParallelConfig(tensor=8, sequence=True, pipeline=16, virtual_stages=2, data=117)
+
+
+def of_16_stages() -> Recipe:
+    return replace(mai1_500b(), parallel=LAYOUT)
 
 
 def lines(recipe: Recipe) -> tuple[dict[int, float], dict[int, float]]:
@@ -21,7 +26,7 @@ def lines(recipe: Recipe) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def test_both_lines_meet_at_the_plan() -> None:
-    recipe = mai1_500b()
+    recipe = of_16_stages()
     setting = setting_of(recipe, H100, load_software("mai"))
     speed = setting.tokens / step_time(setting).seconds
     same_batch, same_share = lines(recipe)
@@ -29,7 +34,7 @@ def test_both_lines_meet_at_the_plan() -> None:
 
 
 def test_a_batch_that_stays_gains_less_from_more_gpus() -> None:
-    base = mai1_500b()
+    base = of_16_stages()
     # Without virtual stages, and with four times as many micro-batches, there is something to share out.
     parallel = replace(base.parallel, virtual_stages=1, data=96)
     train, evaluate = replace(base.train, batch_tokens=64 * 96 * 8192), replace(base.evaluate, sequences=96)
@@ -41,7 +46,7 @@ def test_a_batch_that_stays_gains_less_from_more_gpus() -> None:
 
 
 def test_only_what_mai_trains_is_a_point() -> None:
-    same_batch, _ = lines(mai1_500b())
+    same_batch, _ = lines(of_16_stages())
     # 1,872 sequences on more than 117 copies are fewer micro-batches than 16 stages.
     assert max(same_batch) == 14_976
     recipe = within(replace(mai1_500b(), parallel=ParallelConfig(tensor=8, pipeline=16)), H100, 15_000)

@@ -70,7 +70,8 @@ def test_the_words_of_every_layout_are_ones_that_mai_takes(name: str, gpus: int)
 
 
 def test_lines_say_why_each_loses_and_how_to_type_the_best() -> None:
-    recipe = load.find("mai1_500b")()
+    words = ("context=1", "pipeline=16", "virtual_stages=2", "stages=even", "data=117")
+    recipe = override.apply(load.find("mai1_500b")(), [f"parallel.{word}" for word in words])
     found = ranked(recipe, load_cluster("h100"), MAI, gpus=15_000, number=3)
     told = list(lines(found))
     assert sum(line.startswith(("2 behind 1: +", "3 behind 2: +")) for line in told) == 2
