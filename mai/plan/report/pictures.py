@@ -7,6 +7,7 @@ from mai.plan.report.drawing import Scale, curve, dot, legend, line, rectangle, 
 from mai.plan.report.quantities import amount, gib, percent, seconds
 from mai.plan.report.scaling import Point, Scaling
 from mai.plan.time.schedule import Span, schedule, timeline
+from mai.plan.time.step_time import WORDS
 
 _WIDTH = 960
 _LEFT, _RIGHT, _TOP = 80, 20, 16
@@ -100,14 +101,14 @@ def _turn(span: Span, scale: Scale, y: float, height: float) -> Iterator[str]:
 def time_picture(step: Mapping[str, Any]) -> str:
     """A bar an item, the longest first."""
     items = sorted(((took, item) for item, took in step["items_seconds"].items() if took), reverse=True)
-    row, gap, left = 16, 6, 120
+    row, gap, left = 16, 6, 140
     height = _TOP + len(items) * (row + gap)
     scale = Scale(items[0][0], left, _WIDTH - 160)
 
     def shapes() -> Iterator[str]:
         for number, (took, item) in enumerate(items):
             y = _TOP + number * (row + gap)
-            yield words(left - 8, y + row - 4, item.replace("_", " "), anchor="end")
+            yield words(left - 8, y + row - 4, WORDS[item], anchor="end")
             yield rectangle(left, y, scale.at(took) - left, row, style=_colour(0))
             told = f"{seconds(took, like=step['seconds'])}, {percent(took / step['seconds'])}"
             yield words(scale.at(took) + 6, y + row - 4, told)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mai.plan.report.quantities import amount, disk_size, duration, gib, percent, seconds
+from mai.plan.time.step_time import WORDS
 
 _MOST_STAGES = 4
 """Beyond them the first, the last and the largest stand for all; JSON and the page have every one."""
@@ -123,7 +124,7 @@ def _step(step: Mapping[str, Any]) -> Iterator[str]:
     items = {item: took for item, took in step["items_seconds"].items() if took}
     yield from columns(
         ("time of a step", seconds(whole), ""),
-        *((item.replace("_", " "), seconds(took, like=whole), percent(took / whole)) for item, took in items.items()),
+        *((WORDS[item], seconds(took, like=whole), percent(took / whole)) for item, took in items.items()),
     )
     yield trust(step)
 

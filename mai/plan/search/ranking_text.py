@@ -15,6 +15,7 @@ from mai.plan.search.reasons import differences, largest
 from mai.plan.search.search import Planned, Ranking, search
 from mai.plan.setting import Setting
 from mai.plan.software import Software
+from mai.plan.time.step_time import WORDS
 from mai.recipe import ParallelConfig, Recipe
 from mai.recipe.breach import shown
 
@@ -145,7 +146,7 @@ def _loss(planned: Mapping[str, Any]) -> str:
     loses = planned["loses"]
     whole = sum(one["seconds"] for one in loses)
     told = [
-        f"{one['item'].replace('_', ' ')} {one['seconds']:+.3f} s" + (f" ({one['cause']})" if one["cause"] else "")
+        f"{WORDS[one['item']]} {one['seconds']:+.3f} s" + (f" ({one['cause']})" if one["cause"] else "")
         for one in largest(loses)
     ]
     return f"{whole:+.3f} s: {'; '.join(told)}" if told else "as fast"

@@ -9,6 +9,25 @@ from mai.plan.setting import Setting
 from mai.plan.time.network import Group, ring_seconds, send_seconds
 from mai.plan.time.passes import ITEMS, Both, Passes
 
+WORDS = {
+    "products": "matrix products",
+    "attention": "attention",
+    "memory": "between products",
+    "tensor": "tensor ranks",
+    "context": "context ranks",
+    "expert": "tokens to experts",
+    "shards": "shards of weights",
+    "host": "waiting for the host",
+    "recompute": "computed again",
+    "pipeline": "between stages",
+    "bubble": "bubble",
+    "gradients": "sum of gradients",
+    "parameters": "new weights",
+    "optimizer": "optimizer",
+    "step": "once a step",
+}
+"""The items of a step for people; of transfers, what nothing hides."""
+
 _ADAM_BYTES = 30
 """Of a parameter: fp32 gradient, master weight and two moments read, the last three and a bf16 weight written."""
 

@@ -84,11 +84,11 @@ def test_a_long_step_is_drawn_in_part_in_whole_rounds() -> None:
 
 
 def test_bars_of_time_are_as_long_as_their_items() -> None:
-    step = {"seconds": 4.0, "items_seconds": {"tensor": 1.0, "products": 3.0, "none": 0.0}}
+    step = {"seconds": 4.0, "items_seconds": {"tensor": 1.0, "products": 3.0, "host": 0.0}}
     bars = list(shapes(time_picture(step), "rect"))
     assert bars[0]["width"] == pytest.approx(3 * bars[1]["width"], abs=0.05)
     told = [text["text"] for text in shapes(time_picture(step), "text")]
-    assert told == ["products", "3.000 s, 75.0%", "tensor", "1.000 s, 25.0%"]
+    assert told == ["matrix products", "3.000 s, 75.0%", "tensor ranks", "1.000 s, 25.0%"]
 
 
 def test_a_line_that_scales_perfectly_is_straight() -> None:
