@@ -3,8 +3,9 @@
     python -m benchmarks.plan_accuracy [--rows FILE.csv] [--json FILE] [--each] [--trust]
 
 `--rows` takes other measurements in the same columns, `--each` prints every row, `--trust` writes the bands that
-`mai plan` prints. Every constant was calibrated on other sources than the goals' (benchmarks/plan_calibration.py), read
-in its software's source, or assumed; the sources that calibrate one are marked with a c.
+`mai plan` prints. Every constant was calibrated on other sources than those that it is judged by
+(benchmarks/plan_calibration.py), read in its software's source, or assumed. What calibrates a constant that predicts
+others, or itself, is marked so.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from benchmarks.ground_truth.rows import HERE, UnusableError, measured_seconds, number, read
+from benchmarks.ground_truth.rows import HERE, Row, UnusableError, measured_seconds, number, read
 from benchmarks.ground_truth.settings import setting_of
 from benchmarks.machine import machine
 from benchmarks.plan_calibration import CALIBRATIONS
@@ -26,6 +27,7 @@ from benchmarks.plan_regret import Regret, regrets
 from benchmarks.plan_regret import lines as regret_table
 from mai.plan.report.trust import FILE as TRUST_FILE
 from mai.plan.report.trust import Band, kind
+from mai.plan.setting import Setting
 from mai.plan.time.step_time import step_time
 
 NVIDIA = ("NVIDIA dgxc-benchmarking recipes", "NVIDIA Megatron-Bridge performance summary")
@@ -47,7 +49,8 @@ class Prediction:
     """Software, precision, dense or experts: as the bands have it."""
     predicted_seconds: float
     measured_seconds: float
-    calibrates: bool
+    calibrates: str
+    """`others` or `itself`: whose prediction a constant is of that was calibrated on this."""
 
     @property
     def error(self) -> float:
@@ -83,10 +86,17 @@ def predictions(file: Path) -> tuple[list[Prediction], dict[str, int]]:
                 kind=kind(setting),
                 predicted_seconds=step_time(setting).seconds,
                 measured_seconds=measured,
-                calibrates=any(calibration.takes(row) for calibration in CALIBRATIONS),
+                calibrates=_calibrates(row, setting),
             )
         )
     return found, unusable
+
+
+def _calibrates(row: Row, setting: Setting) -> str:
+    taken = [calibration for calibration in CALIBRATIONS if calibration.takes(row)]
+    files = {file for calibration in taken for constant in calibration.constants for file in constant.files}
+    own = {f"software/{setting.software.name}", f"hardware/gpus/{setting.cluster.gpu.name}"}
+    return "itself" if files & own else "others" if files else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,7 @@ TIME_GOALS = (
 
 def error_figures(errors: Sequence[float]) -> dict[str, float]:
     absolute = [abs(error) for error in errors]
-    tenths = quantiles(errors, n=10) if len(errors) > 1 else [errors[0]] * 9
+    tenths = quantiles(errors, n=10, method="inclusive") if len(errors) > 1 else [errors[0]] * 9
     return {
         "rows": len(errors),
         "mean_absolute": mean(absolute),
@@ -152,8 +162,7 @@ def by_group(found: Iterable[Prediction]) -> dict[tuple[str, ...], dict[str, flo
     groups: dict[tuple[str, ...], list[float]] = {}
     for one in found:
         scale = next(name for most, name in _SCALES if one.gpus <= most)
-        calibrates = "c" if one.calibrates else ""
-        groups.setdefault((one.source, one.kind, one.hardware, scale, calibrates), []).append(one.error)
+        groups.setdefault((one.source, one.kind, one.hardware, scale, one.calibrates), []).append(one.error)
     return {group: error_figures(errors) for group, errors in sorted(groups.items())}
 
 
@@ -187,7 +196,7 @@ def _of_many_nodes(group: Sequence[Prediction]) -> Sequence[Prediction]:
 
 
 def _band(ratios: Sequence[float], of: str) -> Band:
-    tenths = quantiles(ratios, n=10)
+    tenths = quantiles(ratios, n=10, method="inclusive")
     return Band(rows=len(ratios), low=round(tenths[0], 3), high=round(tenths[-1], 3), of=of)
 
 
@@ -236,10 +245,20 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield in_words(Rejections(**figures["rejections"]))
     yield ""
-    yield "Step time by source; c: the source calibrates a constant."
+    yield "Step time by source."
     yield ""
     yield from table(
-        ("source", "software, precision, layers", "hardware", "GPUs", "", "rows", "mean absolute", "signed", "10..90%"),
+        (
+            "source",
+            "software, precision, layers",
+            "hardware",
+            "GPUs",
+            "calibrates",
+            "rows",
+            "mean absolute",
+            "signed",
+            "10..90%",
+        ),
         (
             (
                 one["source"],
