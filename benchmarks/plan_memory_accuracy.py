@@ -17,7 +17,6 @@ from benchmarks.ground_truth.nanotron import nanotron_setting_of
 from benchmarks.ground_truth.rows import HERE, Row, UnusableError, read
 from benchmarks.ground_truth.settings import setting_of
 from mai.plan.memory.memory import memory
-from mai.plan.setting import Setting
 
 _GIB = 2**30
 
@@ -96,13 +95,9 @@ def _simumax(row: Row) -> Iterator[Comparison]:
 def _megatron_ci(row: Row) -> Iterator[Comparison]:
     """Allocated, of the last rank, at its largest over a whole run with a real router."""
     setting = ci_setting_of(row)
-    kind = "toy models" if is_tiny(row) else "experts" if _has_experts(setting) else "dense"
+    kind = "toy models" if is_tiny(row) else "experts" if setting.architecture.has_experts else "dense"
     predicted = memory(setting).stages[-1].allocated
     yield Comparison(f"Megatron-LM CI, {kind}", row["id"], predicted / _GIB, float(row["memory_gb"]))
-
-
-def _has_experts(setting: Setting) -> bool:
-    return any(layer.experts for layer in setting.architecture.layers)
 
 
 def _korthikanti(row: Row) -> Iterator[Comparison]:

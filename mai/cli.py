@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mai.command import Commands, as_json, device, echo_json, recipe_arguments, shrink, tell, workers, write
+from mai.command import Commands, Finite, as_json, device, echo_json, recipe_arguments, shrink, tell, workers, write
 from mai.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -83,16 +83,12 @@ def check(
 @click.option("--hardware", required=True, help="A cluster that ships with mai, such as h100, or your own .toml file.")
 @click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
 @click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
-@click.option(
-    "--price", "gpu_hour", type=click.FloatRange(min=0), help="Of a GPU-hour, in the cluster's currency, or USD."
-)
-@click.option(
-    "--power-price", "kilowatt_hour", type=click.FloatRange(min=0), help="Of a kWh, where --price does not include it."
-)
-@click.option("--carbon", "carbon_grams", type=click.FloatRange(min=0), help="Grams of carbon dioxide of a kWh.")
+@click.option("--price", "gpu_hour", type=Finite(min=0), help="Of a GPU-hour, in the cluster's currency, or USD.")
+@click.option("--power-price", "kilowatt_hour", type=Finite(min=0), help="Of a kWh, where --price does not include it.")
+@click.option("--carbon", "carbon_grams", type=Finite(min=0), help="Grams of carbon dioxide of a kWh.")
 @click.option(
     "--imbalance",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     default=1.0,
     show_default=True,
     help="Tokens of the busiest expert rank over the mean.",
@@ -115,13 +111,13 @@ def plan(
 ) -> None:
     """Predict memory, time and money of a recipe on a cluster, without a GPU.
 
-    Exits 0 if every rank fits into its GPU's memory, or nobody knows how much that is, and 80 if one does not. With
-    --search, 0 if any layout does.
+    Exits 0 if every rank fits into its GPU's memory, or may, where nobody knows how much of it a process gets, and 80
+    if one does not. With --search, 0 if any layout does.
 
     \b
     Example:
       mai plan mai1_500b --hardware h100 --gpus 15000
-      mai plan mai1_500b parallel.pipeline=8 --hardware clusters/ours.toml --price 2.1 --html plan.html
+      mai plan mai1_500b parallel.virtual_stages=1 --hardware clusters/ours.toml --price 2.1 --html plan.html
       mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
     """
     from mai.plan import of_recipe

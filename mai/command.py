@@ -1,6 +1,7 @@
 """What the commands of the command line share: how they fail, how they print, and the arguments that several take."""
 
 import json
+import math
 import shlex
 import sys
 import traceback
@@ -32,6 +33,18 @@ class Command(click.Command):
             again = shlex.join(["mai", "--traceback", *sys.argv[1:]])
             reason = f"unexpected error: {type(error).__name__}: {error}"
             fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
+
+
+class Finite(click.FloatRange):
+    """A number in a range; click's own lets `nan` through, and `inf` where there is no upper end."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not finite.", param, ctx)
+        return number
 
 
 class Commands(click.Group):

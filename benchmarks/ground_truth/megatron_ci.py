@@ -76,7 +76,7 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def _architecture(model: Architecture, row: Row, vocabulary: int) -> Architecture:
-    """As rows.py reads it, with what the notes say of norms, biases, positions and further depths."""
+    """As models.py reads it, with what the notes say of norms, biases, positions and further depths."""
     notes = row["notes"]
     is_plain = "swiglu=True" not in notes and "multi-latent" not in notes
     depths = next((int(note.split("=")[1]) for note in notes.split("; ") if note.startswith("mtp-num-layers")), 0)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mai.plan.model.architecture import Architecture
+from mai.plan.model.model_flops import whole_square_flops_per_token
 
 HERE = Path(__file__).parent
 
@@ -49,16 +50,6 @@ def measured_seconds(row: Row, architecture: Architecture) -> float:
     if row["tokens_per_s_per_gpu"]:
         return tokens / (float(row["tokens_per_s_per_gpu"]) * number(row, "gpus"))
     if row["tflops_per_gpu"] and "full (non-causal)" in row["notes"] and row["tp"]:
-        flops = tokens * _square_flops(architecture, number(row, "seq"))
+        flops = tokens * whole_square_flops_per_token(architecture, number(row, "seq"))
         return flops / (float(row["tflops_per_gpu"]) * 1e12 * number(row, "gpus"))
     raise UnusableError("no time is printed")
-
-
-def _square_flops(architecture: Architecture, length: int) -> float:
-    """Of a dense model's token, forward and backward."""
-    weights = architecture.output.num_parameters
-    square = 0
-    for layer in architecture.layers:
-        weights += sum(product.num_parameters for product in layer.products())
-        square += layer.attention.heads * (layer.attention.key_size + layer.attention.value_size) * length
-    return 6.0 * (weights + square)

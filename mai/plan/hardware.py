@@ -60,6 +60,11 @@ class Gpu:
     sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
     """Where each number comes from, by its field's name."""
 
+    @property
+    def most_memory_gib(self) -> float:
+        """What needs more does not fit: what a process gets or, where nobody published that, all there is."""
+        return self.usable_memory_gib or self.sold_memory_gb
+
 
 def load_gpu(name: str) -> Gpu:
     """The GPU of this name; raises PlanError, with the names there are, when none has it."""

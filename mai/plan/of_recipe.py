@@ -38,7 +38,7 @@ def within(recipe: Recipe, cluster: Cluster, gpus: int | None) -> Recipe:
 def _filled(recipe: Recipe, most: int) -> Recipe:
     """With the most data ranks up to `most` that break no rule; RecipeError with what the most would break."""
     sequences = recipe.batch_sequences // recipe.parallel.micro_batch_sequences
-    for data in range(most, 0, -1):
+    for data in range(min(most, sequences), 0, -1):
         candidate = replace(recipe, parallel=replace(recipe.parallel, data=data))
         if sequences % data == 0 and not rules.violations(candidate):
             return candidate

@@ -30,7 +30,7 @@ class Setting:
     software: Software
     cluster: Cluster
     imbalance: float = 1.0
-    """Tokens of the busiest expert rank over the mean."""
+    """Tokens of the busiest expert rank over the mean, where there are enough ranks for it (`cut`)."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -56,7 +56,8 @@ class Setting:
             sequence=parallel.sequence and parallel.tensor > 1,
             expert=parallel.expert,
             expert_tensor=parallel.expert_tensor,
-            imbalance=self.imbalance,
+            # The busiest of so many ranks gets at most all tokens; one that has all experts, always as many.
+            imbalance=min(self.imbalance, parallel.expert),
         )
 
     @cached_property

@@ -109,9 +109,12 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     assert "No such file or directory" in refused.stderr
 
 
-@pytest.mark.parametrize("words", [["tiny"], ["tiny", "--hardware", "h100", "--imbalance", "0.5"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--hardware", "h100", "--imbalance", "0.5"], ["--hardware", "h100", "--imbalance", "nan"]],
+)
 def test_a_wrong_command_line_exits_2(words: list[str]) -> None:
-    assert mai(*words).returncode == 2
+    assert mai("tiny", *words).returncode == 2
 
 
 def test_a_search_prints_words_that_check_takes() -> None:

@@ -55,6 +55,8 @@ class Memory:
     stages: tuple[RankMemory, ...]
     usable: int | None
     """Bytes that the GPU gives to a process; None where nobody published it."""
+    most: int
+    """Those or, where nobody published them, all that the GPU has."""
 
     @property
     def largest(self) -> RankMemory:
@@ -63,7 +65,7 @@ class Memory:
     @property
     def missing(self) -> int:
         """Bytes that the largest rank needs and the GPU has not."""
-        return 0 if self.usable is None else max(0, self.largest.needed - self.usable)
+        return max(0, self.largest.needed - self.most)
 
     @property
     def fits(self) -> bool:
@@ -72,10 +74,11 @@ class Memory:
 
 def memory(setting: Setting) -> Memory:
     """Of every stage, on its rank whose experts get most tokens."""
-    usable = setting.cluster.gpu.usable_memory_gib
+    gpu = setting.cluster.gpu
     return Memory(
         stages=tuple(rank_memory(setting, stage) for stage in range(setting.parallel.pipeline)),
-        usable=None if usable is None else round(usable * _GIB),
+        usable=None if gpu.usable_memory_gib is None else round(gpu.usable_memory_gib * _GIB),
+        most=round(gpu.most_memory_gib * _GIB),
     )
 
 

@@ -52,8 +52,7 @@ def _recomputed(setting: Setting) -> Iterator[Setting]:
     before = setting.parallel.recompute
     if "layer" in before:
         return
-    has_experts = any(layer.experts for layer in setting.architecture.layers)
-    modules = ("norms", "attention_core", "experts" if has_experts else "feed_forward")
+    modules = ("norms", "attention_core", "experts" if setting.architecture.has_experts else "feed_forward")
     for chosen in (*((module,) for module in modules), ("norms", modules[-1]), ("layer",)):
         added = tuple(module for module in chosen if module not in before)
         if added:

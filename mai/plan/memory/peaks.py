@@ -84,4 +84,4 @@ def _network_bytes(network: Network, number: int, *, beside_first_matrix: int) -
 def _rows(setting: Setting, experts: Experts) -> int:
     """Of a rank's experts, where most come together."""
     cut = setting.cut
-    return round(cut.own_tokens * experts.per_token * cut.expert_tensor * setting.imbalance)
+    return round(cut.own_tokens * experts.per_token * cut.expert_tensor * cut.imbalance)

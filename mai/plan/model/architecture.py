@@ -160,13 +160,8 @@ class Architecture:
         return self.hidden * (1 + self.norms_have_bias)
 
     @property
-    def num_parameters(self) -> int:
-        ends = (1 if self.is_tied else 2) * self.output.num_parameters + self.num_positions * self.hidden
-        depths = self.depths * self.num_depth_parameters_on(1) + self.num_expert_parameters(
-            {self.layers[-1]: self.depths}
-        )
-        dense = sum(number * self.num_dense_parameters_on(1, layer) for layer, number in self.kinds().items())
-        return dense + self.num_expert_parameters(self.kinds()) + depths + ends + self.num_norm_parameters
+    def has_experts(self) -> bool:
+        return any(layer.experts is not None for layer in self.kinds())
 
     def num_dense_parameters_on(self, tensor: int, layer: Layer) -> int:
         """What a tensor rank holds of a layer, without its experts."""
@@ -181,7 +176,7 @@ class Architecture:
         return matrix + self.num_dense_parameters_on(tensor, self.layers[-1]) + 3 * self.num_norm_parameters
 
     @staticmethod
-    def num_expert_parameters(layers: Mapping[Layer, int], *, expert: int = 1, expert_tensor: int = 1) -> int:
+    def num_expert_parameters(layers: Mapping[Layer, int], *, expert: int, expert_tensor: int) -> int:
         """What one rank holds of the experts of these layers, so many of each kind."""
         return sum(
             number * layer.experts.num_parameters_on(expert=expert, expert_tensor=expert_tensor)

@@ -30,6 +30,11 @@ def amount(number: float | None, unit: str) -> str:
     return f"{_three_digits(number)} {unit}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 GPU`, `15,000 GPUs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def seconds(number: float, *, like: float | None = None) -> str:
     """In milliseconds where it, or the number beside which it stands, is below a tenth of a second."""
     if (number if like is None else like) < 0.1:

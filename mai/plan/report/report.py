@@ -8,6 +8,7 @@ from mai.model.flops import FLOP_CONVENTION, flops_per_token
 from mai.plan.hardware import Cluster
 from mai.plan.memory.memory import Memory, memory
 from mai.plan.memory.mends import Mend, mends
+from mai.plan.model.model_flops import whole_square_flops_per_token
 from mai.plan.report.cost import cost, disk, gpu_watts
 from mai.plan.report.trust import band, kind
 from mai.plan.setting import Setting
@@ -62,6 +63,7 @@ def _of_memory(found: Memory) -> dict[str, Any]:
     """Of one rank of every stage, in bytes."""
     return {
         "usable_bytes": found.usable,
+        "most_bytes": found.most,
         "fits": found.fits,
         "largest_stage": found.largest.stage,
         "stages": [
@@ -116,8 +118,7 @@ def _of_speed(recipe: Recipe, setting: Setting, step_seconds: float) -> dict[str
         "fp4": setting.cluster.gpu.fp4_tflops,
     }.get(setting.precision)
     causal = per_gpu * flops_per_token(recipe.model, length) / 1e12
-    # A token sees as much of its whole square as of the half below the diagonal where the sequence is twice as long.
-    full = per_gpu * flops_per_token(recipe.model, 2 * length) / 1e12
+    full = per_gpu * whole_square_flops_per_token(setting.architecture, length) / 1e12
     return {
         "tokens_per_second": setting.tokens / step_seconds,
         "tokens_per_second_per_gpu": per_gpu,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mai.plan.report.quantities import amount, disk_size, duration, gib, percent, seconds
+from mai.plan.report.quantities import amount, counted, disk_size, duration, gib, percent, seconds
 from mai.plan.time.step_time import WORDS
 
 _MOST_STAGES = 4
@@ -44,7 +44,7 @@ def micro_batches(found: Mapping[str, Any]) -> str:
 def gpus(found: Mapping[str, Any]) -> str:
     count = found["gpus"]
     spares = f" of {count['booked']:,}, {count['spares']:,} spares" if count["spares"] else ""
-    return f"{count['in_use']:,} GPUs{spares}"
+    return f"{counted(count['in_use'], 'GPU')}{spares}"
 
 
 def _heading(found: Mapping[str, Any]) -> Iterator[str]:
@@ -89,14 +89,14 @@ def shown_stages(memory: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def fit(memory: Mapping[str, Any]) -> str:
     """Whether the largest rank fits, in a sentence."""
-    largest, usable = memory["stages"][memory["largest_stage"]], memory["usable_bytes"]
+    largest, most = memory["stages"][memory["largest_stage"]], memory["most_bytes"]
     needs = f"the largest rank, of stage {largest['stage']}, needs {gib(largest['needed_bytes'])}"
-    if usable is None:
-        return f"{needs} GiB; how much its GPU gives to a process is unknown"
+    if memory["fits"] and memory["usable_bytes"] is None:
+        return f"may fit: {needs} of {gib(most)} GiB; how much of it a process gets is unknown"
     if memory["fits"]:
-        return f"fits: {needs} of {gib(usable)} GiB"
-    more = f"{gib(largest['needed_bytes'] - usable)} more than the {gib(usable)} GiB there are"
-    number, misfits = len(memory["stages"]), sum(stage["needed_bytes"] > usable for stage in memory["stages"])
+        return f"fits: {needs} of {gib(most)} GiB"
+    more = f"{gib(largest['needed_bytes'] - most)} more than the {gib(most)} GiB there are"
+    number, misfits = len(memory["stages"]), sum(stage["needed_bytes"] > most for stage in memory["stages"])
     of_stages = f"; {misfits} of {number} stages need too much" if number > 1 else ""
     return f"DOES NOT FIT: {needs} GiB, {more}{of_stages}"
 

@@ -30,8 +30,8 @@ class Band:
 
 def kind(setting: Setting) -> str:
     """Settings that are off alike: `mai/bf16/dense`."""
-    has_experts = any(layer.experts for layer in setting.architecture.kinds())
-    return f"{setting.software.name}/{setting.precision}/{'experts' if has_experts else 'dense'}"
+    layers = "experts" if setting.architecture.has_experts else "dense"
+    return f"{setting.software.name}/{setting.precision}/{layers}"
 
 
 def band(setting: Setting, file: Path = FILE) -> Band | None:

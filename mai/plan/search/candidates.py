@@ -95,7 +95,7 @@ def recomputations(setting: Setting) -> Iterator[Recomputation]:
     yield ("norms",)
     if any(layer.experts is None for layer in layers):
         yield ("feed_forward",)
-    if any(layer.experts is not None for layer in layers):
+    if setting.architecture.has_experts:
         yield ("experts",)
     if any(layer.experts is not None and layer.experts.shared is not None for layer in layers):
         yield ("shared_experts",)

@@ -9,7 +9,7 @@ from mai.errors import PlanError, RecipeError
 from mai.plan.hardware import Cluster
 from mai.plan.of_layout import trains, words
 from mai.plan.of_recipe import setting_of, usable_gpus, within
-from mai.plan.report.quantities import gib, seconds
+from mai.plan.report.quantities import counted, gib, seconds
 from mai.plan.report.text import columns
 from mai.plan.search.reasons import differences, largest
 from mai.plan.search.search import Planned, Ranking, search
@@ -85,7 +85,7 @@ def _told(recipe: Recipe, planned: Planned, *, budget: int, faster: Planned | No
         "tokens_per_second": planned.tokens_per_second,
         "fits": planned.memory.fits,
         "needed_bytes": largest_rank.needed,
-        "usable_bytes": planned.memory.usable,
+        "most_bytes": planned.memory.most,
         "largest_stage": largest_rank.stage,
         "largest_item": max(largest_rank.items, key=lambda item: largest_rank.items[item]),
         "items_seconds": dict(planned.time.items),
@@ -97,15 +97,15 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """A table of the best, then in words why each loses to the one before it."""
     best, own = found["best"], found["own"]
     yield (
-        f"{found['recipe']} on {found['cluster']}: the best layouts on at most {found['gpus']:,} GPUs, for "
-        f"{found['batch_sequences']:,} sequences a step; {found['compared']:,} compared"
+        f"{found['recipe']} on {found['cluster']}: the best layouts on at most {counted(found['gpus'], 'GPU')}, for "
+        f"{counted(found['batch_sequences'], 'sequence')} a step; {found['compared']:,} compared"
     )
     yield ""
     if best or own:
         yield from _table(best, own)
-    for number, planned in enumerate(best[1:], start=2):
-        yield f"{number} behind {number - 1}: {_loss(planned)}"
-    yield ""
+        for number, planned in enumerate(best[1:], start=2):
+            yield f"{number} behind {number - 1}: {_loss(planned)}"
+        yield ""
     yield from _about_the_others(found)
     if best:
         yield "the best one, as words behind the recipe's name:"
@@ -160,7 +160,7 @@ def _about_the_others(found: Mapping[str, Any]) -> Iterator[str]:
         faster = best[0]["step_seconds"] / near_miss["step_seconds"] - 1
         yield f"does not quite fit: {_layout(near_miss)}, which {_lack(near_miss)}; would be {faster:.1%} faster"
     if own is None:
-        yield f"the recipe's own layout does not share out its batch over {found['gpus']:,} GPUs"
+        yield f"the recipe's own layout does not share out its batch over {counted(found['gpus'], 'GPU')}"
     elif not own["fits"]:
         yield f"the recipe's own layout does not fit: {_lack(own)}"
     elif best:
@@ -170,6 +170,6 @@ def _about_the_others(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _lack(planned: Mapping[str, Any]) -> str:
     return (
-        f"needs {gib(planned['needed_bytes'])} of {gib(planned['usable_bytes'])} GiB on stage "
+        f"needs {gib(planned['needed_bytes'])} of {gib(planned['most_bytes'])} GiB on stage "
         f"{planned['largest_stage']}, most of it {planned['largest_item'].replace('_', ' ')}"
     )

@@ -165,8 +165,7 @@ class _Search:
         return self._batch // (cut.micro_batch_sequences * cut.data)
 
     def _is_near(self, num_bytes: float) -> bool:
-        usable = self._setting.cluster.gpu.usable_memory_gib
-        return usable is None or num_bytes <= _NEAR * usable * 2**30
+        return num_bytes <= _NEAR * self._setting.cluster.gpu.most_memory_gib * 2**30
 
 
 class _Item(NamedTuple):

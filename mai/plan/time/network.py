@@ -8,7 +8,7 @@ _LINK_SHARE = 0.82
 """Of a link's rate that a collective reaches: eight H100s all-reduce at 370 of 450 GB/s (stas00/ml-engineering at
 744d01e, network/benchmarks/README.md)."""
 
-_INSIDE_MICROSECONDS, _BETWEEN_MICROSECONDS = 3.4, 14.0
+_UP_MICROSECONDS, _OUT_MICROSECONDS = 3.4, 14.0
 """Of a hop, where the cluster does not say: NVIDIA/nccl at 5067397, src/graph/tuning.cc, hwLatencies."""
 
 
@@ -23,6 +23,10 @@ class Group:
         """How many of them share the network inside a node."""
         return max(1, min(self.ranks, cluster.scale_up.gpus // self.stride))
 
+    def nodes(self, cluster: Cluster) -> int:
+        """How many such networks they are spread over; the last may hold fewer of them."""
+        return -(-self.ranks // self.inside(cluster))
+
 
 def ring_seconds(cluster: Cluster, group: Group, num_bytes: float) -> float:
     """An all-gather or a reduce-scatter of so many bytes in all; an all-reduce is both.
@@ -32,15 +36,13 @@ def ring_seconds(cluster: Cluster, group: Group, num_bytes: float) -> float:
     """
     if group.ranks == 1:
         return 0.0
-    inside, away = group.inside(cluster), group.ranks > group.inside(cluster)
+    inside, nodes = group.inside(cluster), group.nodes(cluster)
     rate = cluster.scale_up.gb_per_second
-    microseconds = (inside - 1) * (cluster.scale_up.latency_microseconds or _INSIDE_MICROSECONDS)
-    if away:
+    if nodes > 1:
         rate = min(rate, cluster.scale_out.gb_per_second * inside)
-        hops = group.ranks // inside - 1
-        microseconds += hops * (cluster.scale_out.latency_microseconds or _BETWEEN_MICROSECONDS)
     sent = num_bytes * (group.ranks - 1) / group.ranks
-    return sent / (rate * 1e9 * _LINK_SHARE) + microseconds * 1e-6
+    hops = (inside - 1) * _up_hop_seconds(cluster) + (nodes - 1) * _out_hop_seconds(cluster)
+    return sent / _bytes_per_second(rate) + hops
 
 
 def exchange_seconds(cluster: Cluster, group: Group, num_bytes: float, *, crossing_share: float = 1.0) -> float:
@@ -53,12 +55,12 @@ def exchange_seconds(cluster: Cluster, group: Group, num_bytes: float, *, crossi
     inside = group.inside(cluster)
     for_others = num_bytes * (group.ranks - inside) / group.ranks * crossing_share
     within = num_bytes * (inside - 1) / group.ranks
-    up, out = cluster.scale_up, cluster.scale_out
-    seconds = max(within / (up.gb_per_second * 1e9), for_others / (out.gb_per_second * 1e9)) / _LINK_SHARE
-    microseconds = up.latency_microseconds or _INSIDE_MICROSECONDS
-    if for_others:
-        microseconds = out.latency_microseconds or _BETWEEN_MICROSECONDS
-    return seconds + 2 * microseconds * 1e-6
+    seconds = max(
+        within / _bytes_per_second(cluster.scale_up.gb_per_second),
+        for_others / _bytes_per_second(cluster.scale_out.gb_per_second),
+    )
+    # Assumed: one hop to hear how many tokens come, one for the tokens.
+    return seconds + 2 * (_out_hop_seconds(cluster) if for_others else _up_hop_seconds(cluster))
 
 
 def crossing_share_of_tokens(cluster: Cluster, group: Group, *, ranks_per_token: int) -> float:
@@ -66,7 +68,7 @@ def crossing_share_of_tokens(cluster: Cluster, group: Group, *, ranks_per_token:
 
     Its ranks are drawn evenly: of `nodes` other ones it reaches nodes * (1 - (1 - 1/all)^picks).
     """
-    nodes = group.ranks // group.inside(cluster)
+    nodes = group.nodes(cluster)
     if nodes == 1:
         return 1.0
     reached = (nodes - 1) * (1 - (1 - 1 / nodes) ** ranks_per_token)
@@ -75,11 +77,19 @@ def crossing_share_of_tokens(cluster: Cluster, group: Group, *, ranks_per_token:
 
 def send_seconds(cluster: Cluster, num_bytes: float, *, stride: int) -> float:
     """From one rank to the one so many further."""
-    link, microseconds = cluster.scale_out, cluster.scale_out.latency_microseconds or _BETWEEN_MICROSECONDS
-    rate = link.gb_per_second
     if stride < cluster.scale_up.gpus:
-        rate, microseconds = (
-            cluster.scale_up.gb_per_second,
-            cluster.scale_up.latency_microseconds or _INSIDE_MICROSECONDS,
-        )
-    return num_bytes / (rate * 1e9 * _LINK_SHARE) + microseconds * 1e-6
+        return num_bytes / _bytes_per_second(cluster.scale_up.gb_per_second) + _up_hop_seconds(cluster)
+    return num_bytes / _bytes_per_second(cluster.scale_out.gb_per_second) + _out_hop_seconds(cluster)
+
+
+def _bytes_per_second(gb_per_second: float) -> float:
+    """That a collective reaches of a link's rate."""
+    return gb_per_second * 1e9 * _LINK_SHARE
+
+
+def _up_hop_seconds(cluster: Cluster) -> float:
+    return (cluster.scale_up.latency_microseconds or _UP_MICROSECONDS) * 1e-6
+
+
+def _out_hop_seconds(cluster: Cluster) -> float:
+    return (cluster.scale_out.latency_microseconds or _OUT_MICROSECONDS) * 1e-6

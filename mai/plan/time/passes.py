@@ -146,7 +146,7 @@ class Passes:
         forward, backward = 0.0, 0.0
         for product in of.products:
             ahead, back = rates.product_seconds(product)
-            busiest = setting.imbalance if product.is_grouped else 1.0
+            busiest = self._cut.imbalance if product.is_grouped else 1.0
             forward += ahead * busiest
             backward += back * busiest
         traffic = setting.software.pace.traffic / rates.memory_bytes
@@ -207,7 +207,7 @@ class Passes:
         one = exchange_seconds(setting.cluster, group, num_bytes, crossing_share=share)
         # Ranks that share an expert's matrices gather what each of them was sent.
         one += ring_seconds(setting.cluster, Group(parallel.expert_tensor), num_bytes * parallel.expert_tensor)
-        one *= setting.imbalance * (1 - software.hides.expert)
+        one *= cut.imbalance * (1 - software.hides.expert)
         return Both(Pass(expert=2 * one), Pass(expert=2 * one))
 
     def _with_context(self, one: Pass, layer: Layer, times: int) -> Pass:

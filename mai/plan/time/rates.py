@@ -27,6 +27,9 @@ _SLOWEST_GPU = 0.95
 
 _ASSUMED_MATMUL_SHARE = 0.72
 """Of the peak that the fastest product reaches, where nobody measured: what it is on a GB200 (MAMF)."""
+_FP32_SHARE = 1 / 16
+"""Of the bf16 peak: outside the tensor cores, as torch leaves TF32 off. 19.5 of 312 on an A100, 67 of 989 on an H100
+(their data sheets); other GPUs differ."""
 _ASSUMED_SUSTAINED_SHARE = 0.9
 _ASSUMED_COPY_SHARE = 0.9
 _ASSUMED_ATTENTION_SHARES = 0.71, 0.58
@@ -91,7 +94,7 @@ class Rates:
 
 def _fastest_tflops(gpu: Gpu, precision: Precision) -> float:
     peaks = {
-        "fp32": (gpu.bf16_tflops / 2, None),
+        "fp32": (gpu.bf16_tflops * _FP32_SHARE, None),
         "bf16": (gpu.bf16_tflops, gpu.matmul_bf16_tflops),
         "fp8": (gpu.fp8_tflops, gpu.matmul_fp8_tflops),
         "fp4": (gpu.fp4_tflops, None),

@@ -39,6 +39,10 @@ def test_open_data_ranks_fill_the_budget_as_far_as_the_batch_allows(axes: dict[s
     assert within(cut(**axes), H100, gpus).parallel.data == data
 
 
+def test_a_budget_beyond_all_sense_takes_no_longer() -> None:
+    assert within(cut(), H100, 10**15).parallel.data == 12
+
+
 def test_data_ranks_that_the_recipe_names_stay() -> None:
     recipe = mai1_500b()
     assert within(recipe, H100, 15_000) == recipe

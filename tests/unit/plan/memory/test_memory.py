@@ -153,6 +153,25 @@ def test_the_largest_rank_is_named_and_what_it_misses() -> None:
     )
 
 
+def test_one_rank_with_all_experts_is_never_busier_than_the_mean() -> None:
+    model = with_experts().architecture
+    even, busy = (replace(setting(model, data=8), imbalance=factor) for factor in (1.0, 2.0))
+    assert items(even) == items(busy)
+    # Nor is one of two ever more than twice as busy.
+    twice, more = (replace(setting(model, data=8, expert=2), imbalance=factor) for factor in (2.0, 3.0))
+    assert items(twice) == items(more)
+
+
+def test_what_is_more_than_the_gpu_has_does_not_fit_even_where_its_usable_memory_is_unknown() -> None:
+    small, large = (
+        memory(replace(setting(software="mai", micro_batch_sequences=sequences), cluster=load_cluster("maia100")))
+        for sequences in (1, 256)
+    )
+    assert small.usable is None
+    assert small.fits
+    assert large.missing == large.largest.needed - 64 * 2**30 > 0
+
+
 def test_real_runs_of_megatron_core_need_what_the_planner_says() -> None:
     """SimuMax's 22 runs on 8 B200s, all ranks: dense and with experts, pipeline, tensor, context and expert ranks."""
     rows = list(memory_rows(only="SimuMax"))

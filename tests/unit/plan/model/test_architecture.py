@@ -1,16 +1,22 @@
-"""An architecture has the parameters that mai/model/shapes.py lists, or that a paper counts."""
+"""A rank that holds a whole architecture has the parameters that mai/model/shapes.py lists, or that a paper counts."""
 
 import pytest
 
 from mai.model.shapes import Split, num_parameters
+from mai.parallel.stages import parts
 from mai.plan.model.architecture import Architecture, Attention, Layer, Network, Product, of_model
-from mai.recipe import load
+from mai.plan.model.weights import held
+from mai.recipe import ParallelConfig, load
+
+
+def num_parameters_of(model: Architecture) -> int:
+    return held(model, parts(len(model.layers), ParallelConfig()), tensor=1, expert=1, expert_tensor=1).all
 
 
 @pytest.mark.parametrize("recipe_name", load.names())
 def test_a_recipes_architecture_has_its_parameters(recipe_name: str) -> None:
     model = load.find(recipe_name)().model
-    assert of_model(model).num_parameters == num_parameters(model)
+    assert num_parameters_of(of_model(model)) == num_parameters(model)
 
 
 def test_a_gpt_with_biases_has_the_parameters_that_its_paper_counts() -> None:
@@ -28,6 +34,6 @@ def test_a_gpt_with_biases_has_the_parameters_that_its_paper_counts() -> None:
     )
     last_norm = 2 * hidden  # which the paper leaves out
     assert (
-        gpt.num_parameters - last_norm
+        num_parameters_of(gpt) - last_norm
         == 12 * layers * hidden**2 + 13 * layers * hidden + (vocabulary + positions) * hidden
     )

@@ -1,6 +1,10 @@
 import pytest
 
-from mai.plan.report.quantities import amount, disk_size, duration, gib, percent, seconds
+from mai.plan.report.quantities import amount, counted, disk_size, duration, gib, percent, seconds
+
+
+def test_one_is_no_plural() -> None:
+    assert (counted(1, "GPU"), counted(15_000, "GPU")) == ("1 GPU", "15,000 GPUs")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 
 from mai.model.flops import flops_per_token
 from mai.plan.hardware import load_cluster
+from mai.plan.model.architecture import of_model
+from mai.plan.model.model_flops import whole_square_flops_per_token
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.report import text
 from mai.plan.report.page import page
@@ -64,6 +66,14 @@ def test_full_attention_counts_the_half_that_a_causal_one_leaves_out() -> None:
     assert speed["utilisation_of_full_attention"] - speed["utilisation"] == pytest.approx(share)
 
 
+def test_full_attention_takes_no_account_of_windows() -> None:
+    recipe = load.find("mistral_7b")()
+    speed = found("mistral_7b", "h100", 1024, "model.window=1024")["speed"]
+    whole = whole_square_flops_per_token(of_model(recipe.model), recipe.data.sequence_length)
+    share = whole * speed["tokens_per_second_per_gpu"] / 989e12
+    assert speed["utilisation_of_full_attention"] == pytest.approx(share)
+
+
 def test_json_can_be_written_and_text_shows_its_numbers() -> None:
     values = json.loads(json.dumps(found()))
     lines = list(text.lines(values))
@@ -97,8 +107,9 @@ def test_unknown_is_said_and_never_0() -> None:
     rows = {name: cells for name, *cells in text.costs(values)}
     assert rows["money"] == rows["energy"] == rows["carbon dioxide"] == ["unknown", "unknown"]
     assert text.trust({**values["step"], "measured": None}) == "error: not measured for mai/bf16/dense"
-    no_memory = {**values["memory"], "usable_bytes": None}
-    assert text.fit(no_memory).endswith("how much its GPU gives to a process is unknown")
+    no_memory = {**values["memory"], "fits": True, "usable_bytes": None}
+    assert text.fit(no_memory).startswith("may fit: ")
+    assert text.fit(no_memory).endswith("how much of it a process gets is unknown")
 
 
 def test_a_peak_that_is_not_stated_leaves_utilisation_unknown() -> None:
@@ -110,7 +121,7 @@ def test_a_peak_that_is_not_stated_leaves_utilisation_unknown() -> None:
 
 def test_what_does_not_fit_is_said_with_the_stage_and_by_how_much() -> None:
     stages = [{"stage": number, "needed_bytes": size * 2**30} for number, size in enumerate([90, 84, 70])]
-    memory = {"fits": False, "usable_bytes": 80 * 2**30, "largest_stage": 0, "stages": stages}
+    memory = {"fits": False, "usable_bytes": None, "most_bytes": 80 * 2**30, "largest_stage": 0, "stages": stages}
     assert text.fit(memory) == (
         "DOES NOT FIT: the largest rank, of stage 0, needs 90.00 GiB, 10.00 more than the 80.00 GiB there are; "
         "2 of 3 stages need too much"

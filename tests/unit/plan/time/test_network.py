@@ -60,3 +60,10 @@ def test_a_token_that_crosses_once_to_a_node_sends_less(cluster: Cluster) -> Non
 def test_a_send_to_the_same_node_takes_nvlink(cluster: Cluster) -> None:
     assert send_seconds(cluster, 1e9, stride=4) == pytest.approx(1e9 / (450e9 * LINK_SHARE), rel=1e-6)
     assert send_seconds(cluster, 1e9, stride=8) == pytest.approx(1e9 / (50e9 * LINK_SHARE), rel=1e-6)
+
+
+def test_a_last_node_that_is_not_full_is_a_hop_too(cluster: Cluster) -> None:
+    far = replace(cluster, scale_out=replace(cluster.scale_out, latency_microseconds=14.0))
+    assert ring_seconds(far, Group(12), 0) == pytest.approx(14e-6, rel=1e-3)
+    assert crossing_share_of_tokens(cluster, Group(12), ranks_per_token=1) == 1
+    assert crossing_share_of_tokens(cluster, Group(12), ranks_per_token=8) < 1

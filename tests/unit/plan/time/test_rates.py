@@ -44,6 +44,11 @@ def test_a_gpu_without_fp8_says_so() -> None:
         Rates.of(load_gpu("a100_80gb"), "fp8", MAI, num_gpus=1)
 
 
+def test_fp32_runs_outside_the_tensor_cores() -> None:
+    bf16, fp32 = (Rates.of(load_gpu("a100_80gb"), precision, MAI, num_gpus=1) for precision in ("bf16", "fp32"))
+    assert fp32.product_flops < 19.5e12 < bf16.product_flops / 8
+
+
 def test_rates_that_nobody_measured_are_shares_of_the_peak() -> None:
     rates = Rates.of(load_gpu("maia100"), "bf16", MAI, num_gpus=1)
     assert rates.product_flops == pytest.approx(800e12 * 0.72 * 0.9)
