@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mai.command import Commands, Finite, as_json, device, echo_json, recipe_arguments, shrink, tell, workers, write
+from mai.command import (
+    Commands,
+    Finite,
+    as_json,
+    device,
+    echo_error,
+    echo_json,
+    recipe_arguments,
+    shrink,
+    tell,
+    workers,
+    write,
+)
 from mai.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -380,6 +392,9 @@ def main() -> NoReturn:
     try:
         code = cli.main(prog_name="mai", standalone_mode=False)
     except click.ClickException as error:
+        # A command line that was not understood has no parsed --json to ask.
+        if "--json" in sys.argv:
+            echo_error(ExitCode(error.exit_code), [error.format_message()])
         error.show()
         code = error.exit_code
     except click.Abort:

@@ -62,7 +62,7 @@ def fail(context: click.Context, code: ExitCode, violations: Sequence[str]) -> N
     if context.find_root().params["traceback"]:
         traceback.print_exc()
     if context.params.get("as_json"):
-        echo_json({"error": {"code": int(code), "name": code.name, "violations": list(violations)}})
+        echo_error(code, violations)
     click.echo(
         click.style(f"{context.command_path}: {code.name} (exit code {int(code)})", fg="red", bold=True), err=True
     )
@@ -78,6 +78,11 @@ def printable(text: str) -> str:
 
 def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
+
+
+def echo_error(code: ExitCode, violations: Sequence[str]) -> None:
+    """A failure as --json shows it."""
+    echo_json({"error": {"code": int(code), "name": code.name, "violations": list(violations)}})
 
 
 def tell(found: Mapping[str, Any], lines: Callable[[Mapping[str, Any]], Iterator[str]], *, as_json: bool) -> None:

@@ -94,7 +94,9 @@ def test_a_software_that_is_not_there_is_named_with_those_that_are() -> None:
 def test_a_budget_that_is_too_small_exits_80() -> None:
     result = mai("mai1_500b", "--hardware", "h100", "--gpus", "1000")
     assert result.returncode == 80
-    assert "needs 14976 at least" in result.stderr
+    assert "parallel.data=36 needs 14976 at least; parallel.data=none fills what there is" in result.stderr
+    filled = mai("mai1_500b", "parallel.data=none", "--hardware", "h100", "--gpus", "1000")
+    assert filled.stdout.startswith("mai1-500b on h100: 832 GPUs of 1,000, 168 spares\n")
 
 
 def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
@@ -113,8 +115,13 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     "words",
     [[], ["--hardware", "h100", "--imbalance", "0.5"], ["--hardware", "h100", "--imbalance", "nan"]],
 )
-def test_a_wrong_command_line_exits_2(words: list[str]) -> None:
-    assert mai("tiny", *words).returncode == 2
+def test_a_wrong_command_line_exits_2_with_json_where_it_was_asked_for(words: list[str]) -> None:
+    result = mai("tiny", *words, "--json")
+    assert result.returncode == 2
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], error["name"]) == (2, "USAGE")
+    assert error["violations"][0] in result.stderr
+    assert mai("tiny", *words).stdout == ""
 
 
 def test_a_search_prints_words_that_check_takes() -> None:
@@ -136,3 +143,16 @@ def test_a_search_of_all_layouts_takes_two_seconds() -> None:
     assert searched.stdout.splitlines()[-1].startswith("    parallel.")
     # Of the processor, on one core, and twice as many, as tests share the cores with each other.
     assert min(seconds) < 4
+
+
+def test_more_than_a_gpu_is_sold_with_does_not_fit_though_nobody_says_what_of_it_is_usable() -> None:
+    words = ["mai1_500b_moe", "--hardware", "maia100", "--gpus", "15000"]
+    may = mai(*words)
+    assert may.returncode == 0
+    assert any(line.startswith("may fit: ") for line in may.stdout.splitlines())
+    misfit = mai(*words, "--imbalance", "2")
+    assert misfit.returncode == 80
+    assert "more than the 64.00 GiB that the GPU is sold with" in misfit.stdout
+    best = json.loads(mai(*words, "--search", "--json").stdout)["best"]
+    assert best
+    assert all(layout["needed_bytes"] <= 64 * 2**30 for layout in best)

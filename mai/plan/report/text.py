@@ -91,11 +91,12 @@ def fit(memory: Mapping[str, Any]) -> str:
     """Whether the largest rank fits, in a sentence."""
     largest, most = memory["stages"][memory["largest_stage"]], memory["most_bytes"]
     needs = f"the largest rank, of stage {largest['stage']}, needs {gib(largest['needed_bytes'])}"
-    if memory["fits"] and memory["usable_bytes"] is None:
-        return f"may fit: {needs} of {gib(most)} GiB; how much of it a process gets is unknown"
+    is_known = memory["usable_bytes"] is not None
     if memory["fits"]:
-        return f"fits: {needs} of {gib(most)} GiB"
-    more = f"{gib(largest['needed_bytes'] - most)} more than the {gib(most)} GiB there are"
+        unknown = " that the GPU is sold with; how much of them a process gets is unknown"
+        return f"fits: {needs} of {gib(most)} GiB" if is_known else f"may fit: {needs} of {gib(most)} GiB{unknown}"
+    there_are = "there are" if is_known else "that the GPU is sold with"
+    more = f"{gib(largest['needed_bytes'] - most)} more than the {gib(most)} GiB {there_are}"
     number, misfits = len(memory["stages"]), sum(stage["needed_bytes"] > most for stage in memory["stages"])
     of_stages = f"; {misfits} of {number} stages need too much" if number > 1 else ""
     return f"DOES NOT FIT: {needs} GiB, {more}{of_stages}"

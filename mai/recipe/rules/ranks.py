@@ -20,8 +20,13 @@ def ranks_within(parallel: ParallelConfig, budget: int) -> int:
     """The most ranks that the layout can use of so many; RecipeError where it needs more."""
     least = smallest_world(parallel) if parallel.data is None else parallel.model_ranks * parallel.data
     if least > budget:
-        raise RecipeError(f"{budget} ranks: {_layout(parallel)} needs {least} at least; lower a degree, or bring more")
+        raise RecipeError(f"{budget} ranks: {_needs(parallel)} needs {least} at least; {_way_out(parallel, budget)}")
     return least if parallel.data is not None else budget // least * least
+
+
+def _way_out(parallel: ParallelConfig, budget: int) -> str:
+    fills = "parallel.data=none fills what there is, or " if smallest_world(parallel) <= budget else ""
+    return f"{fills}lower a degree, or bring more; `mai plan --search` finds layouts that need no more"
 
 
 def world_breaches(parallel: ParallelConfig, world_size: int) -> Iterator[Breach]:
@@ -33,20 +38,16 @@ def world_breaches(parallel: ParallelConfig, world_size: int) -> Iterator[Breach
         data = world_size // parallel.model_ranks
         fits = "" if world_size % smallest_world(parallel) else f", or set parallel.data={data}"
         if world_size != takes:
-            rule = f"{_layout(parallel)} x parallel.data={parallel.data} takes {takes}; start {takes}{fits}"
+            rule = f"{_needs(parallel)} takes {takes}; start {takes}{fits}"
             yield Breach(f"{world_size} ranks: {rule}", paths)
         return
     if world_size % smallest_world(parallel):
         near = listed(multiples_near(world_size, smallest_world(parallel)))
-        needs = _layout(parallel)
         if _copies_for_experts(parallel) > 1:
             paths = (*paths, "parallel.expert", "parallel.expert_tensor")
-            expert_ranks = f"parallel.expert={parallel.expert} x parallel.expert_tensor={parallel.expert_tensor}"
-            needs += f", with a stage's ranks a multiple of {expert_ranks}"
         if _copies_for_sharding(parallel) > 1:
             paths = (*paths, "parallel.sharding_ranks")
-            needs += f", with its context x data ranks a multiple of parallel.sharding_ranks={parallel.sharding_ranks}"
-        rule = f"must be a multiple of {smallest_world(parallel)} ({needs}); start {near}"
+        rule = f"must be a multiple of {smallest_world(parallel)} ({_needs(parallel)}); start {near}"
         yield Breach(f"{world_size} ranks: {rule}", paths)
 
 
@@ -114,6 +115,19 @@ def _copies_for_sharding(parallel: ParallelConfig) -> int:
     """The fewest copies of the model whose context x data ranks hold one whole sharded copy."""
     sharding_ranks = parallel.sharding_ranks or 1
     return sharding_ranks // math.gcd(sharding_ranks, parallel.context)
+
+
+def _needs(parallel: ParallelConfig) -> str:
+    """What the ranks are a product of; with data left open, also what they must be a multiple of."""
+    if parallel.data is not None:
+        return f"{_layout(parallel)} x parallel.data={parallel.data}"
+    needs = _layout(parallel)
+    if _copies_for_experts(parallel) > 1:
+        expert_ranks = f"parallel.expert={parallel.expert} x parallel.expert_tensor={parallel.expert_tensor}"
+        needs += f", with a stage's ranks a multiple of {expert_ranks}"
+    if _copies_for_sharding(parallel) > 1:
+        needs += f", with its context x data ranks a multiple of parallel.sharding_ranks={parallel.sharding_ranks}"
+    return needs
 
 
 def _layout(parallel: ParallelConfig) -> str:

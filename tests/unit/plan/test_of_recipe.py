@@ -50,9 +50,9 @@ def test_data_ranks_that_the_recipe_names_stay() -> None:
 
 
 def test_a_layout_that_needs_more_than_the_budget_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"14000 ranks: .* needs 14976 at least"):
+    with pytest.raises(RecipeError, match=r"14000 ranks: .*data=36 needs 14976 at least"):
         within(mai1_500b(), H100, 14_000)
-    with pytest.raises(RecipeError, match=r"4 ranks: .* needs 8 at least"):
+    with pytest.raises(RecipeError, match=r"4 ranks: .*pipeline=4 needs 8 at least; lower a degree"):
         within(cut(tensor=2, pipeline=4), H100, 4)
 
 

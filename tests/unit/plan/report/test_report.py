@@ -109,7 +109,7 @@ def test_unknown_is_said_and_never_0() -> None:
     assert text.trust({**values["step"], "measured": None}) == "error: not measured for mai/bf16/dense"
     no_memory = {**values["memory"], "fits": True, "usable_bytes": None}
     assert text.fit(no_memory).startswith("may fit: ")
-    assert text.fit(no_memory).endswith("how much of it a process gets is unknown")
+    assert text.fit(no_memory).endswith("how much of them a process gets is unknown")
 
 
 def test_a_peak_that_is_not_stated_leaves_utilisation_unknown() -> None:
@@ -121,11 +121,13 @@ def test_a_peak_that_is_not_stated_leaves_utilisation_unknown() -> None:
 
 def test_what_does_not_fit_is_said_with_the_stage_and_by_how_much() -> None:
     stages = [{"stage": number, "needed_bytes": size * 2**30} for number, size in enumerate([90, 84, 70])]
-    memory = {"fits": False, "usable_bytes": None, "most_bytes": 80 * 2**30, "largest_stage": 0, "stages": stages}
+    most = 80 * 2**30
+    memory = {"fits": False, "usable_bytes": most, "most_bytes": most, "largest_stage": 0, "stages": stages}
     assert text.fit(memory) == (
         "DOES NOT FIT: the largest rank, of stage 0, needs 90.00 GiB, 10.00 more than the 80.00 GiB there are; "
         "2 of 3 stages need too much"
     )
+    assert "more than the 80.00 GiB that the GPU is sold with" in text.fit({**memory, "usable_bytes": None})
 
 
 MISFIT = {"parallel.data": "32", "parallel.micro_batch_sequences": "8", "evaluate.sequences": "256"}
