@@ -144,6 +144,8 @@ def plan(
         raise UsageError("--html draws one layout; leave --search out")
     cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
     checked = override.apply(build(recipe), overrides)
+    if imbalance > 1 and checked.model.experts is None:
+        click.echo(f"--imbalance changes nothing: {checked.name} has no experts", err=True)
     if searches:
         found = ranking_text.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
         tell(found, ranking_text.lines, as_json=as_json)

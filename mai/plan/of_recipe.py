@@ -46,6 +46,16 @@ def _filled(recipe: Recipe, most: int) -> Recipe:
     raise RecipeError(*rules.violations(filled))
 
 
+def most_data(recipe: Recipe, cluster: Cluster, gpus: int | None) -> int:
+    """Data ranks that `parallel.data=none` would give to a recipe which names its own."""
+    assert recipe.parallel.data is not None
+    if usable_gpus(cluster, gpus) is None:
+        return recipe.parallel.data
+    filled = within(replace(recipe, parallel=replace(recipe.parallel, data=None)), cluster, gpus)
+    assert filled.parallel.data is not None
+    return filled.parallel.data
+
+
 def usable_gpus(cluster: Cluster, gpus: int | None) -> int | None:
     """GPUs that may hold ranks: those of whole nodes that are not spare ones. None where nobody says."""
     if gpus is not None and gpus < cluster.gpus_per_node and not cluster.spare_nodes:

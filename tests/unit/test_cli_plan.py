@@ -56,7 +56,7 @@ def test_exit_code_and_verdict_agree() -> None:
     assert any(line.startswith("DOES NOT FIT: ") for line in misfit.stdout.splitlines())
     found = json.loads(mai(*WORDS, *one_node, "--json").stdout)
     assert found["memory"]["fits"] is False
-    assert found["gpus"] == {"booked": 15_000, "in_use": 8, "spares": 14_992}
+    assert found["gpus"] == {"booked": 15_000, "in_use": 8, "spares": 14_992, "most_data": 1_872}
 
 
 def test_json_has_every_stage_and_what_the_user_stated() -> None:
@@ -152,7 +152,21 @@ def test_more_than_a_gpu_is_sold_with_does_not_fit_though_nobody_says_what_of_it
     assert any(line.startswith("may fit: ") for line in may.stdout.splitlines())
     misfit = mai(*words, "--imbalance", "2")
     assert misfit.returncode == 80
-    assert "more than the 64.00 GiB that the GPU is sold with" in misfit.stdout
+    assert "more than the 64.00 GiB that the GPU is sold with" in " ".join(misfit.stdout.split())
     best = json.loads(mai(*words, "--search", "--json").stdout)["best"]
     assert best
     assert all(layout["needed_bytes"] <= 64 * 2**30 for layout in best)
+
+
+def test_an_imbalance_of_a_model_without_experts_is_said_to_change_nothing() -> None:
+    plain, told = mai(*WORDS), mai(*WORDS, "--imbalance", "2")
+    assert told.stdout == plain.stdout
+    assert told.stderr == "--imbalance changes nothing: mai1-500b has no experts\n"
+
+
+def test_no_line_of_prose_is_wider_than_a_terminal() -> None:
+    words = ["mai1_500b", "parallel.context=1", "parallel.data=72", "--hardware", "h100", "--gpus", "15000"]
+    for made in (mai(*WORDS), mai(*words)):
+        assert [line for line in made.stdout.splitlines() if len(line) > 120] == []
+    prose = mai(*WORDS, "--search").stdout.partition("yours: ")[2].splitlines()[1:]
+    assert [line for line in prose if len(line) > 120] == []

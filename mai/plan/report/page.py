@@ -24,6 +24,7 @@ def page(found: Mapping[str, Any], scaling: Scaling) -> str:
             text.micro_batches(found),
             f"software {found['software']['name']}, {found['precision']}",
             *([] if found["imbalance"] is None else [f"experts: {text.imbalance(found)}"]),
+            *(f"spares: {line}" for line in text.idle_copies(found)),
         ),
         memory=_fit(found["memory"]) + pictures.memory_picture(found["memory"]) + _mends(found),
         timeline=_paragraphs(_shown(found)) + pictures.timeline_picture(found),
@@ -45,9 +46,10 @@ def _fit(memory: Mapping[str, Any]) -> str:
 
 
 def _mends(found: Mapping[str, Any]) -> str:
-    if not found["mends"]:
+    if found["memory"]["fits"]:
         return ""
-    return _table(("what would help", "frees, GiB", "fits", "time of a step"), text.mends(found))
+    table = _table(text.MEND_HEADS, text.mends(found)) if found["mends"] else ""
+    return table + _paragraphs(*text.no_mend(found))
 
 
 def _shown(found: Mapping[str, Any]) -> str:

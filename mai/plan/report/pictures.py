@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mai.plan.report.drawing import Scale, curve, dot, legend, line, rectangle, svg, words
-from mai.plan.report.quantities import amount, gib, percent, seconds
+from mai.plan.report.quantities import amount, gib, is_nothing, percent, seconds
 from mai.plan.report.scaling import Point, Scaling
 from mai.plan.time.schedule import Span, schedule, timeline
 from mai.plan.time.step_time import WORDS
@@ -100,7 +100,9 @@ def _turn(span: Span, scale: Scale, y: float, height: float) -> Iterator[str]:
 
 def time_picture(step: Mapping[str, Any]) -> str:
     """A bar an item, the longest first."""
-    items = sorted(((took, item) for item, took in step["items_seconds"].items() if took), reverse=True)
+    whole, items_seconds = step["seconds"], step["items_seconds"]
+    shown = [(took, item) for item, took in items_seconds.items() if not is_nothing(took, like=whole)]
+    items = sorted(shown, reverse=True)
     row, gap, left = 16, 6, 140
     height = _TOP + len(items) * (row + gap)
     scale = Scale(items[0][0], left, _WIDTH - 160)
@@ -110,7 +112,7 @@ def time_picture(step: Mapping[str, Any]) -> str:
             y = _TOP + number * (row + gap)
             yield words(left - 8, y + row - 4, WORDS[item], anchor="end")
             yield rectangle(left, y, scale.at(took) - left, row, style=_colour(0))
-            told = f"{seconds(took, like=step['seconds'])}, {percent(took / step['seconds'])}"
+            told = f"{seconds(took, like=whole)}, {percent(took / whole)}"
             yield words(scale.at(took) + 6, y + row - 4, told)
 
     return svg(_WIDTH, height, shapes(), title="Time of a step by item")

@@ -9,6 +9,8 @@ from mai.plan.hardware import Cluster
 from mai.plan.memory.memory import Memory, memory
 from mai.plan.memory.mends import Mend, mends
 from mai.plan.model.model_flops import whole_square_flops_per_token
+from mai.plan.of_layout import trains, words
+from mai.plan.of_recipe import most_data
 from mai.plan.report.cost import cost, disk, gpu_watts
 from mai.plan.report.trust import band, kind
 from mai.plan.setting import Setting
@@ -19,16 +21,21 @@ _MILLION = 1_000_000
 
 
 def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict[str, Any]:
-    """All numbers of a plan; None is unknown. `recipe` and `setting` are of the same layout, `gpus` is its budget."""
-    in_use = setting.layout.world_size
-    booked = in_use if gpus is None else gpus
+    """All numbers of a plan; None is unknown. `recipe` and `setting` are of the same layout, `gpus` is its budget: all
+    that the cluster has where it is not stated."""
+    in_use, booked = setting.layout.world_size, _booked(setting, gpus)
     time, needed = step_time(setting), memory(setting)
     return {
         "recipe": recipe.name,
         "fingerprint": fingerprint(recipe),
         "software": {"name": setting.software.name, "describes": setting.software.describes},
         "cluster": _of_cluster(setting.cluster),
-        "gpus": {"booked": booked, "in_use": in_use, "spares": booked - in_use},
+        "gpus": {
+            "booked": booked,
+            "in_use": in_use,
+            "spares": booked - in_use,
+            "most_data": most_data(recipe, setting.cluster, gpus),
+        },
         "layout": setting.layout.degrees,
         "sharding": setting.parallel.sharding,
         "recompute": list(setting.parallel.recompute),
@@ -38,12 +45,20 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
         "precision": setting.precision,
         "imbalance": None if recipe.model.experts is None else setting.imbalance,
         "memory": _of_memory(needed),
-        "mends": [] if needed.fits else [_of_mend(setting, mend) for mend in mends(setting)],
+        "mends": [] if needed.fits else _mends(recipe, setting),
         "step": _of_step(setting, time),
         "speed": _of_speed(recipe, setting, time.seconds),
         "phase": _of_phase(recipe, setting, time.seconds, booked),
         "disk": asdict(disk(recipe)),
     }
+
+
+def _booked(setting: Setting, gpus: int | None) -> int:
+    """GPUs that somebody pays for: the budget, or the whole of a cluster that says how large it is."""
+    cluster = setting.cluster
+    if gpus is not None:
+        return gpus
+    return setting.layout.world_size if cluster.nodes is None else cluster.nodes * cluster.gpus_per_node
 
 
 def _of_cluster(cluster: Cluster) -> dict[str, Any]:
@@ -80,20 +95,19 @@ def _of_memory(found: Memory) -> dict[str, Any]:
     }
 
 
-def _of_mend(setting: Setting, mend: Mend) -> dict[str, Any]:
+def _mends(recipe: Recipe, setting: Setting) -> list[dict[str, Any]]:
+    """Of those that mai would train."""
+    return [_of_mend(recipe, mend) for mend in mends(setting) if trains(recipe, mend.setting.parallel)]
+
+
+def _of_mend(recipe: Recipe, mend: Mend) -> dict[str, Any]:
     """A change of the layout as words that a person can add to the command, and what it gives and costs."""
-    before, after = asdict(setting.parallel), asdict(mend.setting.parallel)
     return {
-        "overrides": [f"parallel.{field}={_word(value)}" for field, value in after.items() if value != before[field]],
+        "overrides": words(recipe, mend.setting.parallel),
         "freed_bytes": mend.freed_bytes,
         "fits": mend.fits,
         "slowdown": mend.slowdown,
     }
-
-
-def _word(value: object) -> str:
-    """A value as `path=value` takes it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def _of_step(setting: Setting, time: StepTime) -> dict[str, Any]:

@@ -3,7 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mai.plan.report.quantities import amount, counted, disk_size, duration, gib, percent, seconds
+from mai.plan.report.quantities import (
+    amount,
+    counted,
+    disk_size,
+    duration,
+    gib,
+    is_nothing,
+    percent,
+    seconds,
+    wrapped,
+)
 from mai.plan.time.step_time import WORDS
 
 _MOST_STAGES = 4
@@ -54,6 +64,14 @@ def _heading(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"software     {found['software']['name']}, {found['precision']}"
     if found["imbalance"] is not None:
         yield f"experts      {imbalance(found)}"
+    yield from (f"spares       {line}" for line in idle_copies(found))
+
+
+def idle_copies(found: Mapping[str, Any]) -> Iterator[str]:
+    """Where the budget has room for more copies of the model than the recipe names."""
+    data, most = found["layout"]["data"], found["gpus"]["most_data"]
+    if most > data:
+        yield f"parallel.data=none uses them: {most:,} data ranks instead of {data:,}"
 
 
 def imbalance(found: Mapping[str, Any]) -> str:
@@ -76,7 +94,7 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
         ("all", *(gib(stage["needed_bytes"]) for stage in stages)),
         ("of the host, during a save", *(gib(stage["host_during_save_bytes"]) for stage in stages)),
     )
-    yield fit(memory)
+    yield from wrapped(fit(memory))
 
 
 def shown_stages(memory: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -107,27 +125,38 @@ def _mends(found: Mapping[str, Any]) -> Iterator[str]:
     if found["memory"]["fits"]:
         return
     yield ""
+    if found["mends"]:
+        yield from columns(MEND_HEADS, *mends(found))
+    yield from no_mend(found)
+
+
+MEND_HEADS = "what would help, in place of words of the same path", "frees, GiB", "fits", "time of a step"
+
+
+def no_mend(found: Mapping[str, Any]) -> Iterator[str]:
+    """Where no change of one thing is enough."""
     if not found["mends"]:
-        yield "no single change of the layout on these GPUs frees memory"
-        return
-    yield from columns(("what would help", "frees, GiB", "fits", "time of a step"), *mends(found))
+        yield "no single change of the layout on these GPUs frees memory; --search looks at every other layout"
+    elif not any(mend["fits"] for mend in found["mends"]):
+        yield "none of these frees enough; --search looks at every other layout"
 
 
 def mends(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """The words to add, what they free on the largest rank, whether that is enough, and what it costs."""
+    enough = "may" if found["memory"]["usable_bytes"] is None else "yes"
     for mend in found["mends"]:
-        fits = "yes" if mend["fits"] else "no"
+        fits = enough if mend["fits"] else "no"
         yield " ".join(mend["overrides"]), gib(mend["freed_bytes"]), fits, f"x {mend['slowdown']:.3f}"
 
 
 def _step(step: Mapping[str, Any]) -> Iterator[str]:
     whole = step["seconds"]
-    items = {item: took for item, took in step["items_seconds"].items() if took}
+    items = {item: took for item, took in step["items_seconds"].items() if not is_nothing(took, like=whole)}
     yield from columns(
         ("time of a step", seconds(whole), ""),
         *((WORDS[item], seconds(took, like=whole), percent(took / whole)) for item, took in items.items()),
     )
-    yield trust(step)
+    yield from wrapped(trust(step))
 
 
 def trust(step: Mapping[str, Any]) -> str:
@@ -169,7 +198,7 @@ def _phase(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{phase['steps']:,} steps of {amount(phase['tokens'] / phase['steps'], 'tokens')}{goes_on}"
     yield from columns(("", "this phase", "per million tokens"), *costs(found))
     for note in notes(found):
-        yield f"  {note}"
+        yield from wrapped(note, indent="  ")
 
 
 def costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -197,23 +226,26 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
     yield "time: without failures, saves and evaluation; GPU hours: of spare ones too"
     yield "all checkpoints: those that are kept, and the one being written; token shards: no token read twice"
     if price and price["gpu_hour"] is not None:
-        source = sources.get("price.gpu_hour", f"{cluster['name']}.toml")
-        yield f"price: {price['gpu_hour']:g} {price['currency']} an hour buys {price['gpu_hour_buys']} ({source})"
+        yield f"price: {price['gpu_hour']:g} {price['currency']} an hour buys {price['gpu_hour_buys']}"
+        yield f"price's source: {sources.get('price.gpu_hour', cluster['name'] + '.toml')}"
     else:
         yield f"price: {cluster['name']} states none; --price does"
     if price and price["kilowatt_hour"] is not None:
-        yield f"electricity: {price['kilowatt_hour']:g} {price['currency']} a kWh, in the money above"
-    yield f"energy: {_energy(cluster)}"
+        where = "in no sum, as the money is unknown" if found["phase"]["money"] is None else "in the money above"
+        yield f"electricity: {price['kilowatt_hour']:g} {price['currency']} a kWh, {where}"
+    yield from _energy(cluster)
     grams = site["carbon_grams_per_kilowatt_hour"]
     yield "carbon: the site states none; --carbon does" if grams is None else f"carbon: {grams:g} g for each kWh"
 
 
-def _energy(cluster: Mapping[str, Any]) -> str:
+def _energy(cluster: Mapping[str, Any]) -> Iterator[str]:
     watts, usage = cluster["gpu_watts"], cluster["site"]["power_usage_effectiveness"]
     if watts is None:
-        return f"the power of a node of {cluster['gpu']} is not known"
+        yield f"energy: the power of a node of {cluster['gpu']} is not known"
+        return
     of = "without the building's own" if usage is None else f"with the building's own, {usage:g} times in all"
-    return f"{watts:,.0f} W for a GPU and its share of the node ({cluster['gpu_watts_source']}), {of}"
+    yield f"energy: {watts:,.0f} W for a GPU and its share of the node, {of}"
+    yield f"power's source: {cluster['gpu_watts_source']}"
 
 
 def columns(*rows: Sequence[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from mai.errors import PlanError, RecipeError
 from mai.plan.hardware import Cluster
 from mai.plan.of_layout import trains, words
 from mai.plan.of_recipe import setting_of, usable_gpus, within
-from mai.plan.report.quantities import counted, gib, seconds
+from mai.plan.report.quantities import counted, gib, seconds, wrapped
 from mai.plan.report.text import columns
 from mai.plan.search.reasons import differences, largest
 from mai.plan.search.search import Planned, Ranking, search
@@ -104,9 +104,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     if best or own:
         yield from _table(best, own)
         for number, planned in enumerate(best[1:], start=2):
-            yield f"{number} behind {number - 1}: {_loss(planned)}"
+            yield from wrapped(f"{number} behind {number - 1}: {_loss(planned)}")
         yield ""
-    yield from _about_the_others(found)
+    for sentence in _about_the_others(found):
+        yield from wrapped(sentence)
     if best:
         yield "the best one, as words behind the recipe's name:"
         yield f"    {' '.join(best[0]['overrides']) or '(the recipe itself)'}"
@@ -135,7 +136,7 @@ def _layout(planned: Mapping[str, Any]) -> str:
     if planned["micro_batch_sequences"] > 1:
         text += f", {planned['micro_batch_sequences']} sequences at a time"
     if planned["sharding"] == "full":
-        text += ", weights shared out"
+        text += ", full sharding"
     if planned["recompute"]:
         text += f", {shown(tuple(planned['recompute'])).replace('_', ' ')} recomputed"
     return text
@@ -155,7 +156,7 @@ def _loss(planned: Mapping[str, Any]) -> str:
 def _about_the_others(found: Mapping[str, Any]) -> Iterator[str]:
     best, own, near_miss = found["best"], found["own"], found["near_miss"]
     if not best:
-        yield f"no layout fits; the nearest is {_layout(near_miss)}, which {_lack(near_miss)}"
+        yield f"no layout fits; the nearest is {_layout(near_miss)}, which {_lack(near_miss)}; bring more GPUs"
     elif near_miss is not None:
         faster = best[0]["step_seconds"] / near_miss["step_seconds"] - 1
         yield f"does not quite fit: {_layout(near_miss)}, which {_lack(near_miss)}; would be {faster:.1%} faster"

@@ -60,7 +60,7 @@ def _recomputed(of: Setting, instead_of: Setting) -> str:
 
 def _sharded(of: Setting, instead_of: Setting) -> str:
     own, other = of.parallel.sharding, instead_of.parallel.sharding
-    return "" if own == other else "weights shared out" if own == "full" else "weights whole on each rank"
+    return "" if own == other else "full sharding" if own == "full" else "no full sharding"
 
 
 _WORDS: dict[str, Callable[[Setting, Setting], str]] = {

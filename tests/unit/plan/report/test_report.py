@@ -48,7 +48,7 @@ def test_speed_and_costs_follow_from_the_step() -> None:
     speed, phase, gpus = found()["speed"], found()["phase"], found()["gpus"]
     recipe = load.find("mai1_500b")()
     seconds = found()["step"]["seconds"]
-    assert gpus == {"booked": 15_000, "in_use": 14_976, "spares": 24}
+    assert gpus == {"booked": 15_000, "in_use": 14_976, "spares": 24, "most_data": 36}
     assert speed["tokens_per_second"] == pytest.approx(recipe.train.batch_tokens / seconds)
     assert phase["days"] == pytest.approx(recipe.train.steps * seconds / 86_400)
     assert phase["gpu_hours"] == pytest.approx(phase["days"] * 24 * 15_000)
@@ -154,8 +154,44 @@ def test_what_would_help_can_be_added_to_the_command_and_does_what_it_says() -> 
 
 
 def test_where_nothing_helps_that_is_said() -> None:
-    told = list(text.lines({**misfit(), "mends": []}))
-    assert "no single change of the layout on these GPUs frees memory" in told
+    values = misfit()
+    (told,) = text.no_mend({**values, "mends": []})
+    assert told == "no single change of the layout on these GPUs frees memory; --search looks at every other layout"
+    assert told in list(text.lines({**values, "mends": []}))
+    too_little = [mend for mend in values["mends"] if not mend["fits"]]
+    assert list(text.no_mend({**values, "mends": too_little})) == [
+        "none of these frees enough; --search looks at every other layout"
+    ]
+    assert list(text.no_mend(values)) == []
+
+
+def test_a_cluster_that_says_its_nodes_is_booked_with_the_spare_ones() -> None:
+    recipe = load.find("mai1_500b")()
+    ours = replace(load_cluster("h100"), nodes=1900, spare_nodes=20)
+    values = report(recipe, setting_of(recipe, ours, load_software("mai")))
+    assert values["gpus"] == {"booked": 15_200, "in_use": 14_976, "spares": 224, "most_data": 36}
+    assert values["phase"]["gpu_hours"] == pytest.approx(values["phase"]["days"] * 24 * 15_200)
+    assert next(text.lines(values)) == "mai1-500b on h100: 14,976 GPUs of 15,200, 224 spares"
+
+
+def test_room_for_more_copies_is_said_with_what_uses_it() -> None:
+    assert list(text.idle_copies(found())) == []
+    values = found("mai1_500b", "h100", 15_000, "parallel.data=18")
+    assert list(text.idle_copies(values)) == ["parallel.data=none uses them: 36 data ranks instead of 18"]
+    assert found("mai1_500b", "h100", 15_000, "parallel.data=none")["layout"]["data"] == 36
+
+
+def test_electricity_is_in_the_money_only_where_money_is_known() -> None:
+    priced = {**found()["cluster"], "price": {**found()["cluster"]["price"], "kilowatt_hour": 0.1}}
+    told = line("electricity", list(text.notes({**found(), "cluster": priced})))
+    assert told == "electricity: 0.1 USD a kWh, in the money above"
+    no_money = {**found()["phase"], "money": None}
+    assert "in no sum" in line("electricity", list(text.notes({**found(), "cluster": priced, "phase": no_money})))
+
+
+def test_an_item_that_would_be_shown_as_zeros_is_left_out() -> None:
+    assert 0 < found()["step"]["items_seconds"]["optimizer"] < 0.0005
+    assert not [told for told in text.lines(found()) if told.startswith("optimizer ") and told.endswith("%")]
 
 
 def test_of_many_stages_the_ends_and_the_largest_are_shown() -> None:
