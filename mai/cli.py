@@ -92,7 +92,11 @@ def check(
 
 @cli.command()
 @recipe_arguments
-@click.option("--hardware", required=True, help="A cluster that ships with mai, such as h100, or your own .toml file.")
+@click.option(
+    "--hardware",
+    required=True,
+    help="A cluster that ships with mai, such as h100, or your own .toml file (docs/guides/plan_a_run.md shows one).",
+)
 @click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
 @click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
 @click.option("--price", "gpu_hour", type=Finite(min=0), help="Of a GPU-hour, in the cluster's currency, or USD.")
@@ -129,9 +133,12 @@ def plan(
     \b
     Example:
       mai plan mai1_500b --hardware h100 --gpus 15000
-      mai plan mai1_500b parallel.virtual_stages=1 --hardware clusters/ours.toml --price 2.1 --html plan.html
+      mai plan mai1_500b parallel.recompute=layer --hardware h100 --gpus 15000 --price 2.1 --html plan.html
       mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
     """
+    import shlex
+    from datetime import date
+
     from mai.plan import of_recipe
     from mai.plan.hardware import load_cluster
     from mai.plan.report import page, report, scaling, text
@@ -154,7 +161,9 @@ def plan(
     setting = of_recipe.setting_of(checked, cluster, framework, imbalance=imbalance)
     found = report.report(checked, setting, gpus=gpus)
     if page_file is not None:
-        write(page_file, page.page(found, scaling.scaling(checked, setting)))
+        command = shlex.join(["mai", *sys.argv[1:]])
+        points = scaling.scaling(checked, setting)
+        write(page_file, page.page(found, points, command=command, day=date.today()))
     tell(found, text.lines, as_json=as_json)
     click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
 

@@ -8,6 +8,8 @@ import click
 import pytest
 
 from mai.cli import cli
+from mai.plan.report.pictures import MEMORY_ITEMS
+from mai.plan.time.step_time import WORDS
 from tests.house.sources import ROOT, name, python_files
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
@@ -15,6 +17,23 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+
+
+def _blocks(path: Path) -> list[str]:
+    """The code blocks of a document, without their fences."""
+    return FENCED.findall(path.read_text(encoding="utf-8"))
+
+
+def _commands(path: Path) -> list[str]:
+    text = "".join(_blocks(path)).replace("\\\n", " ")
+    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
+    return [line for line in lines if line.startswith(("mai ", "make "))]
+
+
+def _examples(name: str) -> list[str]:
+    """The commands that a command's own help shows."""
+    lines = [line.strip() for line in (cli.commands[name].help or "").splitlines()]
+    return [line for line in lines if line.startswith(f"mai {name} ")]
 
 
 @every_document
@@ -31,6 +50,33 @@ def test_quoted_commands_parse(path: Path) -> None:
     assert not wrong, f"{name(path)}:\n" + "\n".join(wrong)
 
 
+PLANS = [command for path in DOCUMENTS for command in _commands(path) if command.startswith("mai plan ")]
+GUIDE = ROOT / "docs" / "guides" / "plan_a_run.md"
+
+
+@pytest.mark.parametrize("command", [*PLANS, *_examples("plan")])
+def test_quoted_plans_can_be_made(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the cluster file that the guide shows, where the guide puts it."""
+    (tmp_path / "clusters").mkdir()
+    (cluster,) = re.findall(r"^```toml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "clusters" / "ours.toml").write_text(cluster)
+    monkeypatch.chdir(tmp_path)
+    words, _, comment = command.partition("#")
+    code = cli.main(shlex.split(words)[1:], prog_name="mai", standalone_mode=False)
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert code == (80 if "does not fit" in comment else 0), told.out
+
+
+def test_the_guide_explains_every_row_of_a_plan() -> None:
+    guide = GUIDE.read_text(encoding="utf-8")
+    rows = {f"| {words} | `{item}` |" for item, words in WORDS.items()}
+    rows |= {f"| {item} | `items_bytes.{item}` |" for item in MEMORY_ITEMS if item != "outside the allocator"}
+    assert not {row for row in rows if row not in guide}
+
+
 def test_the_drawn_tree_is_the_tree() -> None:
     if not ARCHITECTURE.exists():
         pytest.skip("docs/architecture.md is not written yet")
@@ -41,17 +87,6 @@ def test_the_drawn_tree_is_the_tree() -> None:
     missing = [path for path in drawn if not (ROOT / path).exists()]
     assert not missing, f"drawn, but not there: {missing}"
     assert not files - set(drawn), f"there, but not drawn: {sorted(files - set(drawn))}"
-
-
-def _blocks(path: Path) -> list[str]:
-    """The code blocks of a document, without their fences."""
-    return FENCED.findall(path.read_text(encoding="utf-8"))
-
-
-def _commands(path: Path) -> list[str]:
-    text = "".join(_blocks(path)).replace("\\\n", " ")
-    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
-    return [line for line in lines if line.startswith(("mai ", "make "))]
 
 
 def _complaint(command: str) -> str:

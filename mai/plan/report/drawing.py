@@ -31,6 +31,11 @@ def dot(x: float, y: float, *, style: str, title: str) -> str:
     return f'<circle class="{style}" cx="{x:.2f}" cy="{y:.2f}" r="3.5"><title>{escape(title)}</title></circle>'
 
 
+def ring(x: float, y: float, *, style: str, title: str) -> str:
+    """Around a dot that stands out."""
+    return f'<circle class="{style}" cx="{x:.2f}" cy="{y:.2f}" r="7"><title>{escape(title)}</title></circle>'
+
+
 def words(x: float, y: float, text: str, *, anchor: str = "start") -> str:
     return f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}">{escape(text)}</text>'
 

@@ -1,20 +1,21 @@
 """A plan's report as one page that needs nothing else: no network, no script; light, dark and on paper."""
 
 from collections.abc import Iterable, Mapping
+from datetime import date
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from mai.plan.report import pictures, text
-from mai.plan.report.quantities import seconds
+from mai.plan.report.quantities import percent, seconds
 from mai.plan.report.scaling import Scaling
 
 _TEMPLATE = Path(__file__).parent / "page.html"
 
 
-def page(found: Mapping[str, Any], scaling: Scaling) -> str:
-    """The whole of it, as HTML."""
+def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date) -> str:
+    """The whole of it, as HTML; `command` and `day` made it."""
     step, speed = found["step"], found["speed"]
     pace = f"{speed['tokens_per_second']:,.0f} tokens a second, {speed['tokens_per_second_per_gpu']:,.0f} on each GPU"
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -35,8 +36,9 @@ def page(found: Mapping[str, Any], scaling: Scaling) -> str:
         scaling=_paragraphs(
             "With more data ranks and fewer. A batch that stays as it is ends where it has too few micro-batches.",
         )
-        + pictures.scaling_picture(scaling),
+        + pictures.scaling_picture(scaling, found),
         costs=_table(("", "this phase", "per million tokens"), text.costs(found)) + _paragraphs(*text.notes(found)),
+        footer=_paragraphs(command, f"recipe {found['fingerprint']}", f"mai {_version()}, {day.isoformat()}"),
     )
 
 
@@ -56,7 +58,22 @@ def _shown(found: Mapping[str, Any]) -> str:
     shown, number = pictures.drawn_micro_batches(found), found["micro_batches"]
     if shown == number:
         return "Every micro-batch; transfers between stages are not drawn."
-    return f"A step of {shown} of the {number} micro-batches: its bubble is as long as with all of them."
+    step = found["step"]
+    bubble = step["items_seconds"].get("bubble", 0.0)
+    return (
+        f"A step of {shown} of the {number} micro-batches. Its bubble is as long as that of the whole step, of which "
+        f"it is {percent(bubble / step['seconds'])}, {seconds(bubble, like=step['seconds'])}."
+    )
+
+
+def _version() -> str:
+    # Takes longer to import than a plan to make.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mai")
+    except PackageNotFoundError:
+        return "that is not installed"
 
 
 def _paragraphs(*lines: str) -> str:

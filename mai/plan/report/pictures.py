@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mai.plan.report.drawing import Scale, curve, dot, legend, line, rectangle, svg, words
+from mai.plan.report.drawing import Scale, curve, dot, legend, line, rectangle, ring, svg, words
 from mai.plan.report.quantities import amount, gib, is_nothing, percent, seconds
 from mai.plan.report.scaling import Point, Scaling
 from mai.plan.time.schedule import Span, schedule, timeline
@@ -11,7 +11,21 @@ from mai.plan.time.step_time import WORDS
 
 _WIDTH = 960
 _LEFT, _RIGHT, _TOP = 80, 20, 16
-_COLOURS = 12
+MEMORY_ITEMS = (
+    "weights",
+    "gathered weights",
+    "gradients",
+    "optimizer",
+    "buffers",
+    "activations",
+    "sent gradient",
+    "embedding's gradient",
+    "a layer's backward pass",
+    "experts' rows",
+    "loss",
+    "outside the allocator",
+)
+"""Of memory; each has the colour of its place (page.html), whatever else a page shows."""
 _MOST_TURNS = 4000
 """That a timeline shows; more would be a page of megabytes, and too narrow to see."""
 
@@ -21,7 +35,7 @@ def memory_picture(memory: Mapping[str, Any]) -> str:
     stages, usable = memory["stages"], memory["usable_bytes"]
     bars = [{**stage["items_bytes"], "outside the allocator": stage["outside_bytes"]} for stage in stages]
     kept = dict.fromkeys(item for stage in stages for item, size in stage["items_bytes"].items() if size)
-    items = [*kept, "outside the allocator"]
+    items = [item for item in MEMORY_ITEMS if item in kept or item == "outside the allocator"]
     row, gap = 16, 6
     height = _TOP + len(bars) * (row + gap)
     scale = Scale(max(usable or 0, *(stage["needed_bytes"] for stage in stages)) * 1.02, _LEFT, _WIDTH - _RIGHT)
@@ -31,17 +45,17 @@ def memory_picture(memory: Mapping[str, Any]) -> str:
             y = _TOP + number * (row + gap)
             yield words(_LEFT - 8, y + row - 4, f"stage {stage['stage']}", anchor="end")
             begin = 0
-            for place, item in enumerate(items):
+            for item in items:
                 size = bar.get(item, 0)
                 wide = scale.at(size) - scale.start
                 told = f"stage {stage['stage']}: {item} {gib(size)} GiB"
-                yield rectangle(scale.at(begin), y, wide, row, style=_colour(place), title=told)
+                yield rectangle(scale.at(begin), y, wide, row, style=_colour(item), title=told)
                 begin += size
         if usable is not None:
             yield line(scale.at(usable), _TOP - 6, scale.at(usable), height, style="limit")
             yield words(scale.at(usable) - 4, _TOP - 5, f"usable: {gib(usable)} GiB", anchor="end")
 
-    names = [(_colour(place), item.replace("_", " ")) for place, item in enumerate(items)]
+    names = [(_colour(item), item) for item in items]
     return legend(names) + svg(_WIDTH, height, shapes(), title="Memory of a rank of each stage")
 
 
@@ -111,28 +125,32 @@ def time_picture(step: Mapping[str, Any]) -> str:
         for number, (took, item) in enumerate(items):
             y = _TOP + number * (row + gap)
             yield words(left - 8, y + row - 4, WORDS[item], anchor="end")
-            yield rectangle(left, y, scale.at(took) - left, row, style=_colour(0))
+            yield rectangle(left, y, scale.at(took) - left, row, style="time")
             told = f"{seconds(took, like=whole)}, {percent(took / whole)}"
             yield words(scale.at(took) + 6, y + row - 4, told)
 
     return svg(_WIDTH, height, shapes(), title="Time of a step by item")
 
 
-def scaling_picture(scaling: Scaling) -> str:
-    """Both lines from 0, so that what is lost shows as a bend."""
+def scaling_picture(scaling: Scaling, found: Mapping[str, Any]) -> str:
+    """Both lines from 0, so that what is lost shows as a bend; and where the plan and its budget stand."""
+    gpus, budget = found["gpus"]["in_use"], found["gpus"]["booked"]
+    speed = found["speed"]["tokens_per_second"]
     lines: Sequence[tuple[str, str, Sequence[Point]]] = (
         ("line1", "the batch grows with the GPUs", scaling.same_share),
         ("line0", "the batch of the recipe", scaling.same_batch),
     )
     points = [point for *_, line_points in lines for point in line_points]
-    bottom, top = 300, _TOP
-    across = Scale(max(point.gpus for point in points) * 1.02, _LEFT + 40, _WIDTH - _RIGHT)
+    bottom, top = 300, 2 * _TOP
+    across = Scale(max(budget, *(point.gpus for point in points)) * 1.02, _LEFT + 40, _WIDTH - _RIGHT)
     up = Scale(max(point.tokens_per_second for point in points) * 1.05, bottom, top)
 
     def shapes() -> Iterator[str]:
         for tick in up.ticks():
             yield line(across.start, up.at(tick), across.end, up.at(tick), style="grid")
             yield words(across.start - 8, up.at(tick) + 4, amount(tick, ""), anchor="end")
+        yield words(across.start - 8, 12, "tokens a second", anchor="end")
+        yield words(across.end, bottom + 34, "GPUs", anchor="end")
         for tick in across.ticks():
             yield words(across.at(tick), bottom + 18, f"{tick:,.0f}", anchor="middle")
         for style, name, of_line in lines:
@@ -141,10 +159,15 @@ def scaling_picture(scaling: Scaling) -> str:
             for point, (x, y) in zip(of_line, places, strict=True):
                 told = f"{point.gpus:,} GPUs: {amount(point.tokens_per_second, 'tokens')} a second, {name}"
                 yield dot(x, y, style=style, title=told)
+        yield line(across.at(budget), top, across.at(budget), bottom, style="limit")
+        yield words(across.at(budget) - 4, 12, f"budget: {budget:,}", anchor="end")
+        told = f"this plan: {gpus:,} GPUs, {amount(speed, 'tokens')} a second"
+        yield ring(across.at(gpus), up.at(speed), style="plan", title=told)
+        yield words(across.at(gpus) - 10, up.at(speed) - 8, "this plan", anchor="end")
 
     names = [(style, name) for style, name, _ in lines]
-    return legend(names) + svg(_WIDTH, bottom + 26, shapes(), title="Tokens per second against GPUs")
+    return legend(names) + svg(_WIDTH, bottom + 40, shapes(), title="Tokens per second against GPUs")
 
 
-def _colour(place: int) -> str:
-    return f"item{place % _COLOURS}"
+def _colour(item: str) -> str:
+    return f"item{MEMORY_ITEMS.index(item)}"

@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from mai.plan.hardware import load_cluster
+from mai.plan.memory.memory import RankMemory, memory
+from mai.plan.of_recipe import setting_of
 from mai.plan.report.drawing import Scale
 from mai.plan.report.pictures import (
     drawn_micro_batches,
@@ -17,6 +21,8 @@ from mai.plan.report.pictures import (
     timeline_picture,
 )
 from mai.plan.report.scaling import Point, Scaling
+from mai.plan.software import load_software
+from mai.recipe import ParallelConfig, load
 
 GIB = 2**30
 
@@ -36,7 +42,7 @@ def stage(number: int, **items_gib: float) -> dict[str, Any]:
 
 
 def test_memory_is_stacked_without_gaps_up_to_what_is_needed() -> None:
-    memory = {"usable_bytes": 16 * GIB, "stages": [stage(0, weights=4, kept=3), stage(1, weights=2, logits=5)]}
+    memory = {"usable_bytes": 16 * GIB, "stages": [stage(0, weights=4, gradients=3), stage(1, weights=2, loss=5)]}
     bars = list(shapes(memory_picture(memory), "rect"))
     (limit,) = shapes(memory_picture(memory), "line")
     for_each_gib = (limit["x1"] - bars[0]["x"]) / 16
@@ -45,6 +51,38 @@ def test_memory_is_stacked_without_gaps_up_to_what_is_needed() -> None:
         assert [bar["width"] for bar in row] == pytest.approx([size * for_each_gib for size in sizes], abs=0.02)
         for left, right in pairwise(row):
             assert left["x"] + left["width"] == pytest.approx(right["x"], abs=0.02)
+
+
+def test_an_item_has_the_same_colour_on_every_page() -> None:
+    colours = [
+        {bar["text"].split()[2]: bar["class"] for bar in shapes(memory_picture(memory), "rect") if bar["width"]}
+        for memory in (
+            {"usable_bytes": None, "stages": [stage(0, weights=4, optimizer=3, loss=2)]},
+            {"usable_bytes": None, "stages": [stage(0, gradients=4, loss=1)]},
+        )
+    ]
+    assert colours[0]["loss"] == colours[1]["loss"]
+    both = colours[0] | colours[1]
+    assert len(set(both.values())) == len(both) == 5
+
+
+@pytest.mark.parametrize("name", ["llama3_8b", "mai1_500b", "mai1_500b_moe"])
+@pytest.mark.parametrize("sharding", ["optimizer", "full"])
+def test_every_item_of_memory_has_a_colour(name: str, sharding: str) -> None:
+    recipe = load.find(name)()
+    parallel = ParallelConfig(data=16, sharding=sharding)
+    setting = setting_of(replace(recipe, parallel=parallel), load_cluster("h100"), load_software("mai"))
+    for pipeline in (1, 2):
+        cut = replace(setting, parallel=replace(parallel, pipeline=pipeline))
+        for rank in memory(cut).stages:
+            picture = memory_picture({"usable_bytes": None, "stages": [_as_json(rank)]})
+            drawn = [bar for bar in shapes(picture, "rect") if bar["width"]]
+            assert len(drawn) == len([size for size in rank.items.values() if size]) + 1
+
+
+def _as_json(rank: RankMemory) -> dict[str, Any]:
+    items = dict(rank.items)
+    return {"stage": 0, "items_bytes": items, "outside_bytes": rank.outside, "needed_bytes": rank.needed}
 
 
 def test_a_rank_that_is_too_large_crosses_the_line() -> None:
@@ -91,9 +129,23 @@ def test_bars_of_time_are_as_long_as_their_items() -> None:
     assert told == ["matrix products", "3.000 s, 75.0%", "tensor ranks", "1.000 s, 25.0%"]
 
 
+OF_16 = {"gpus": {"in_use": 16, "booked": 40}, "speed": {"tokens_per_second": 1600.0}}
+
+
+def test_the_plan_and_its_budget_are_marked() -> None:
+    points = tuple(Point(gpus, 100.0 * gpus) for gpus in (8, 16, 32))
+    picture = scaling_picture(Scaling(points, points), OF_16)
+    dots = list(shapes(picture, "circle"))
+    (ring,) = [dot for dot in dots if dot["class"] == "plan"]
+    assert (ring["cx"], ring["cy"]) in [(dot["cx"], dot["cy"]) for dot in dots if dot["class"] == "line0"]
+    (budget,) = [each for each in shapes(picture, "line") if each["class"] == "limit"]
+    assert budget["x1"] > max(dot["cx"] for dot in dots)
+    assert {"this plan", "budget: 40", "GPUs", "tokens a second"} <= {told["text"] for told in shapes(picture, "text")}
+
+
 def test_a_line_that_scales_perfectly_is_straight() -> None:
     straight = tuple(Point(gpus, 100.0 * gpus) for gpus in (8, 16, 32))
-    dots = list(shapes(scaling_picture(Scaling(straight[:1], straight)), "circle"))
+    dots = list(shapes(scaling_picture(Scaling(straight[:1], straight), OF_16), "circle"))
     (x1, y1), (x2, y2), (x3, y3) = [(dot["cx"], dot["cy"]) for dot in dots if dot["class"] == "line1"]
     assert (y2 - y1) / (x2 - x1) == pytest.approx((y3 - y2) / (x3 - x2), rel=1e-3)
 
