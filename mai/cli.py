@@ -12,11 +12,13 @@ import click
 
 from mai.command import (
     Commands,
-    Finite,
     as_json,
     device,
     echo_error,
     echo_json,
+    imbalance,
+    made_by,
+    prices,
     recipe_arguments,
     shrink,
     tell,
@@ -99,16 +101,8 @@ def check(
 )
 @click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
 @click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
-@click.option("--price", "gpu_hour", type=Finite(min=0), help="Of a GPU-hour, in the cluster's currency, or USD.")
-@click.option("--power-price", "kilowatt_hour", type=Finite(min=0), help="Of a kWh, where --price does not include it.")
-@click.option("--carbon", "carbon_grams", type=Finite(min=0), help="Grams of carbon dioxide of a kWh.")
-@click.option(
-    "--imbalance",
-    type=Finite(min=1),
-    default=1.0,
-    show_default=True,
-    help="Tokens of the busiest expert rank over the mean.",
-)
+@prices
+@imbalance
 @click.option("--search", "searches", is_flag=True, help="Rank all layouts of the model and batch instead.")
 @as_json
 @click.option("--html", "page_file", type=click.Path(path_type=Path), help="Also write a page with pictures.")
@@ -136,9 +130,6 @@ def plan(
       mai plan mai1_500b parallel.recompute=layer --hardware h100 --gpus 15000 --price 2.1 --html plan.html
       mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
     """
-    import shlex
-    from datetime import date
-
     from mai.plan import of_recipe
     from mai.plan.hardware import load_cluster
     from mai.plan.report import page, report, scaling, text
@@ -161,9 +152,7 @@ def plan(
     setting = of_recipe.setting_of(checked, cluster, framework, imbalance=imbalance)
     found = report.report(checked, setting, gpus=gpus)
     if page_file is not None:
-        command = shlex.join(["mai", *sys.argv[1:]])
-        points = scaling.scaling(checked, setting)
-        write(page_file, page.page(found, points, command=command, day=date.today()))
+        write(page_file, page.page(found, scaling.scaling(checked, setting), made_by=made_by()))
     tell(found, text.lines, as_json=as_json)
     click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
 

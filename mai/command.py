@@ -6,6 +6,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -30,7 +31,7 @@ class Command(click.Command):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 (the last door: what nobody foresaw still gets one clear line)
-            again = shlex.join(["mai", "--traceback", *sys.argv[1:]])
+            again = typed("--traceback")
             reason = f"unexpected error: {type(error).__name__}: {error}"
             fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
 
@@ -71,6 +72,23 @@ def fail(context: click.Context, code: ExitCode, violations: Sequence[str]) -> N
     context.exit(int(code))
 
 
+def typed(*flags: str) -> str:
+    """The command line of this process, with these flags as well."""
+    return shlex.join(["mai", *flags, *sys.argv[1:]])
+
+
+def made_by() -> list[str]:
+    """What stands below a document that a command writes: the command, mai's version and the day."""
+    # Takes longer to import than most commands to answer.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        of_mai = version("mai")
+    except PackageNotFoundError:
+        of_mai = "that is not installed"
+    return [typed(), f"mai {of_mai}, {date.today().isoformat()}"]
+
+
 def printable(text: str) -> str:
     """Messages may quote file names: bytes that are no text, and what moves a cursor, are shown as escapes."""
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
@@ -100,6 +118,21 @@ def recipe_arguments(function: Function) -> Function:
     return click.argument("recipe", metavar="RECIPE")(overrides(function))
 
 
+def prices(function: Function) -> Function:
+    """What only the user knows of an hour and a kilowatt-hour."""
+    for option in (
+        click.option("--carbon", "carbon_grams", type=Finite(min=0), help="Grams of carbon dioxide of a kWh."),
+        click.option(
+            "--power-price", "kilowatt_hour", type=Finite(min=0), help="Of a kWh, where --price does not include it."
+        ),
+        click.option(
+            "--price", "gpu_hour", type=Finite(min=0), help="Of a GPU-hour, in the cluster's currency, or USD."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, errors included.")
 workers = click.option("--workers", type=click.IntRange(min=1), help="Processes; by the cores if not given.")
 shrink = click.option(
@@ -107,6 +140,13 @@ shrink = click.option(
     "shrunk",
     is_flag=True,
     help="The same layout with small degrees and sizes: 8 to 16 processes, or fewer if it has fewer ranks.",
+)
+imbalance = click.option(
+    "--imbalance",
+    type=Finite(min=1),
+    default=1.0,
+    show_default=True,
+    help="Tokens of the busiest expert rank over the mean.",
 )
 device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute; auto takes a GPU."

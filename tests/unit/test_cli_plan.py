@@ -104,6 +104,7 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     result = mai(*WORDS, "--html", str(file))
     assert result.stdout == mai(*WORDS).stdout
     html = file.read_text()
+    assert f"<p>mai plan {' '.join(WORDS)} --html {file}</p>" in html
     assert html.count("<svg") == 4
     assert not [word for word in ("http", "src=", "@import", "url(", "<script", "<link") if word in html]
     refused = mai(*WORDS, "--html", str(tmp_path / "no" / "plan.html"))

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
 from functools import cache
 from html import unescape
 from typing import Any
@@ -89,16 +88,15 @@ def test_json_can_be_written_and_text_shows_its_numbers() -> None:
 def test_page_shows_the_numbers_of_the_text() -> None:
     recipe = load.find("mai1_500b")()
     setting = setting_of(recipe, load_cluster("h100"), load_software("mai"))
-    command = "mai plan mai1_500b --hardware h100"
-    html = unescape(page(found(), scaling(recipe, setting), command=command, day=date(2026, 11, 26)))
+    made_by = ["mai plan mai1_500b --hardware h100", "mai 0.1.0, 2026-11-26"]
+    html = unescape(page(found(), scaling(recipe, setting), made_by=made_by))
     for told in [
         text.fit(found()["memory"]),
         text.trust(found()["step"]),
         text.utilisation(found()),
         *text.notes(found()),
-        command,
+        *made_by,
         found()["fingerprint"],
-        "2026-11-26",
         "the whole step, of which it is 8.4%, 0.630 s",
         "budget: 15,000",
     ]:
