@@ -7,8 +7,9 @@ from typing import Any
 from mai.model.flops import FLOP_CONVENTION, flops_per_token
 from mai.plan.hardware import Cluster
 from mai.plan.memory.memory import Memory, memory
-from mai.plan.memory.mends import Mend, mends
+from mai.plan.memory.mends import mends
 from mai.plan.model.model_flops import whole_square_flops_per_token
+from mai.plan.of_layout import trains, words
 from mai.plan.report.cost import cost, disk, gpu_watts
 from mai.plan.report.trust import band, kind
 from mai.plan.setting import Setting
@@ -36,9 +37,9 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
         "micro_batch_sequences": setting.parallel.micro_batch_sequences,
         "sequence_length": setting.sequence_length,
         "precision": setting.precision,
-        "imbalance": None if recipe.model.experts is None else setting.imbalance,
+        "imbalance": None if recipe.model.experts is None else setting.cut.imbalance,
         "memory": _of_memory(needed),
-        "mends": [] if needed.fits else [_of_mend(setting, mend) for mend in mends(setting)],
+        "mends": [] if needed.fits else _of_mends(recipe, setting),
         "step": _of_step(setting, time),
         "speed": _of_speed(recipe, setting, time.seconds),
         "phase": _of_phase(recipe, setting, time.seconds, booked),
@@ -80,20 +81,19 @@ def _of_memory(found: Memory) -> dict[str, Any]:
     }
 
 
-def _of_mend(setting: Setting, mend: Mend) -> dict[str, Any]:
-    """A change of the layout as words that a person can add to the command, and what it gives and costs."""
-    before, after = asdict(setting.parallel), asdict(mend.setting.parallel)
-    return {
-        "overrides": [f"parallel.{field}={_word(value)}" for field, value in after.items() if value != before[field]],
-        "freed_bytes": mend.freed_bytes,
-        "fits": mend.fits,
-        "slowdown": mend.slowdown,
-    }
-
-
-def _word(value: object) -> str:
-    """A value as `path=value` takes it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+def _of_mends(recipe: Recipe, setting: Setting) -> list[dict[str, Any]]:
+    """Changes of the layout that mai would train, as words that a person can add to the command, and what they give and
+    cost."""
+    return [
+        {
+            "overrides": words(recipe, mend.setting.parallel),
+            "freed_bytes": mend.freed_bytes,
+            "fits": mend.fits,
+            "slowdown": mend.slowdown,
+        }
+        for mend in mends(setting)
+        if trains(recipe, mend.setting.parallel)
+    ]
 
 
 def _of_step(setting: Setting, time: StepTime) -> dict[str, Any]:

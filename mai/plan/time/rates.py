@@ -62,7 +62,7 @@ class Rates:
             grouped_flops=products * pace.grouped_share,
             forward_attention_flops=forward,
             backward_attention_flops=backward,
-            memory_bytes=gpu.hbm_tb_per_second * 1e12 * (gpu.memory_share or _ASSUMED_COPY_SHARE),
+            memory_bytes=memory_bytes_per_second(gpu),
             is_quantised=precision in ("fp8", "fp4"),
         )
 
@@ -90,6 +90,11 @@ class Rates:
         """Fused, forward and backward, of sequences that are computed in pieces of so many tokens."""
         slower = 1 + _HALF_LENGTH / length
         return flops / self.forward_attention_flops * slower, 2.5 * flops / self.backward_attention_flops * slower
+
+
+def memory_bytes_per_second(gpu: Gpu) -> float:
+    """That a copy reaches, read and written together."""
+    return gpu.hbm_tb_per_second * 1e12 * (gpu.memory_share or _ASSUMED_COPY_SHARE)
 
 
 def _fastest_tflops(gpu: Gpu, precision: Precision) -> float:

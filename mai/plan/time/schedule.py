@@ -89,8 +89,9 @@ def _advance(
     send_seconds: float,
 ) -> None:
     """Run the stage until it waits for another one."""
+    last_part = max(turn.part for turn in turns)
     for turn in turns[len(spans[stage]) :]:
-        source = _source(stage, turn, len(stages), last_part=max(each.part for each in turns))
+        source = _source(stage, turn, len(stages), last_part=last_part)
         if source is not None and source not in ends:
             return
         arrived = 0.0 if source is None else ends[source] + send_seconds * (source[0] != stage)
