@@ -16,14 +16,15 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from benchmarks.ground_truth.rows import HERE, UnusableError, measured_seconds, number, read
+from benchmarks.ground_truth.rows import GPUS_OF_ONE_NODE, HERE, UnusableError, measured_seconds, number, read
 from benchmarks.ground_truth.settings import setting_of
 from benchmarks.machine import machine
+from benchmarks.markdown import table
 from benchmarks.plan_calibration import CALIBRATIONS
 from benchmarks.plan_memory_accuracy import Comparison, Rejections, in_words, memory_rows, rejections
-from benchmarks.plan_memory_accuracy import table as memory_table
+from benchmarks.plan_memory_accuracy import lines as memory_lines
 from benchmarks.plan_regret import Regret, regrets
-from benchmarks.plan_regret import lines as regret_table
+from benchmarks.plan_regret import lines as regret_lines
 from mai.plan.report.trust import FILE as TRUST_FILE
 from mai.plan.report.trust import Band, kind
 from mai.plan.time.step_time import step_time
@@ -34,7 +35,6 @@ MEGATRON_CORE = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026",
 FEWEST_ROWS = 8
 """That make a band."""
 PRECISIONS = ("bf16", "fp8")
-_GPUS_OF_ONE_NODE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ TIME_GOALS = (
     Goal(
         "vTrain, several nodes",
         0.08,
-        lambda one: one.source.startswith("vTrain") and one.gpus > 8,
+        lambda one: one.source.startswith("vTrain") and one.gpus > GPUS_OF_ONE_NODE,
         "Calculon 12.9%, vTrain 14.7%",
     ),
 )
@@ -182,7 +182,7 @@ def bands(found: Sequence[Prediction]) -> dict[str, Band]:
 
 
 def _of_many_nodes(group: Sequence[Prediction]) -> Sequence[Prediction]:
-    many = [one for one in group if one.gpus > _GPUS_OF_ONE_NODE]
+    many = [one for one in group if one.gpus > GPUS_OF_ONE_NODE]
     return many if len(many) >= FEWEST_ROWS else group
 
 
@@ -230,9 +230,9 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
         ),
     )
     yield ""
-    yield from memory_table(Comparison(**one) for one in figures["memory"])
+    yield from memory_lines(Comparison(**one) for one in figures["memory"])
     yield ""
-    yield from regret_table([Regret(**one) for one in figures["regret"]])
+    yield from regret_lines([Regret(**one) for one in figures["regret"]])
     yield ""
     yield in_words(Rejections(**figures["rejections"]))
     yield ""
@@ -255,13 +255,6 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
             for one in figures["time_by_group"]
         ),
     )
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of Markdown."""
-    yield f"| {' | '.join(heads)} |"
-    yield "|" + "---|" * len(heads)
-    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def main() -> None:
