@@ -29,9 +29,9 @@ class Band:
 
 
 def kind(setting: Setting) -> str:
-    """Settings that are off alike: `mai/bf16/dense`."""
-    has_experts = any(layer.experts for layer in setting.architecture.kinds())
-    return f"{setting.software.name}/{setting.precision}/{'experts' if has_experts else 'dense'}"
+    """Settings that are off alike: `mai/bf16/dense/h100`."""
+    layers = "experts" if any(layer.experts for layer in setting.architecture.kinds()) else "dense"
+    return f"{setting.software.name}/{setting.precision}/{layers}/{setting.cluster.gpu.name}"
 
 
 def band(setting: Setting, file: Path = FILE) -> Band | None:
