@@ -3,8 +3,9 @@
     python -m benchmarks.plan_accuracy [--rows FILE.csv] [--json FILE] [--each] [--trust]
 
 `--rows` takes other measurements in the same columns, `--each` prints every row, `--trust` writes the bands that
-`mai plan` prints. Every constant was calibrated on other sources than the goals' (benchmarks/plan_calibration.py), read
-in its software's source, or assumed; the sources that calibrate one are marked with a c.
+`mai plan` prints. Every constant was calibrated on other sources than those that it is judged by
+(benchmarks/plan_calibration.py), read in its software's source, or assumed. What calibrates a constant that predicts
+others, or itself, is marked so.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from benchmarks.ground_truth.rows import GPUS_OF_ONE_NODE, HERE, UnusableError, measured_seconds, number, read
+from benchmarks.ground_truth.rows import GPUS_OF_ONE_NODE, HERE, Row, UnusableError, measured_seconds, number, read
 from benchmarks.ground_truth.settings import setting_of
 from benchmarks.machine import machine
 from benchmarks.markdown import table
@@ -27,6 +28,7 @@ from benchmarks.plan_regret import Regret, regrets
 from benchmarks.plan_regret import lines as regret_lines
 from mai.plan.report.trust import FILE as TRUST_FILE
 from mai.plan.report.trust import Band, kind
+from mai.plan.setting import Setting
 from mai.plan.time.step_time import step_time
 
 NVIDIA = ("NVIDIA dgxc-benchmarking recipes", "NVIDIA Megatron-Bridge performance summary")
@@ -44,10 +46,11 @@ class Prediction:
     hardware: str
     gpus: int
     kind: str
-    """Software, precision, dense or experts: as the bands have it."""
+    """Software, precision, dense or experts, GPU: as the bands have it."""
     predicted_seconds: float
     measured_seconds: float
-    calibrates: bool
+    calibrates: str
+    """`others` or `itself`: whose prediction a constant is of that was calibrated on this."""
 
     @property
     def error(self) -> float:
@@ -60,7 +63,7 @@ class Prediction:
 
     @property
     def has_experts(self) -> bool:
-        return self.kind.endswith("experts")
+        return self.kind.split("/")[2] == "experts"
 
 
 def predictions(file: Path) -> tuple[list[Prediction], dict[str, int]]:
@@ -83,10 +86,17 @@ def predictions(file: Path) -> tuple[list[Prediction], dict[str, int]]:
                 kind=kind(setting),
                 predicted_seconds=step_time(setting).seconds,
                 measured_seconds=measured,
-                calibrates=any(calibration.takes(row) for calibration in CALIBRATIONS),
+                calibrates=_calibrates(row, setting),
             )
         )
     return found, unusable
+
+
+def _calibrates(row: Row, setting: Setting) -> str:
+    taken = [calibration for calibration in CALIBRATIONS if calibration.takes(row)]
+    files = {file for calibration in taken for constant in calibration.constants for file in constant.files}
+    own = {f"software/{setting.software.name}", f"hardware/gpus/{setting.cluster.gpu.name}"}
+    return "itself" if files & own else "others" if files else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,7 @@ TIME_GOALS = (
 
 def error_figures(errors: Sequence[float]) -> dict[str, float]:
     absolute = [abs(error) for error in errors]
-    tenths = quantiles(errors, n=10) if len(errors) > 1 else [errors[0]] * 9
+    tenths = quantiles(errors, n=10, method="inclusive") if len(errors) > 1 else [errors[0]] * 9
     return {
         "rows": len(errors),
         "mean_absolute": mean(absolute),
@@ -148,12 +158,11 @@ def time_goals(found: Iterable[Prediction]) -> Iterator[tuple[Goal, dict[str, fl
 
 
 def by_group(found: Iterable[Prediction]) -> dict[tuple[str, ...], dict[str, float]]:
-    """By source, kind, GPU and scale."""
+    """By source, kind and scale."""
     groups: dict[tuple[str, ...], list[float]] = {}
     for one in found:
         scale = next(name for most, name in _SCALES if one.gpus <= most)
-        calibrates = "c" if one.calibrates else ""
-        groups.setdefault((one.source, one.kind, one.hardware, scale, calibrates), []).append(one.error)
+        groups.setdefault((one.source, one.kind, scale, one.calibrates), []).append(one.error)
     return {group: error_figures(errors) for group, errors in sorted(groups.items())}
 
 
@@ -167,15 +176,15 @@ def bands(found: Sequence[Prediction]) -> dict[str, Band]:
     """
     groups: dict[tuple[str, str], list[Prediction]] = {}
     for one in found:
-        software, rest = one.kind.split("/", 1)
-        groups.setdefault((one.kind, f"under {software} in {one.precision}"), []).append(one)
+        software, precision, layers, gpu = one.kind.split("/")
+        groups.setdefault((one.kind, f"under {software} in {precision}"), []).append(one)
         if software not in MEGATRON_CORE or one.source not in NVIDIA:
             continue
-        for precision in PRECISIONS if one.has_experts else (one.precision,):
-            of = f"NVIDIA's on Megatron-Core, {'with experts' if one.has_experts else f'in {one.precision}'}"
-            groups.setdefault((f"mai/{precision}/{rest.split('/')[1]}", of), []).append(one)
+        for own in PRECISIONS if one.has_experts else (precision,):
+            of = f"NVIDIA's on Megatron-Core, {'with experts' if one.has_experts else f'in {precision}'}"
+            groups.setdefault((f"mai/{own}/{layers}/{gpu}", of), []).append(one)
     return {
-        kind: _band([1 + one.error for one in _of_many_nodes(group)], of)
+        kind: _band(_of_many_nodes(group), of)
         for (kind, of), group in sorted(groups.items())
         if len(group) >= FEWEST_ROWS
     }
@@ -186,9 +195,10 @@ def _of_many_nodes(group: Sequence[Prediction]) -> Sequence[Prediction]:
     return many if len(many) >= FEWEST_ROWS else group
 
 
-def _band(ratios: Sequence[float], of: str) -> Band:
-    tenths = quantiles(ratios, n=10)
-    return Band(rows=len(ratios), low=round(tenths[0], 3), high=round(tenths[-1], 3), of=of)
+def _band(group: Sequence[Prediction], of: str) -> Band:
+    tenths = quantiles([1 + one.error for one in group], n=10, method="inclusive")
+    most = max(one.gpus for one in group)
+    return Band(rows=len(group), low=round(tenths[0], 3), high=round(tenths[-1], 3), of=f"{of}, on up to {most:,} GPUs")
 
 
 def result(found: Sequence[Prediction], unusable: Mapping[str, int], file: Path) -> dict[str, Any]:
@@ -202,7 +212,7 @@ def result(found: Sequence[Prediction], unusable: Mapping[str, int], file: Path)
             for goal, figures in time_goals(found)
         ],
         "time_by_group": [
-            dict(zip(("source", "kind", "hardware", "gpus", "calibrates"), group, strict=True)) | figures
+            dict(zip(("source", "kind", "gpus", "calibrates"), group, strict=True)) | figures
             for group, figures in by_group(found).items()
         ],
         "memory": [asdict(one) for one in memory_rows(file)],
@@ -236,15 +246,23 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield in_words(Rejections(**figures["rejections"]))
     yield ""
-    yield "Step time by source; c: the source calibrates a constant."
+    yield "Step time by source."
     yield ""
     yield from table(
-        ("source", "software, precision, layers", "hardware", "GPUs", "", "rows", "mean absolute", "signed", "10..90%"),
+        (
+            "source",
+            "software, precision, layers, GPU",
+            "GPUs",
+            "calibrates",
+            "rows",
+            "mean absolute",
+            "signed",
+            "10..90%",
+        ),
         (
             (
                 one["source"],
                 one["kind"],
-                one["hardware"],
                 one["gpus"],
                 one["calibrates"],
                 one["rows"],

@@ -24,6 +24,7 @@ _CLUSTERS = {
     "H100": "h100",
     "H200": "h200",
     "MI300X": "mi300x",
+    "MI355X": "mi355x",
 }
 _GPUS = {"A100-40GB": "a100_40gb", "B300": "b300"}
 """Where it is not the cluster's own."""
@@ -37,16 +38,22 @@ _NETWORKS = {
 """Between nodes, where the source's differs: GB/s a GPU, and microseconds a hop."""
 
 _SOFTWARE = {
-    "NVIDIA dgxc-benchmarking recipes": "megatron_2024",
-    "NVIDIA NeMo long-sequence performance": "megatron_2024",
-    "vTrain validation set (KAIST)": "megatron_2022",
-    "Korthikanti et al. 2022 (arXiv 2205.05198)": "megatron_2022",
-    "MT-NLG 530B (arXiv 2201.11990)": "megatron_2022",
-    "BLOOM-176B (BigScience)": "megatron_2022",
+    "NVIDIA dgxc-benchmarking": "megatron_2024",
+    "NVIDIA NeMo AutoModel": "fsdp_2025",
+    "NVIDIA NeMo": "megatron_2024",
+    "MLPerf": "megatron_2024",
+    "Megatron-LM README": "megatron_2024",
+    "MegaScale": "megatron_2024",
+    "torchtitan": "fsdp_2025",
+    "vTrain": "megatron_2022",
+    "Korthikanti": "megatron_2022",
+    "MT-NLG": "megatron_2022",
+    "BLOOM": "megatron_2022",
     "InternEvo": "megatron_2022",
-    "HF nanotron ultra-scale playbook sweep": "nanotron",
-    "MosaicML llm-foundry benchmarking": "fsdp_2023",
+    "HF nanotron": "nanotron",
+    "MosaicML": "fsdp_2023",
 }
+"""By how the source's name begins; those of MLPerf, torchtitan, MegaScale and Megatron-LM's README are for `--rows`."""
 _NEWEST_MEGATRON = "megatron_2025"
 
 
@@ -89,7 +96,8 @@ def software_name(row: Row) -> str:
         if container >= "26.06":
             return "bridge_2026_06"
         return "bridge_2026" if container >= "26" else "bridge_2025"
-    return _SOFTWARE.get(row["source"], _NEWEST_MEGATRON)
+    beginning = next((name for name in _SOFTWARE if row["source"].startswith(name)), None)
+    return _SOFTWARE[beginning] if beginning else _NEWEST_MEGATRON
 
 
 def _with_recompute(setting: Setting) -> Setting:

@@ -92,6 +92,8 @@ class Pace:
     """A window, or a sink, is a mask over all keys: what it hides is computed as well."""
     masks_context: bool = False
     """Context ranks attend by rectangles: the block of each of their two parts on the diagonal is computed whole."""
+    scatters_sends: bool = False
+    """Each tensor rank sends its part of what goes to the next stage, also where all of them have the whole."""
     tensors_apart: bool = False
     """Gradients and weights go to other data-parallel ranks tensor by tensor, and not in large buckets."""
     sends_once_a_node: bool

@@ -93,7 +93,8 @@ def _pipeline(setting: Setting, *, others: float) -> Mapping[str, float]:
     if stages == 1:
         return {}
     cut = setting.cut
-    num_bytes = cut.own_tokens * setting.architecture.hidden * cut.element_bytes
+    tokens = cut.tokens / cut.tensor if setting.software.pace.scatters_sends else cut.own_tokens
+    num_bytes = tokens * setting.architecture.hidden * cut.element_bytes
     send = send_seconds(setting.cluster, num_bytes, stride=setting.layout.stage_ranks)
     # Without parts to compute in the meantime, a stage waits for what it sends and receives.
     hidden = setting.software.hides.pipeline if parts > 1 else 0.0

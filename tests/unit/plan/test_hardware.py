@@ -68,7 +68,8 @@ def test_every_number_of_a_shipped_cluster_has_a_source(name: str) -> None:
 
 
 def test_what_ships() -> None:
-    assert cluster_names() == ["a100", "b200", "gb200_nvl72", "gb300_nvl72", "h100", "h200", "maia100", "mi300x"]
+    racks = ["gb200_nvl72", "gb300_nvl72"]
+    assert cluster_names() == ["a100", "b200", *racks, "h100", "h200", "maia100", "mi300x", "mi355x"]
     nvidia = ["a100_40gb", "a100_80gb", "b200", "b300", "gb200", "gb300", "h100", "h200"]
     assert gpu_names() == [*nvidia, "maia100", "mi300x", "mi355x"]
 
@@ -136,6 +137,7 @@ def test_a_node_of_h100_was_measured() -> None:
         ("gb200_nvl72", 4, 72, 900, 50),
         ("gb300_nvl72", 4, 72, 900, 100),
         ("mi300x", 8, 8, 448, 50),
+        ("mi355x", 8, 8, 535.5, 50),
         ("maia100", 4, 4, 450, 150),
     ],
 )

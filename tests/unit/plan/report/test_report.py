@@ -106,7 +106,7 @@ def test_unknown_is_said_and_never_0() -> None:
     assert values["phase"]["energy_kilowatt_hours"] is None
     rows = {name: cells for name, *cells in text.costs(values)}
     assert rows["money"] == rows["energy"] == rows["carbon dioxide"] == ["unknown", "unknown"]
-    assert text.trust({**values["step"], "measured": None}) == "error: not measured for mai/bf16/dense"
+    assert text.trust({**values["step"], "measured": None}) == "error: not measured for mai/bf16/dense/b200"
     no_memory = {**values["memory"], "fits": True, "usable_bytes": None}
     assert text.fit(no_memory).startswith("may fit: ")
     assert text.fit(no_memory).endswith("how much of it a process gets is unknown")
@@ -166,7 +166,7 @@ def test_of_many_stages_the_ends_and_the_largest_are_shown() -> None:
 
 def test_a_band_that_was_measured_is_shown() -> None:
     measured = {"rows": 12, "low": 0.9, "high": 1.1, "of": "theirs", "between_seconds": [9.0, 11.0]}
-    step = {**found()["step"], "kind": "mai/bf16/dense", "measured": measured}
+    step = {**found()["step"], "kind": "mai/bf16/dense/h100", "measured": measured}
     told = "error: 9.000 s to 11.000 s, as eight of ten of 12 measured runs lay around their prediction (theirs)"
     assert text.trust(step) == told
 
