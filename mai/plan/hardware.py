@@ -33,10 +33,12 @@ class Gpu:
 
     attention_forward_tflops: float | None = None
     attention_backward_tflops: float | None = None
-    """Measured: causal attention with heads of 128, of the half of the square that it needs."""
+    """Measured: causal attention with heads of 128, of the half of the square that it needs, over long sequences; what
+    short ones reach of it is in mai/plan/time/rates.py."""
 
     sustained_share: float | None = None
-    """Of the product's and the attention's measured rates, what a training step sustains: clocks under load."""
+    """Of the product's measured rate, what a training step sustains: clocks under load. Attention's rates are those of
+    a step, or taken as such."""
 
     memory_share: float | None = None
     """Measured: what a copy reaches of `hbm_tb_per_second`."""
