@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from mai.model.flops import FLOP_CONVENTION, flops_per_token
@@ -82,8 +83,7 @@ def _of_memory(found: Memory) -> dict[str, Any]:
 
 
 def _of_mends(recipe: Recipe, setting: Setting) -> list[dict[str, Any]]:
-    """Changes of the layout that mai would train, as words that a person can add to the command, and what they give and
-    cost."""
+    """Changes of the layout as words that a person can add to the command, and what they give and cost."""
     return [
         {
             "overrides": words(recipe, mend.setting.parallel),
@@ -91,8 +91,7 @@ def _of_mends(recipe: Recipe, setting: Setting) -> list[dict[str, Any]]:
             "fits": mend.fits,
             "slowdown": mend.slowdown,
         }
-        for mend in mends(setting)
-        if trains(recipe, mend.setting.parallel)
+        for mend in mends(setting, accepts=partial(trains, recipe))
     ]
 
 

@@ -15,8 +15,8 @@ _LAUNCH_SECONDS = 3e-6
 20 us (benchmarks/results/step_profile_layers_8b_cuda_2026-11-26.txt), and the last wave of a kernel is not full."""
 
 _HALF_LENGTH = 1300
-"""Tokens of a sequence at which attention reaches half of its rate for long ones: at 4,096 it has 0.88 of what it has at
-8,192. cuDNN's on an H100 had 0.84 in the middle of a step, of what it reached alone at 8,192, which is 0.92 of what a step
+"""Tokens of a sequence at which attention reaches half of its rate for long ones: at 4,096 it has 0.88 of what it has
+at 8,192. cuDNN's on an H100 had 0.84 in the middle of a step of what it reached alone at 8,192, and 0.92 of what a step
 sustains of that (benchmarks/results, step_profile and kernels_h100 of 2026-11-26)."""
 
 _EXPOSED_SHARE = 0.5
