@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ def processor_seconds() -> float:
     """Of all processes that this one has started and seen end."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def examples() -> list[str]:
+    """Of the guide and of `mai plan --help`; searches are a test of their own."""
+    texts = [(ROOT / file).read_text(encoding="utf-8") for file in ("docs/guides/plan_a_run.md", "mai/cli.py")]
+    lines = (line.strip() for text in texts for line in text.splitlines())
+    return [line for line in dict.fromkeys(lines) if line.startswith("mai plan ") and "--search" not in line]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_what_the_guide_says_to_type_gives_a_plan(example: str, tmp_path: Path) -> None:
+    here = {"clusters/ours.toml": "h100", "plan.html": str(tmp_path / "plan.html")}
+    result = mai(*[here.get(word, word) for word in shlex.split(example, comments=True)[2:]])
+    fits = any(line.startswith("fits: ") for line in result.stdout.splitlines())
+    assert (result.returncode, result.stderr) == (0 if fits else 80, "")
 
 
 def test_exit_code_and_verdict_agree() -> None:
