@@ -181,18 +181,14 @@ class Cluster:
     price: Price | None = None
     site: Site = Site()
 
-    unused_gpus: int = field(default=0, metadata=NOT_A_KEY)
-    """GPUs of a budget that make no whole node."""
-
     sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
     """Where numbers come from, by the path of their key, such as `scale_out.gb_per_second`."""
 
     def with_gpus(self, num_gpus: int) -> "Cluster":
-        """This cluster with the whole nodes that a budget of GPUs makes; `unused_gpus` names the rest.
+        """This cluster with the whole nodes that a budget of GPUs makes.
 
         Raises PlanError when the budget makes too few nodes, or the cluster has not so many.
         """
-        nodes, unused = divmod(num_gpus, self.gpus_per_node)
         least = (self.spare_nodes + 1) * self.gpus_per_node
         if num_gpus < least:
             has = f"gpus_per_node={self.gpus_per_node} and spare_nodes={self.spare_nodes}"
@@ -201,7 +197,7 @@ class Cluster:
             raise PlanError(
                 f"{num_gpus} GPUs: too many for {self.name} with {self.nodes} nodes of {self.gpus_per_node}"
             )
-        return replace(self, nodes=nodes, unused_gpus=unused)
+        return replace(self, nodes=num_gpus // self.gpus_per_node)
 
 
 def load_cluster(name_or_path: str | Path) -> Cluster:
