@@ -17,14 +17,15 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from benchmarks.ground_truth.rows import HERE, Row, UnusableError, measured_seconds, number, read
+from benchmarks.ground_truth.rows import GPUS_OF_ONE_NODE, HERE, Row, UnusableError, measured_seconds, number, read
 from benchmarks.ground_truth.settings import setting_of
 from benchmarks.machine import machine
+from benchmarks.markdown import table
 from benchmarks.plan_calibration import CALIBRATIONS
 from benchmarks.plan_memory_accuracy import Comparison, Rejections, in_words, memory_rows, rejections
-from benchmarks.plan_memory_accuracy import table as memory_table
+from benchmarks.plan_memory_accuracy import lines as memory_lines
 from benchmarks.plan_regret import Regret, regrets
-from benchmarks.plan_regret import lines as regret_table
+from benchmarks.plan_regret import lines as regret_lines
 from mai.plan.report.trust import FILE as TRUST_FILE
 from mai.plan.report.trust import Band, kind
 from mai.plan.setting import Setting
@@ -36,7 +37,6 @@ MEGATRON_CORE = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026",
 FEWEST_ROWS = 8
 """That make a band."""
 PRECISIONS = ("bf16", "fp8")
-_GPUS_OF_ONE_NODE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Prediction:
     hardware: str
     gpus: int
     kind: str
-    """Software, precision, dense or experts: as the bands have it."""
+    """Software, precision, dense or experts, GPU: as the bands have it."""
     predicted_seconds: float
     measured_seconds: float
     calibrates: str
@@ -63,7 +63,7 @@ class Prediction:
 
     @property
     def has_experts(self) -> bool:
-        return self.kind.endswith("experts")
+        return self.kind.split("/")[2] == "experts"
 
 
 def predictions(file: Path) -> tuple[list[Prediction], dict[str, int]]:
@@ -130,7 +130,7 @@ TIME_GOALS = (
     Goal(
         "vTrain, several nodes",
         0.08,
-        lambda one: one.source.startswith("vTrain") and one.gpus > 8,
+        lambda one: one.source.startswith("vTrain") and one.gpus > GPUS_OF_ONE_NODE,
         "Calculon 12.9%, vTrain 14.7%",
     ),
 )
@@ -158,11 +158,11 @@ def time_goals(found: Iterable[Prediction]) -> Iterator[tuple[Goal, dict[str, fl
 
 
 def by_group(found: Iterable[Prediction]) -> dict[tuple[str, ...], dict[str, float]]:
-    """By source, kind, GPU and scale."""
+    """By source, kind and scale."""
     groups: dict[tuple[str, ...], list[float]] = {}
     for one in found:
         scale = next(name for most, name in _SCALES if one.gpus <= most)
-        groups.setdefault((one.source, one.kind, one.hardware, scale, one.calibrates), []).append(one.error)
+        groups.setdefault((one.source, one.kind, scale, one.calibrates), []).append(one.error)
     return {group: error_figures(errors) for group, errors in sorted(groups.items())}
 
 
@@ -176,28 +176,29 @@ def bands(found: Sequence[Prediction]) -> dict[str, Band]:
     """
     groups: dict[tuple[str, str], list[Prediction]] = {}
     for one in found:
-        software, rest = one.kind.split("/", 1)
-        groups.setdefault((one.kind, f"under {software} in {one.precision}"), []).append(one)
+        software, precision, layers, gpu = one.kind.split("/")
+        groups.setdefault((one.kind, f"under {software} in {precision}"), []).append(one)
         if software not in MEGATRON_CORE or one.source not in NVIDIA:
             continue
-        for precision in PRECISIONS if one.has_experts else (one.precision,):
-            of = f"NVIDIA's on Megatron-Core, {'with experts' if one.has_experts else f'in {one.precision}'}"
-            groups.setdefault((f"mai/{precision}/{rest.split('/')[1]}", of), []).append(one)
+        for own in PRECISIONS if one.has_experts else (precision,):
+            of = f"NVIDIA's on Megatron-Core, {'with experts' if one.has_experts else f'in {precision}'}"
+            groups.setdefault((f"mai/{own}/{layers}/{gpu}", of), []).append(one)
     return {
-        kind: _band([1 + one.error for one in _of_many_nodes(group)], of)
+        kind: _band(_of_many_nodes(group), of)
         for (kind, of), group in sorted(groups.items())
         if len(group) >= FEWEST_ROWS
     }
 
 
 def _of_many_nodes(group: Sequence[Prediction]) -> Sequence[Prediction]:
-    many = [one for one in group if one.gpus > _GPUS_OF_ONE_NODE]
+    many = [one for one in group if one.gpus > GPUS_OF_ONE_NODE]
     return many if len(many) >= FEWEST_ROWS else group
 
 
-def _band(ratios: Sequence[float], of: str) -> Band:
-    tenths = quantiles(ratios, n=10, method="inclusive")
-    return Band(rows=len(ratios), low=round(tenths[0], 3), high=round(tenths[-1], 3), of=of)
+def _band(group: Sequence[Prediction], of: str) -> Band:
+    tenths = quantiles([1 + one.error for one in group], n=10, method="inclusive")
+    most = max(one.gpus for one in group)
+    return Band(rows=len(group), low=round(tenths[0], 3), high=round(tenths[-1], 3), of=f"{of}, on up to {most:,} GPUs")
 
 
 def result(found: Sequence[Prediction], unusable: Mapping[str, int], file: Path) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def result(found: Sequence[Prediction], unusable: Mapping[str, int], file: Path)
             for goal, figures in time_goals(found)
         ],
         "time_by_group": [
-            dict(zip(("source", "kind", "hardware", "gpus", "calibrates"), group, strict=True)) | figures
+            dict(zip(("source", "kind", "gpus", "calibrates"), group, strict=True)) | figures
             for group, figures in by_group(found).items()
         ],
         "memory": [asdict(one) for one in memory_rows(file)],
@@ -239,9 +240,9 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
         ),
     )
     yield ""
-    yield from memory_table(Comparison(**one) for one in figures["memory"])
+    yield from memory_lines(Comparison(**one) for one in figures["memory"])
     yield ""
-    yield from regret_table([Regret(**one) for one in figures["regret"]])
+    yield from regret_lines([Regret(**one) for one in figures["regret"]])
     yield ""
     yield in_words(Rejections(**figures["rejections"]))
     yield ""
@@ -250,8 +251,7 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from table(
         (
             "source",
-            "software, precision, layers",
-            "hardware",
+            "software, precision, layers, GPU",
             "GPUs",
             "calibrates",
             "rows",
@@ -263,7 +263,6 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
             (
                 one["source"],
                 one["kind"],
-                one["hardware"],
                 one["gpus"],
                 one["calibrates"],
                 one["rows"],
@@ -274,13 +273,6 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
             for one in figures["time_by_group"]
         ),
     )
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of Markdown."""
-    yield f"| {' | '.join(heads)} |"
-    yield "|" + "---|" * len(heads)
-    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ Nothing in it is calibrated: every number of `mai/plan/software/*.toml` is read 
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from statistics import mean
 
@@ -16,6 +15,7 @@ from benchmarks.ground_truth.megatron_ci import ci_setting_of, is_tiny, with_fus
 from benchmarks.ground_truth.nanotron import nanotron_setting_of
 from benchmarks.ground_truth.rows import HERE, Row, UnusableError, read
 from benchmarks.ground_truth.settings import setting_of
+from benchmarks.markdown import table
 from mai.plan.memory.memory import memory
 
 _GIB = 2**30
@@ -122,15 +122,19 @@ _SOURCES: dict[str, Callable[[Row], Iterable[Comparison]]] = {
 }
 
 
-def table(rows: Iterable[Comparison]) -> Iterator[str]:
-    """Lines of Markdown."""
-    yield "| Source | Figures | Mean absolute error | Mean error | Most under | Most over |"
-    yield "|---|---|---|---|---|---|"
-    by_source = sorted(rows, key=lambda row: row.source)
-    for source, group in groupby(by_source, key=lambda row: row.source):
-        errors = [row.error for row in group]
-        figures = (mean(map(abs, errors)), mean(errors), min(errors), max(errors))
-        yield f"| {source} | {len(errors)} | " + " | ".join(f"{figure:+.2%}" for figure in figures) + " |"
+def lines(rows: Iterable[Comparison]) -> Iterator[str]:
+    """What people read, in Markdown."""
+    errors: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row.source):
+        errors.setdefault(row.source, []).append(row.error)
+    yield from table(
+        ("Source", "Figures", "Mean absolute error", "Mean error", "Most under", "Most over"),
+        ((source, len(each), *map("{:+.2%}".format, _figures(each))) for source, each in errors.items()),
+    )
+
+
+def _figures(errors: list[float]) -> tuple[float, ...]:
+    return mean(map(abs, errors)), mean(errors), min(errors), max(errors)
 
 
 def in_words(counts: Rejections) -> str:
@@ -143,7 +147,7 @@ def in_words(counts: Rejections) -> str:
 
 
 def main() -> None:
-    print("\n".join(table(memory_rows())))
+    print("\n".join(lines(memory_rows())))
     print(f"\n{in_words(rejections())}")
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, quantiles
 
-from benchmarks.ground_truth.rows import HERE, Row, UnusableError, measured_seconds, read
+from benchmarks.ground_truth.rows import GPUS_OF_ONE_NODE, HERE, Row, UnusableError, measured_seconds, read
 from benchmarks.ground_truth.settings import setting_of
+from benchmarks.markdown import table
 from mai.plan.setting import Setting
 from mai.plan.time.step_time import step_time
 from mai.recipe import ParallelConfig
@@ -24,7 +25,6 @@ _ALIKE = ("model", "layers", "hidden", "hardware", "gpus", "seq", "global_batch"
 _SOURCES = ("HF nanotron ultra-scale playbook sweep", "vTrain validation set (KAIST)")
 """That measured many layouts of one model on the same GPUs."""
 _FEWEST_LAYOUTS = 4
-_GPUS_OF_ONE_NODE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _source(row: Row) -> str:
     source = row["source"]
     if not source.startswith("vTrain"):
         return source
-    return f"{source}, {'one node' if int(row['gpus']) <= _GPUS_OF_ONE_NODE else 'several nodes'}"
+    return f"{source}, {'one node' if int(row['gpus']) <= GPUS_OF_ONE_NODE else 'several nodes'}"
 
 
 def _regret(source: str, rows: list[tuple[Row, Setting]]) -> Regret:
@@ -92,16 +92,25 @@ def _regret(source: str, rows: list[tuple[Row, Setting]]) -> Regret:
 
 def lines(found: list[Regret]) -> Iterator[str]:
     """What people read, in Markdown."""
-    yield "| source | groups | mean regret | median | 90th percentile | best of its first five | the median layout |"
-    yield "|---|---|---|---|---|---|---|"
-    for source in dict.fromkeys(one.source for one in found):
-        groups = [one for one in found if one.source == source]
-        each = [one.regret for one in groups]
-        ninetieth = quantiles(each, n=10, method="inclusive")[-1] if len(each) > 1 else each[0]
-        yield (
-            f"| {source} | {len(groups)} | {mean(each):.1%} | {median(each):.1%} | {ninetieth:.1%} "
-            f"| {mean(one.regret_of_five for one in groups):.1%} | {median(one.typical for one in groups):.0%} |"
-        )
+    heads = ("source", "groups", "mean regret", "median", "90th percentile", "best of its first five")
+    groups: dict[str, list[Regret]] = {}
+    for one in found:
+        groups.setdefault(one.source, []).append(one)
+    yield from table((*heads, "the median layout"), (_cells(source, group) for source, group in groups.items()))
+
+
+def _cells(source: str, groups: list[Regret]) -> tuple[object, ...]:
+    each = [one.regret for one in groups]
+    ninetieth = quantiles(each, n=10, method="inclusive")[-1] if len(each) > 1 else each[0]
+    return (
+        source,
+        len(groups),
+        f"{mean(each):.1%}",
+        f"{median(each):.1%}",
+        f"{ninetieth:.1%}",
+        f"{mean(one.regret_of_five for one in groups):.1%}",
+        f"{median(one.typical for one in groups):.0%}",
+    )
 
 
 def main() -> None:

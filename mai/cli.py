@@ -5,6 +5,7 @@ Nothing at the top of this file may import torch or pydantic, so that `mai --hel
 """
 
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,15 +14,15 @@ import click
 from mai.command import (
     Commands,
     as_json,
+    complain,
     device,
-    echo_error,
     echo_json,
     imbalance,
-    made_by,
     prices,
     recipe_arguments,
     shrink,
     tell,
+    typed,
     workers,
     write,
 )
@@ -152,7 +153,7 @@ def plan(
     setting = of_recipe.setting_of(checked, cluster, framework, imbalance=imbalance)
     found = report.report(checked, setting, gpus=gpus)
     if page_file is not None:
-        write(page_file, page.page(found, scaling.scaling(checked, setting), made_by=made_by()))
+        write(page_file, page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
     tell(found, text.lines, as_json=as_json)
     click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
 
@@ -392,11 +393,7 @@ def main() -> NoReturn:
     try:
         code = cli.main(prog_name="mai", standalone_mode=False)
     except click.ClickException as error:
-        # A command line that was not understood has no parsed --json to ask.
-        if "--json" in sys.argv:
-            echo_error(ExitCode(error.exit_code), [error.format_message()])
-        error.show()
-        code = error.exit_code
+        code = complain(error)
     except click.Abort:
         code = ExitCode.STOPPED
     sys.exit(code)

@@ -6,7 +6,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -72,21 +71,18 @@ def fail(context: click.Context, code: ExitCode, violations: Sequence[str]) -> N
     context.exit(int(code))
 
 
+def complain(error: click.ClickException) -> int:
+    """Click's own words about a command line, with its exit code, and as JSON where that was asked for."""
+    # A command line that was not understood has no parsed --json.
+    if "--json" in sys.argv:
+        echo_error(ExitCode(error.exit_code), [error.format_message()])
+    error.show()
+    return error.exit_code
+
+
 def typed(*flags: str) -> str:
     """The command line of this process, with these flags as well."""
     return shlex.join(["mai", *flags, *sys.argv[1:]])
-
-
-def made_by() -> list[str]:
-    """What stands below a document that a command writes: the command, mai's version and the day."""
-    # Takes longer to import than most commands to answer.
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        of_mai = version("mai")
-    except PackageNotFoundError:
-        of_mai = "that is not installed"
-    return [typed(), f"mai {of_mai}, {date.today().isoformat()}"]
 
 
 def printable(text: str) -> str:

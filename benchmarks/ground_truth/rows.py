@@ -9,6 +9,9 @@ from mai.plan.model.model_flops import whole_square_flops_per_token
 
 HERE = Path(__file__).parent
 
+GPUS_OF_ONE_NODE = 8
+"""Or fewer; a group of an NVL72 is of several nodes here, though they share NVLink."""
+
 Row = dict[str, str]
 
 

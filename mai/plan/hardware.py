@@ -33,10 +33,12 @@ class Gpu:
 
     attention_forward_tflops: float | None = None
     attention_backward_tflops: float | None = None
-    """Measured: causal attention with heads of 128, of the half of the square that it needs."""
+    """Measured: causal attention with heads of 128, of the half of the square that it needs, over long sequences; what
+    short ones reach of it is in mai/plan/time/rates.py."""
 
     sustained_share: float | None = None
-    """Of the product's and the attention's measured rates, what a training step sustains: clocks under load."""
+    """Of the product's measured rate, what a training step sustains: clocks under load. Attention's rates are those of
+    a step, or taken as such."""
 
     memory_share: float | None = None
     """Measured: what a copy reaches of `hbm_tb_per_second`."""
@@ -179,18 +181,14 @@ class Cluster:
     price: Price | None = None
     site: Site = Site()
 
-    unused_gpus: int = field(default=0, metadata=NOT_A_KEY)
-    """GPUs of a budget that make no whole node."""
-
     sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
     """Where numbers come from, by the path of their key, such as `scale_out.gb_per_second`."""
 
     def with_gpus(self, num_gpus: int) -> "Cluster":
-        """This cluster with the whole nodes that a budget of GPUs makes; `unused_gpus` names the rest.
+        """This cluster with the whole nodes that a budget of GPUs makes.
 
         Raises PlanError when the budget makes too few nodes, or the cluster has not so many.
         """
-        nodes, unused = divmod(num_gpus, self.gpus_per_node)
         least = (self.spare_nodes + 1) * self.gpus_per_node
         if num_gpus < least:
             has = f"gpus_per_node={self.gpus_per_node} and spare_nodes={self.spare_nodes}"
@@ -199,7 +197,7 @@ class Cluster:
             raise PlanError(
                 f"{num_gpus} GPUs: too many for {self.name} with {self.nodes} nodes of {self.gpus_per_node}"
             )
-        return replace(self, nodes=nodes, unused_gpus=unused)
+        return replace(self, nodes=num_gpus // self.gpus_per_node)
 
 
 def load_cluster(name_or_path: str | Path) -> Cluster:

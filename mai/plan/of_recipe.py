@@ -19,20 +19,16 @@ def within(recipe: Recipe, cluster: Cluster, gpus: int | None) -> Recipe:
     """
     parallel = recipe.parallel
     usable = usable_gpus(cluster, gpus)
-    if usable is None and parallel.data is None:
+    if parallel.data is not None:
+        ranks = parallel.model_ranks * parallel.data if usable is None else rules.ranks_within(parallel, usable)
+        rules.check(recipe, ranks)
+        return recipe
+    if usable is None:
         raise PlanError(
             f"{cluster.name} does not say how many nodes it has, and parallel.data is open: "
             f"add --gpus with {rules.smallest_world(parallel)} or more"
         )
-    if parallel.data is not None:
-        ranks = parallel.model_ranks * parallel.data
-        if usable is not None:
-            ranks = rules.ranks_within(parallel, usable)
-        rules.check(recipe, ranks)
-        return recipe
-    assert usable is not None
-    most = rules.ranks_within(parallel, usable)
-    return _filled(recipe, most // parallel.model_ranks)
+    return _filled(recipe, rules.ranks_within(parallel, usable) // parallel.model_ranks)
 
 
 def _filled(recipe: Recipe, most: int) -> Recipe:

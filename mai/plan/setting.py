@@ -9,6 +9,7 @@ from mai.parallel.stages import Part, parts
 from mai.plan.hardware import Cluster
 from mai.plan.model.activations import Cut
 from mai.plan.model.architecture import Architecture
+from mai.plan.model.weights import Held, held
 from mai.plan.software import Software
 from mai.recipe import ParallelConfig
 
@@ -65,6 +66,26 @@ class Setting:
         """Each pipeline stage's parts of the model."""
         every = parts(len(self.architecture.layers), self.parallel)
         return tuple(every[stage :: self.parallel.pipeline] for stage in range(self.parallel.pipeline))
+
+    def held_on(self, stage: int) -> Held:
+        """Parameters of each of a stage's ranks."""
+        cut = self.cut
+        return held(
+            self.architecture,
+            self.stages[stage],
+            tensor=cut.tensor,
+            expert=cut.expert,
+            expert_tensor=cut.expert_tensor,
+        )
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """Ranks that share out one copy of the optimizer, or of all: of dense weights, of experts."""
+        layout = self.layout
+        return (
+            layout.context * layout.data // layout.sharding_copies,
+            max(1, layout.expert_data // layout.sharding_copies),
+        )
 
     @property
     def tokens(self) -> int:

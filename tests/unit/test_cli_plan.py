@@ -28,14 +28,15 @@ def test_a_plan_is_there_in_half_a_second_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, "plan", *WORDS]
     # As after an installation, with bytecode: the first run writes it. Time of the processor, as tests share the cores.
     environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    seconds = []
     for _ in range(4):
         before = processor_seconds()
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        seconds.append(processor_seconds() - before)
+        seconds = processor_seconds() - before
+        if seconds < 0.5:
+            break
     assert result.stdout.startswith("mai1-500b on h100: 14,976 GPUs of 15,000, 24 spares\n")
     assert result.stderr == "\n"
-    assert min(seconds) < 0.5
+    assert seconds < 0.5
 
 
 def processor_seconds() -> float:
@@ -136,14 +137,15 @@ def test_a_search_prints_words_that_check_takes() -> None:
 
 
 def test_a_search_of_all_layouts_takes_two_seconds() -> None:
-    seconds = []
     for _ in range(3):
         before = processor_seconds()
         searched = mai("mai1_500b_moe", "--hardware", "h100", "--gpus", "15000", "--search")
-        seconds.append(processor_seconds() - before)
+        # Of the processor, on one core, and twice as many, as tests share the cores with each other.
+        seconds = processor_seconds() - before
+        if seconds < 4:
+            break
     assert searched.stdout.splitlines()[-1].startswith("    parallel.")
-    # Of the processor, on one core, and twice as many, as tests share the cores with each other.
-    assert min(seconds) < 4
+    assert seconds < 4
 
 
 def test_more_than_a_gpu_is_sold_with_does_not_fit_though_nobody_says_what_of_it_is_usable() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mai.plan.memory.in_flight import in_flight
 from mai.plan.memory.kept import input_bytes, kept_of_part
 from mai.plan.memory.peaks import backward_bytes, embedding_gradient_bytes, expert_forward_bytes, loss_bytes
-from mai.plan.memory.states import buffer_bytes, held_on, layers_of, num_numbers, num_shards, state_bytes
+from mai.plan.memory.states import buffer_bytes, layers_of, num_numbers, state_bytes
 from mai.plan.model.architecture import Layer
 from mai.plan.model.weights import Held
 from mai.plan.setting import Setting
@@ -84,8 +84,8 @@ def memory(setting: Setting) -> Memory:
 
 def rank_memory(setting: Setting, stage: int) -> RankMemory:
     """Of one stage."""
-    parts, rank = setting.stages[stage], held_on(setting, stage)
-    items = state_bytes(setting, rank)
+    parts, rank = setting.stages[stage], setting.held_on(stage)
+    items = state_bytes(setting, rank, setting.shards)
     items["buffers"] = buffer_bytes(setting, parts)
     items |= _in_a_step(setting, stage)
     allocated = sum(items.values())
@@ -147,7 +147,7 @@ def _gathered(setting: Setting, layers: list[Layer]) -> int:
 
 def _largest_shard(setting: Setting, rank: Held) -> int:
     """Numbers of the largest piece of a parameter that a rank may own; a matrix of all experts is one parameter."""
-    cut, (shards, expert_shards) = setting.cut, num_shards(setting)
+    cut, (shards, expert_shards) = setting.cut, setting.shards
     dense, grouped = setting.architecture.output.num_parameters_on(cut.tensor), 0
     for layer in set(setting.architecture.layers):
         dense = max(dense, *(product.num_parameters_on(cut.tensor) for product in layer.products()))

@@ -4,13 +4,14 @@ Every change keeps the tokens of a step. Where it takes data-parallel ranks for 
 left computes as many more micro-batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mai.plan.memory.memory import memory
 from mai.plan.setting import Setting
 from mai.plan.time.step_time import step_time
+from mai.recipe import ParallelConfig
 
 _WORTH_NAMING = 0.01
 """Of what is needed: a change that frees less is none."""
@@ -27,8 +28,9 @@ class Mend:
     """Seconds of a step over those without the change."""
 
 
-def mends(setting: Setting) -> tuple[Mend, ...]:
-    """Changes that free memory: first those after which it fits, the fastest first; then what frees most.
+def mends(setting: Setting, *, accepts: Callable[[ParallelConfig], bool]) -> tuple[Mend, ...]:
+    """Changes that free memory, of those that a recipe `accepts`: first those after which it fits, the fastest first;
+    then what frees most.
 
     A change of the layout comes together with recomputation where it takes both."""
     needed, seconds = memory(setting).largest.needed, step_time(setting).seconds
@@ -38,8 +40,11 @@ def mends(setting: Setting) -> tuple[Mend, ...]:
         slowdown = step_time(changed).seconds / seconds
         return Mend(changed, needed - after.largest.needed, fits=after.fits, slowdown=slowdown)
 
-    layouts, recomputed = [mend(changed) for changed in _layouts(setting)], list(map(mend, _recomputed(setting)))
-    both = [mend(changed) for layout in layouts if not layout.fits for changed in _recomputed(layout.setting)]
+    def accepted(changes: Iterable[Setting]) -> list[Mend]:
+        return [mend(changed) for changed in changes if accepts(changed.parallel)]
+
+    layouts, recomputed = accepted(_layouts(setting)), accepted(_recomputed(setting))
+    both = accepted(further for layout in layouts if not layout.fits for further in _recomputed(layout.setting))
     enough = {alone.setting.parallel.recompute for alone in recomputed if alone.fits}
     found = layouts + recomputed
     found += [pair for pair in both if pair.fits and pair.setting.parallel.recompute not in enough]
@@ -61,6 +66,7 @@ def _recomputed(setting: Setting) -> Iterator[Setting]:
 
 def _layouts(setting: Setting) -> Iterator[Setting]:
     parallel = setting.parallel
+    assert parallel.data is not None
     if parallel.tensor > 1 and not parallel.sequence:
         yield _with(setting, sequence=True)
     if parallel.sharding == "optimizer" and parallel.pipeline == 1:
@@ -72,11 +78,14 @@ def _layouts(setting: Setting) -> Iterator[Setting]:
         yield replace(smaller, num_micro_batches=2 * setting.num_micro_batches)
     if parallel.virtual_stages > 1:
         yield _with(setting, virtual_stages=1)
-    if _can_double_expert(setting):
+    if setting.architecture.has_experts:
         yield _with(setting, expert=2 * parallel.expert)
-    for axis in ("tensor", "context", "pipeline"):
-        if _can_double(setting, axis):
-            yield _doubled(setting, axis)
+    if parallel.data % 2:
+        return
+    if 2 * parallel.tensor <= setting.cluster.scale_up.gpus:
+        yield _doubled(setting, "tensor")
+    yield _doubled(setting, "context")
+    yield _doubled(setting, "pipeline")
 
 
 def _doubled(setting: Setting, axis: str) -> Setting:
@@ -87,34 +96,6 @@ def _doubled(setting: Setting, axis: str) -> Setting:
     if axis == "tensor":
         changed["sequence"] = True
     return replace(_with(setting, **changed), num_micro_batches=2 * setting.num_micro_batches)
-
-
-def _can_double(setting: Setting, axis: str) -> bool:
-    parallel, cluster, architecture = setting.parallel, setting.cluster, setting.architecture
-    assert parallel.data is not None
-    # Hybrid sharding names ranks of its own, which half as many data-parallel ones may not fit.
-    if parallel.data % 2 or parallel.sharding_ranks is not None:
-        return False
-    ranks: int = 2 * getattr(parallel, axis)
-    if axis == "tensor":
-        heads = architecture.layers[0].attention.key_heads
-        divides = heads % ranks == 0 and architecture.vocabulary % ranks == 0
-        return divides and ranks <= cluster.scale_up.gpus
-    if axis == "context":
-        return setting.sequence_length % (2 * ranks * parallel.tensor) == 0
-    of_expert = parallel.expert * parallel.expert_tensor
-    stage_ranks = parallel.tensor * parallel.context * parallel.data // 2
-    has_layers = len(architecture.layers) >= ranks * parallel.virtual_stages
-    return parallel.sharding == "optimizer" and has_layers and stage_ranks % of_expert == 0
-
-
-def _can_double_expert(setting: Setting) -> bool:
-    parallel, layout = setting.parallel, setting.layout
-    experts = next((layer.experts for layer in setting.architecture.layers if layer.experts), None)
-    if experts is None:
-        return False
-    ranks = 2 * parallel.expert
-    return experts.number % ranks == 0 and layout.stage_ranks % (ranks * parallel.expert_tensor) == 0
 
 
 def _with(setting: Setting, **changed: Any) -> Setting:

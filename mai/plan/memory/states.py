@@ -3,38 +3,17 @@
 from mai.parallel.stages import Part
 from mai.plan.model.architecture import Layer, Product
 from mai.plan.model.part_activations import gather_buffer_bytes
-from mai.plan.model.weights import Held, held, table_bytes
+from mai.plan.model.weights import Held, table_bytes
 from mai.plan.setting import Setting
 
 _FP32 = 4
 _MIB = 2**20
 
 
-def held_on(setting: Setting, stage: int) -> Held:
-    """Parameters of each of a stage's ranks."""
-    parallel = setting.parallel
-    return held(
-        setting.architecture,
-        setting.stages[stage],
-        tensor=parallel.tensor,
-        expert=parallel.expert,
-        expert_tensor=parallel.expert_tensor,
-    )
-
-
-def num_shards(setting: Setting) -> tuple[int, int]:
-    """Ranks that share out one copy of the optimizer: of dense weights, of experts."""
-    layout = setting.layout
-    return (
-        layout.context * layout.data // layout.sharding_copies,
-        max(1, layout.expert_data // layout.sharding_copies),
-    )
-
-
-def state_bytes(setting: Setting, rank: Held) -> dict[str, int]:
-    """Of weights, sums of gradients, and the optimizer's fp32 weights and moments."""
-    holds, (shards, expert_shards) = setting.software.holds, num_shards(setting)
-    shared_out = rank.dense / shards + rank.experts / expert_shards
+def state_bytes(setting: Setting, rank: Held, shards: tuple[float, float]) -> dict[str, int]:
+    """Of weights, sums of gradients, and the optimizer's fp32 weights and moments, over so many `Setting.shards`."""
+    holds, (dense_shards, expert_shards) = setting.software.holds, shards
+    shared_out = rank.dense / dense_shards + rank.experts / expert_shards
     if setting.parallel.sharding == "full":
         return {
             "gradients": round(holds.gradient_bytes * shared_out),

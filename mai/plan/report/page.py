@@ -1,7 +1,9 @@
 """A plan's report as one page that needs nothing else: no network, no script; light, dark and on paper."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from datetime import date
 from html import escape
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -13,8 +15,8 @@ from mai.plan.report.scaling import Scaling
 _TEMPLATE = Path(__file__).parent / "page.html"
 
 
-def page(found: Mapping[str, Any], scaling: Scaling, *, made_by: Sequence[str]) -> str:
-    """The whole of it, as HTML; `made_by` stands below it."""
+def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date) -> str:
+    """The whole of it, as HTML, with what made it and when at its end."""
     step, speed = found["step"], found["speed"]
     pace = f"{speed['tokens_per_second']:,.0f} tokens a second, {speed['tokens_per_second_per_gpu']:,.0f} on each GPU"
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -37,7 +39,9 @@ def page(found: Mapping[str, Any], scaling: Scaling, *, made_by: Sequence[str]) 
         )
         + pictures.scaling_picture(scaling, found),
         costs=_table(("", "this phase", "per million tokens"), text.costs(found)) + _paragraphs(*text.notes(found)),
-        footer=_paragraphs(*made_by, f"fingerprint of the recipe: {found['fingerprint']}"),
+        footer=_paragraphs(
+            command, f"mai {_version()}, {day.isoformat()}", f"fingerprint of the recipe: {found['fingerprint']}"
+        ),
     )
 
 
@@ -63,6 +67,13 @@ def _shown(found: Mapping[str, Any]) -> str:
         f"A step of {shown} of the {number} micro-batches. Its bubble is as long as that of the whole step, of which "
         f"it is {percent(bubble / step['seconds'])}, {seconds(bubble, like=step['seconds'])}."
     )
+
+
+def _version() -> str:
+    try:
+        return version("mai")
+    except PackageNotFoundError:
+        return "that is not installed"
 
 
 def _paragraphs(*lines: str) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from mai.model.flops import FLOP_CONVENTION, flops_per_token
 from mai.plan.hardware import Cluster
 from mai.plan.memory.memory import Memory, memory
-from mai.plan.memory.mends import Mend, mends
+from mai.plan.memory.mends import mends
 from mai.plan.model.model_flops import whole_square_flops_per_token
 from mai.plan.of_layout import trains, words
 from mai.plan.of_recipe import most_data
@@ -43,9 +44,9 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
         "micro_batch_sequences": setting.parallel.micro_batch_sequences,
         "sequence_length": setting.sequence_length,
         "precision": setting.precision,
-        "imbalance": None if recipe.model.experts is None else setting.imbalance,
+        "imbalance": None if recipe.model.experts is None else setting.cut.imbalance,
         "memory": _of_memory(needed),
-        "mends": [] if needed.fits else _mends(recipe, setting),
+        "mends": [] if needed.fits else _of_mends(recipe, setting),
         "step": _of_step(setting, time),
         "speed": _of_speed(recipe, setting, time.seconds),
         "phase": _of_phase(recipe, setting, time.seconds, booked),
@@ -95,19 +96,17 @@ def _of_memory(found: Memory) -> dict[str, Any]:
     }
 
 
-def _mends(recipe: Recipe, setting: Setting) -> list[dict[str, Any]]:
-    """Of those that mai would train."""
-    return [_of_mend(recipe, mend) for mend in mends(setting) if trains(recipe, mend.setting.parallel)]
-
-
-def _of_mend(recipe: Recipe, mend: Mend) -> dict[str, Any]:
-    """A change of the layout as words that a person can add to the command, and what it gives and costs."""
-    return {
-        "overrides": words(recipe, mend.setting.parallel),
-        "freed_bytes": mend.freed_bytes,
-        "fits": mend.fits,
-        "slowdown": mend.slowdown,
-    }
+def _of_mends(recipe: Recipe, setting: Setting) -> list[dict[str, Any]]:
+    """Changes of the layout as words that a person can add to the command, and what they give and cost."""
+    return [
+        {
+            "overrides": words(recipe, mend.setting.parallel),
+            "freed_bytes": mend.freed_bytes,
+            "fits": mend.fits,
+            "slowdown": mend.slowdown,
+        }
+        for mend in mends(setting, accepts=partial(trains, recipe))
+    ]
 
 
 def _of_step(setting: Setting, time: StepTime) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from mai.plan.of_layout import trains
 from mai.plan.of_recipe import setting_of
 from mai.plan.setting import Setting
 from mai.plan.time.step_time import step_time
-from mai.recipe import Recipe, rules
+from mai.recipe import Recipe
 
 _HALVINGS, _DOUBLINGS = 5, 1
 """Of the plan's data ranks: from a 32nd of them to twice as many."""
@@ -47,13 +48,8 @@ def _with_data(recipe: Recipe, data: int, batch_tokens: int) -> Recipe:
 
 def _points(recipes: Sequence[Recipe], setting: Setting) -> Iterator[Point]:
     """Where they are many, some, and of these the first and the last."""
-    legal = [recipe for recipe in recipes if _trains(recipe)]
+    legal = [recipe for recipe in recipes if trains(recipe, recipe.parallel)]
     step = -(-len(legal) // _POINTS) or 1
     for recipe in [*legal[:-1:step], *legal[-1:]]:
         at_size = setting_of(recipe, setting.cluster, setting.software, imbalance=setting.imbalance)
         yield Point(at_size.layout.world_size, at_size.tokens / step_time(at_size).seconds)
-
-
-def _trains(recipe: Recipe) -> bool:
-    """Whether it breaks no rule; how much is evaluated can follow the ranks."""
-    return all("evaluate.sequences" in breach.paths for breach in rules.breaches(recipe))

@@ -76,6 +76,8 @@ def idle_copies(found: Mapping[str, Any]) -> Iterator[str]:
 
 def imbalance(found: Mapping[str, Any]) -> str:
     """How evenly the router spreads the tokens, for a model with experts."""
+    if found["layout"].get("expert", 1) == 1:
+        return "every rank has all of them, and computes its own tokens"
     if found["imbalance"] == 1:
         return "every rank gets as many tokens, which no router does: --imbalance states a worst case"
     return f"the busiest rank gets {found['imbalance']:g} times the mean"

@@ -29,9 +29,9 @@ class Band:
 
 
 def kind(setting: Setting) -> str:
-    """Settings that are off alike: `mai/bf16/dense`."""
+    """Settings that are off alike: `mai/bf16/dense/h100`."""
     layers = "experts" if setting.architecture.has_experts else "dense"
-    return f"{setting.software.name}/{setting.precision}/{layers}"
+    return f"{setting.software.name}/{setting.precision}/{layers}/{setting.cluster.gpu.name}"
 
 
 def band(setting: Setting, file: Path = FILE) -> Band | None:

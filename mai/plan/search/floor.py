@@ -14,13 +14,12 @@ from operator import itemgetter
 from mai.parallel.stages import Part, parts
 from mai.plan.memory.kept import kept_of_layer
 from mai.plan.memory.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
+from mai.plan.memory.states import state_bytes
 from mai.plan.model.weights import Held
 from mai.plan.search.candidates import ZERO_1, Degrees, Recomputation, Sharding, parallel_of, recomputations
 from mai.plan.setting import Setting
 from mai.plan.time.passes import Passes
 from mai.plan.time.step_time import transfer_seconds
-
-_FP32 = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Floor:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
+        self._full = replace(setting, parallel=replace(setting.parallel, sharding="full"))
         self._architecture = setting.architecture
         self._kinds = tuple(setting.architecture.kinds())
         self._recomputations = tuple(recomputations(setting))
@@ -147,18 +147,12 @@ class Floor:
         experts = architecture.num_expert_parameters({layer: 1}, expert=expert, expert_tensor=expert_tensor)
         return Held(architecture.num_dense_parameters_on(tensor, layer), experts)
 
-    def _held_bytes_of(self, kind: int, degrees: Degrees, is_full: bool, sharing: int) -> float:  # noqa: FBT001
+    def _held_bytes_of(self, kind: int, degrees: Degrees, is_full: bool, sharing: int) -> int:  # noqa: FBT001
         """Of weights, gradients and optimizer states of a layer, over so many ranks that share out one copy."""
-        setting, holds = self._setting, self._setting.software.holds
         on_rank = self._num_parameters(kind, degrees.tensor, degrees.expert, degrees.expert_tensor)
         expert_sharing = sharing * degrees.tensor / (degrees.expert * degrees.expert_tensor)
-        shared_out = on_rank.dense / sharing + on_rank.experts / expert_sharing
-        if is_full:
-            return (holds.gradient_bytes + holds.optimizer_bytes) * shared_out
-        # In fp32 the model's weights are the optimizer's.
-        own_weight = setting.element_bytes if setting.element_bytes == _FP32 else 0
-        each = setting.element_bytes + holds.gradient_bytes + holds.own_gradient_bytes
-        return each * on_rank.all + (holds.optimizer_bytes - own_weight) * shared_out
+        setting = self._full if is_full else self._setting
+        return sum(state_bytes(setting, on_rank, (sharing, expert_sharing)).values())
 
     def _kept_bytes_of(self, kind: int, degrees: Degrees, recompute: Recomputation) -> int:
         """Of a micro-batch."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mai.plan.hardware import Cluster
+from mai.plan.setting import Setting
 
 _LINK_SHARE = 0.82
 """Of a link's rate that a collective reaches: eight H100s all-reduce at 370 of 450 GB/s (stas00/ml-engineering at
@@ -26,6 +27,18 @@ class Group:
     def nodes(self, cluster: Cluster) -> int:
         """How many such networks they are spread over; the last may hold fewer of them."""
         return -(-self.ranks // self.inside(cluster))
+
+
+def sharing_groups(setting: Setting) -> tuple[Group, Group]:
+    """Ranks that share out one copy of the dense weights, and of the experts."""
+    parallel, (shards, expert_shards) = setting.parallel, setting.shards
+    return Group(shards, parallel.tensor), Group(expert_shards, parallel.expert * parallel.expert_tensor)
+
+
+def between_copies_seconds(setting: Setting, sharing: Group, num_bytes: float) -> float:
+    """Copies that hybrid sharding keeps equal sum their shards of so many bytes once more: an all-reduce."""
+    copies = Group(setting.layout.sharding_copies, sharing.stride * sharing.ranks)
+    return 2 * ring_seconds(setting.cluster, copies, num_bytes / sharing.ranks)
 
 
 def ring_seconds(cluster: Cluster, group: Group, num_bytes: float) -> float:

@@ -10,7 +10,14 @@ from mai.plan.model import work
 from mai.plan.model.architecture import Experts, Layer
 from mai.plan.model.work import Work
 from mai.plan.setting import Setting
-from mai.plan.time.network import Group, crossing_share_of_tokens, exchange_seconds, ring_seconds
+from mai.plan.time.network import (
+    Group,
+    between_copies_seconds,
+    crossing_share_of_tokens,
+    exchange_seconds,
+    ring_seconds,
+    sharing_groups,
+)
 from mai.plan.time.rates import Rates
 
 _FORWARD_BYTES_OF_SCORES, _BACKWARD_BYTES_OF_SCORES = 13, 19
@@ -228,20 +235,14 @@ class Passes:
 
     def _with_shards(self, whole: Both, layer: Layer) -> Both:
         """Weights gathered before both passes, gradients scattered behind the backward one, beside the next layer."""
-        setting, parallel, layout = self._setting, self._setting.parallel, self._setting.layout
-        hides, copies = setting.software.hides, layout.sharding_copies
-        dense = setting.architecture.num_dense_parameters_on(parallel.tensor, layer) * self._cut.element_bytes
-        groups = [(dense, Group(layout.context * layout.data // copies, parallel.tensor))]
+        setting, cut, hides = self._setting, self._cut, self._setting.software.hides
+        of_dense, of_experts = sharing_groups(setting)
+        groups = [(of_dense, setting.architecture.num_dense_parameters_on(cut.tensor, layer) * cut.element_bytes)]
         if layer.experts is not None:
-            held = layer.experts.num_parameters_on(expert=parallel.expert, expert_tensor=parallel.expert_tensor)
-            stride = parallel.expert * parallel.expert_tensor
-            groups.append((held * self._cut.element_bytes, Group(max(1, layout.expert_data // copies), stride)))
-        gather = sum(ring_seconds(setting.cluster, group, num_bytes) for num_bytes, group in groups)
-        # Copies that are kept equal sum their shards of the gradients as well.
-        summed = sum(
-            2 * ring_seconds(setting.cluster, Group(copies, group.stride * group.ranks), num_bytes / group.ranks)
-            for num_bytes, group in groups
-        )
+            on_rank = layer.experts.num_parameters_on(expert=cut.expert, expert_tensor=cut.expert_tensor)
+            groups.append((of_experts, on_rank * cut.element_bytes))
+        gather = sum(ring_seconds(setting.cluster, group, num_bytes) for group, num_bytes in groups)
+        summed = sum(between_copies_seconds(setting, group, num_bytes) for group, num_bytes in groups)
         return Both(
             whole.forward + Pass(shards=max(0.0, gather - hides.parameters * whole.forward.seconds)),
             whole.backward + Pass(shards=max(0.0, 2 * gather + summed - hides.gradients * whole.backward.seconds)),

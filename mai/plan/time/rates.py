@@ -15,8 +15,9 @@ _LAUNCH_SECONDS = 3e-6
 20 us (benchmarks/results/step_profile_layers_8b_cuda_2026-11-26.txt), and the last wave of a kernel is not full."""
 
 _HALF_LENGTH = 1300
-"""Tokens of a sequence at which attention reaches half of its rate for long ones: cuDNN's on an H100 gave 0.92 of the
-rate at 8,192 tokens at 4,096 (benchmarks/results, kernels_h100 and step_profile of 2026-11-26)."""
+"""Tokens of a sequence at which attention reaches half of its rate for long ones: at 4,096 it has 0.88 of what it has
+at 8,192. cuDNN's on an H100 had 0.84 in the middle of a step of what it reached alone at 8,192, and 0.92 of what a step
+sustains of that (benchmarks/results, step_profile and kernels_h100 of 2026-11-26)."""
 
 _EXPOSED_SHARE = 0.5
 """Of the time to move a product's operands that it does not multiply in: 0 would be a roofline, and cuBLAS on an H100
@@ -32,7 +33,7 @@ _FP32_SHARE = 1 / 16
 (their data sheets); other GPUs differ."""
 _ASSUMED_SUSTAINED_SHARE = 0.9
 _ASSUMED_COPY_SHARE = 0.9
-_ASSUMED_ATTENTION_SHARES = 0.71, 0.58
+_ASSUMED_ATTENTION_SHARES = 0.69, 0.51
 """Forward and backward, of the bf16 peak: those of an H100."""
 
 
@@ -62,7 +63,7 @@ class Rates:
             grouped_flops=products * pace.grouped_share,
             forward_attention_flops=forward,
             backward_attention_flops=backward,
-            memory_bytes=gpu.hbm_tb_per_second * 1e12 * (gpu.memory_share or _ASSUMED_COPY_SHARE),
+            memory_bytes=memory_bytes_per_second(gpu),
             is_quantised=precision in ("fp8", "fp4"),
         )
 
@@ -90,6 +91,11 @@ class Rates:
         """Fused, forward and backward, of sequences that are computed in pieces of so many tokens."""
         slower = 1 + _HALF_LENGTH / length
         return flops / self.forward_attention_flops * slower, 2.5 * flops / self.backward_attention_flops * slower
+
+
+def memory_bytes_per_second(gpu: Gpu) -> float:
+    """That a copy reaches, read and written together."""
+    return gpu.hbm_tb_per_second * 1e12 * (gpu.memory_share or _ASSUMED_COPY_SHARE)
 
 
 def _fastest_tflops(gpu: Gpu, precision: Precision) -> float:

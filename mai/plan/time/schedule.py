@@ -62,19 +62,18 @@ def _in_groups(num_stages: int, num_micro_batches: int, virtual_stages: int) -> 
                 yield micro_batch, part
 
 
-def timeline(
-    turns: Sequence[Sequence[Turn]], stages: Sequence[tuple[float, float]], *, send_seconds: float = 0.0
-) -> tuple[tuple[Span, ...], ...]:
+def timeline(turns: Sequence[Sequence[Turn]], stages: Sequence[tuple[float, float]]) -> tuple[tuple[Span, ...], ...]:
     """When every turn of `schedule` runs, where `stages` has the seconds of a forward and a backward turn of each.
 
-    A turn begins when its stage is free and what it needs has arrived from the part before, or, backward, behind."""
+    A turn begins when its stage is free and the part before it, or, backward, behind it, has ended: sending takes no
+    time."""
     num_stages = len(turns)
     ends: dict[tuple[int, Turn], float] = {}
     spans: list[list[Span]] = [[] for _ in turns]
     waiting = set(range(num_stages))
     while waiting:
         for stage in sorted(waiting):
-            _advance(stage, turns[stage], stages, ends, spans, send_seconds)
+            _advance(stage, turns[stage], stages, ends, spans)
         finished = {stage for stage in waiting if len(spans[stage]) == len(turns[stage])}
         waiting -= finished
     return tuple(map(tuple, spans))
@@ -86,14 +85,14 @@ def _advance(
     stages: Sequence[tuple[float, float]],
     ends: dict[tuple[int, Turn], float],
     spans: list[list[Span]],
-    send_seconds: float,
 ) -> None:
     """Run the stage until it waits for another one."""
+    last_part = max(turn.part for turn in turns)
     for turn in turns[len(spans[stage]) :]:
-        source = _source(stage, turn, len(stages), last_part=max(each.part for each in turns))
+        source = _source(stage, turn, len(stages), last_part=last_part)
         if source is not None and source not in ends:
             return
-        arrived = 0.0 if source is None else ends[source] + send_seconds * (source[0] != stage)
+        arrived = 0.0 if source is None else ends[source]
         start = max(arrived, spans[stage][-1].end_seconds if spans[stage] else 0.0)
         end = start + stages[stage][0 if turn.direction == "forward" else 1]
         ends[stage, turn] = end

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mai.plan.memory.states import held_on, num_shards
 from mai.plan.model.weights import Held
 from mai.plan.setting import Setting
-from mai.plan.time.network import Group, ring_seconds, send_seconds
+from mai.plan.time.network import between_copies_seconds, ring_seconds, send_seconds, sharing_groups
 from mai.plan.time.passes import ITEMS, Both, Passes
+from mai.plan.time.rates import memory_bytes_per_second
 
 WORDS = {
     "products": "matrix products",
@@ -105,11 +105,9 @@ def _pipeline(setting: Setting, *, others: float) -> Mapping[str, float]:
 def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[str, float]:
     """The sum of gradients, the optimizer, and the new weights to everybody."""
     hides = setting.software.hides
-    on_rank = held_on(setting, stage)
-    shards, expert_shards = num_shards(setting)
-    memory = setting.cluster.gpu.hbm_tb_per_second * 1e12 * (setting.cluster.gpu.memory_share or 0.9)
+    on_rank, (shards, expert_shards) = setting.held_on(stage), setting.shards
     updated = on_rank.dense / shards + on_rank.experts / expert_shards
-    items = {"optimizer": updated * _ADAM_BYTES / memory}
+    items = {"optimizer": updated * _ADAM_BYTES / memory_bytes_per_second(setting.cluster.gpu)}
     if setting.parallel.sharding == "full":
         return items
     num_layers = sum(len(part.layers) for part in setting.stages[stage])
@@ -123,27 +121,17 @@ def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[
 
 def transfer_seconds(setting: Setting, on_rank: Held, *, num_layers: int) -> tuple[float, float]:
     """To sum gradients over those that hold the same weights, and to give out updated weights: of so many layers."""
-    parallel, layout, cluster = setting.parallel, setting.layout, setting.cluster
-    copies, gradient_bytes = layout.sharding_copies, setting.software.holds.gradient_bytes
-    weight_bytes = setting.cut.element_bytes
-    shards, expert_shards = num_shards(setting)
+    cluster, gradient_bytes = setting.cluster, setting.software.holds.gradient_bytes
     reduce, gather = 0.0, 0.0
-    of_experts = parallel.expert * parallel.expert_tensor
-    for parameters, ranks, stride in (
-        (on_rank.dense, shards, parallel.tensor),
-        (on_rank.experts, expert_shards, of_experts),
-    ):
+    for parameters, sharing in zip((on_rank.dense, on_rank.experts), sharing_groups(setting), strict=True):
         if not parameters:
             continue
-        sharing = Group(ranks, stride)
         pieces = parameters / _BUCKET_PARAMETERS
         if setting.software.pace.tensors_apart:
             pieces = _TENSORS_OF_LAYER * num_layers
         # Each piece waits for its own hops.
         hops = max(0.0, pieces - 1) * ring_seconds(cluster, sharing, 0)
         reduce += ring_seconds(cluster, sharing, parameters * gradient_bytes) + hops
-        gather += ring_seconds(cluster, sharing, parameters * weight_bytes) + hops
-        # Copies that are kept equal sum their shards once more, all of them.
-        kept_equal = Group(copies, stride * ranks)
-        reduce += 2 * ring_seconds(cluster, kept_equal, parameters // ranks * gradient_bytes)
+        gather += ring_seconds(cluster, sharing, parameters * setting.element_bytes) + hops
+        reduce += between_copies_seconds(setting, sharing, parameters * gradient_bytes)
     return reduce, gather

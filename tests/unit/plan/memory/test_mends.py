@@ -6,7 +6,13 @@ from mai.plan.memory.memory import memory
 from mai.plan.memory.mends import mends
 from mai.plan.setting import Setting
 from mai.plan.time.step_time import step_time
+from mai.recipe import ParallelConfig
 from tests.unit.plan.memory.test_memory import setting, with_experts
+
+
+def has_layers_for(parallel: ParallelConfig) -> bool:
+    """One of the model's four for each part."""
+    return parallel.pipeline * parallel.virtual_stages <= 4
 
 
 @pytest.fixture
@@ -16,7 +22,7 @@ def misfit() -> Setting:
 
 def test_each_mend_frees_and_costs_what_it_says(misfit: Setting) -> None:
     before = memory(misfit).largest.needed
-    found = mends(misfit)
+    found = mends(misfit, accepts=has_layers_for)
     assert found
     for mend in found:
         assert before - memory(mend.setting).largest.needed == mend.freed_bytes > 0
@@ -25,7 +31,7 @@ def test_each_mend_frees_and_costs_what_it_says(misfit: Setting) -> None:
 
 
 def test_those_that_fit_come_first_and_the_fastest_of_them(misfit: Setting) -> None:
-    found = mends(misfit)
+    found = mends(misfit, accepts=has_layers_for)
     fits = [mend.fits for mend in found]
     assert any(fits)
     assert fits == sorted(fits, reverse=True)
@@ -34,16 +40,23 @@ def test_those_that_fit_come_first_and_the_fastest_of_them(misfit: Setting) -> N
 
 
 def test_a_mend_keeps_the_gpus_and_the_tokens_of_a_step(misfit: Setting) -> None:
-    for mend in mends(misfit):
+    for mend in mends(misfit, accepts=has_layers_for):
         assert mend.setting.layout.world_size == misfit.layout.world_size
         assert mend.setting.tokens == misfit.tokens
 
 
+def test_what_the_recipe_does_not_accept_is_not_offered(misfit: Setting) -> None:
+    assert any(mend.setting.parallel.context > 1 for mend in mends(misfit, accepts=has_layers_for))
+    found = mends(misfit, accepts=lambda parallel: has_layers_for(parallel) and parallel.context == 1)
+    assert found
+    assert all(mend.setting.parallel.context == 1 for mend in found)
+
+
 def test_sequence_parallelism_is_offered_where_tensor_ranks_go_without(misfit: Setting) -> None:
-    assert any(mend.setting.parallel.sequence for mend in mends(misfit))
+    assert any(mend.setting.parallel.sequence for mend in mends(misfit, accepts=has_layers_for))
 
 
 def test_experts_are_offered_more_ranks() -> None:
     crowded = with_experts()
     fewer = setting(crowded.architecture, data=8, expert=2)
-    assert any(mend.setting.parallel.expert == 4 for mend in mends(fewer))
+    assert any(mend.setting.parallel.expert == 4 for mend in mends(fewer, accepts=lambda _: True))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from html import unescape
 from typing import Any
@@ -88,14 +89,15 @@ def test_json_can_be_written_and_text_shows_its_numbers() -> None:
 def test_page_shows_the_numbers_of_the_text() -> None:
     recipe = load.find("mai1_500b")()
     setting = setting_of(recipe, load_cluster("h100"), load_software("mai"))
-    made_by = ["mai plan mai1_500b --hardware h100", "mai 0.1.0, 2026-11-26"]
-    html = unescape(page(found(), scaling(recipe, setting), made_by=made_by))
+    command = "mai plan mai1_500b --hardware h100"
+    html = unescape(page(found(), scaling(recipe, setting), command=command, day=date(2026, 11, 26)))
     for told in [
         text.fit(found()["memory"]),
         text.trust(found()["step"]),
         text.utilisation(found()),
         *text.notes(found()),
-        *made_by,
+        command,
+        "2026-11-26",
         found()["fingerprint"],
         "the whole step, of which it is 8.4%, 0.630 s",
         "budget: 15,000",
@@ -111,7 +113,7 @@ def test_unknown_is_said_and_never_0() -> None:
     assert values["phase"]["energy_kilowatt_hours"] is None
     rows = {name: cells for name, *cells in text.costs(values)}
     assert rows["money"] == rows["energy"] == rows["carbon dioxide"] == ["unknown", "unknown"]
-    assert text.trust({**values["step"], "measured": None}) == "error: not measured for mai/bf16/dense"
+    assert text.trust({**values["step"], "measured": None}) == "error: not measured for mai/bf16/dense/b200"
     no_memory = {**values["memory"], "fits": True, "usable_bytes": None}
     assert text.fit(no_memory).startswith("may fit: ")
     assert text.fit(no_memory).endswith("how much of them a process gets is unknown")
@@ -209,7 +211,7 @@ def test_of_many_stages_the_ends_and_the_largest_are_shown() -> None:
 
 def test_a_band_that_was_measured_is_shown() -> None:
     measured = {"rows": 12, "low": 0.9, "high": 1.1, "of": "theirs", "between_seconds": [9.0, 11.0]}
-    step = {**found()["step"], "kind": "mai/bf16/dense", "measured": measured}
+    step = {**found()["step"], "kind": "mai/bf16/dense/h100", "measured": measured}
     told = "error: 9.000 s to 11.000 s, as eight of ten of 12 measured runs lay around their prediction (theirs)"
     assert text.trust(step) == told
 

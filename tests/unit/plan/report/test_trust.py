@@ -19,14 +19,14 @@ def setting(recipe: Recipe, software: str = "mai") -> Setting:
 
 
 def test_settings_are_off_alike_by_software_precision_and_experts() -> None:
-    assert kind(setting(mai1_500b())) == "mai/bf16/dense"
-    assert kind(setting(mai1_500b_moe(), "other")) == "other/bf16/experts"
+    assert kind(setting(mai1_500b())) == "mai/bf16/dense/h100"
+    assert kind(setting(mai1_500b_moe(), "other")) == "other/bf16/experts/h100"
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "trust.json"
-    path.write_text(json.dumps({"other/bf16/dense": {"rows": 40, "low": 0.8, "high": 1.25, "of": "theirs"}}))
+    path.write_text(json.dumps({"other/bf16/dense/h100": {"rows": 40, "low": 0.8, "high": 1.25, "of": "theirs"}}))
     return path
 
 

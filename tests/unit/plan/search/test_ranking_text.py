@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,12 @@ def planned(**parallel: object) -> Planned:
     recipe = replace(recipe, train=replace(recipe.train, batch_tokens=2048 * 8192))
     layout = ParallelConfig(**{"tensor": 8, "sequence": True, "pipeline": 16, "data": 64, **parallel})  # type: ignore[arg-type]
     return Planned.of(setting_of(replace(recipe, parallel=layout), load_cluster("h100"), MAI))
+
+
+@cache
+def ranking(name: str, gpus: int) -> dict[str, Any]:
+    """Of a recipe on H100s; to read only."""
+    return ranked(load.find(name)(), load_cluster("h100"), MAI, gpus=gpus)
 
 
 AXES = {
@@ -57,7 +65,7 @@ def test_equal_layouts_differ_in_nothing() -> None:
 @pytest.mark.parametrize(("name", "gpus"), [("mai1_500b", 15_000), ("mai1_500b_moe", 15_000), ("mai1_500b", 8_192)])
 def test_the_words_of_every_layout_are_ones_that_mai_takes(name: str, gpus: int) -> None:
     recipe = load.find(name)()
-    found = ranked(recipe, load_cluster("h100"), MAI, gpus=gpus)
+    found = ranking(name, gpus)
     assert len(found["best"]) == 10
     for told in found["best"]:
         changed = override.apply(recipe, told["overrides"])
@@ -80,8 +88,7 @@ def test_lines_say_why_each_loses_and_how_to_type_the_best() -> None:
 
 
 def test_a_recipe_that_is_the_best_already_takes_the_first_place() -> None:
-    recipe = load.find("mai1_500b")()
-    (best,) = ranked(recipe, load_cluster("h100"), MAI, gpus=15_000, number=1)["best"]
+    recipe, best = load.find("mai1_500b")(), ranking("mai1_500b", 15_000)["best"][0]
     found = ranked(override.apply(recipe, best["overrides"]), load_cluster("h100"), MAI, gpus=15_000, number=2)
     assert found["own"]["place"] == 1
     assert found["best"][0]["overrides"] == []
@@ -89,13 +96,13 @@ def test_a_recipe_that_is_the_best_already_takes_the_first_place() -> None:
 
 
 def test_a_recipe_that_needs_more_gpus_than_there_are_is_searched_for_all_the_same() -> None:
-    found = ranked(load.find("mai1_500b")(), load_cluster("h100"), MAI, gpus=8_192)
+    found = ranking("mai1_500b", 8_192)
     assert found["own"] is None
     assert any(line.startswith("the recipe's own layout does not share out its batch") for line in lines(found))
 
 
 def test_nothing_fits_is_said_in_words() -> None:
-    found = ranked(load.find("mai1_500b")(), load_cluster("h100"), MAI, gpus=64)
+    found = ranking("mai1_500b", 64)
     assert found["best"] == []
     assert any(line.startswith("no layout fits") for line in lines(found))
 

@@ -53,7 +53,11 @@ def test_few_layouts_are_no_group(rows: list[Row], tmp_path: Path) -> None:
     assert regrets(written(tmp_path / "rows.csv", rows[:3])) == []
 
 
-def test_a_line_a_source() -> None:
-    found = regrets()
-    assert len(list(lines(found))) == 2 + len({one.source for one in found})
+def test_a_line_a_source_and_one_node_is_a_source_of_its_own(rows: list[Row], tmp_path: Path) -> None:
+    of_vtrain = [row for row in read() if row["source"].startswith("vTrain")]
+    several = [row for row in of_vtrain if int(row["gpus"]) > 8]
+    found = regrets(written(tmp_path / "rows.csv", [*rows, *several, *of_vtrain[-200:]]))
+    sources = [line.split(" | ")[0].removeprefix("| ") for line in list(lines(found))[2:]]
+    vtrain = "vTrain validation set (KAIST)"
+    assert sources == [rows[0]["source"], f"{vtrain}, one node", f"{vtrain}, several nodes"]
     assert all(one.layouts >= 4 and one.regret >= one.regret_of_five >= 0 for one in found)

@@ -81,8 +81,3 @@ def test_interleaved_stages_keep_more() -> None:
 def test_a_slow_stage_sets_the_pace_of_all() -> None:
     spans = timeline(schedule(2, 10), [(1.0, 1.0), (3.0, 3.0)])
     assert spans[1][-1].end_seconds == 1.0 + 10 * 6.0
-
-
-def test_what_is_sent_arrives_later() -> None:
-    spans = timeline(schedule(3, 1), [(1.0, 1.0)] * 3, send_seconds=0.5)
-    assert spans[0][-1].end_seconds == 6.0 + 4 * 0.5
