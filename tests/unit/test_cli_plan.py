@@ -156,9 +156,6 @@ def test_more_than_a_gpu_is_sold_with_does_not_fit_though_nobody_says_what_of_it
     misfit = mai(*words, "--imbalance", "2")
     assert misfit.returncode == 80
     assert "more than the 64.00 GiB that the GPU is sold with" in " ".join(misfit.stdout.split())
-    best = json.loads(mai(*words, "--search", "--json").stdout)["best"]
-    assert best
-    assert all(layout["needed_bytes"] <= 64 * 2**30 for layout in best)
 
 
 def test_an_imbalance_of_a_model_without_experts_is_said_to_change_nothing() -> None:

@@ -138,9 +138,9 @@ MEND_HEADS = "what would help, in place of words of the same path", "frees, GiB"
 def no_mend(found: Mapping[str, Any]) -> Iterator[str]:
     """Where no change of one thing is enough."""
     if not found["mends"]:
-        yield "no single change of the layout on these GPUs frees memory; --search looks at every other layout"
+        yield "no single change of the layout on these GPUs frees memory; --search ranks other layouts"
     elif not any(mend["fits"] for mend in found["mends"]):
-        yield "none of these frees enough; --search looks at every other layout"
+        yield "none of these frees enough; --search ranks other layouts"
 
 
 def mends(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

@@ -163,11 +163,11 @@ def test_what_would_help_can_be_added_to_the_command_and_does_what_it_says() -> 
 def test_where_nothing_helps_that_is_said() -> None:
     values = misfit()
     (told,) = text.no_mend({**values, "mends": []})
-    assert told == "no single change of the layout on these GPUs frees memory; --search looks at every other layout"
+    assert told == "no single change of the layout on these GPUs frees memory; --search ranks other layouts"
     assert told in list(text.lines({**values, "mends": []}))
     too_little = [mend for mend in values["mends"] if not mend["fits"]]
     assert list(text.no_mend({**values, "mends": too_little})) == [
-        "none of these frees enough; --search looks at every other layout"
+        "none of these frees enough; --search ranks other layouts"
     ]
     assert list(text.no_mend(values)) == []
 
