@@ -46,6 +46,8 @@ def ranked(
         "recipe": recipe.name,
         "cluster": cluster.name,
         "gpus": num_gpus,
+        "usable_memory_gib": cluster.gpu.usable_memory_gib,
+        "sold_memory_gb": cluster.gpu.sold_memory_gb,
         "batch_sequences": recipe.batch_sequences,
         "compared": found.num_degrees,
         "best": best,
@@ -155,6 +157,9 @@ def _loss(planned: Mapping[str, Any]) -> str:
 
 def _about_the_others(found: Mapping[str, Any]) -> Iterator[str]:
     best, own, near_miss = found["best"], found["own"], found["near_miss"]
+    if found["usable_memory_gib"] is None:
+        most = f"{found['sold_memory_gb']:g} GiB that its GPU has"
+        yield f"how much of the {most} a process gets is unknown: what needs almost all of it may not fit"
     if not best:
         yield f"no layout fits; the nearest is {_layout(near_miss)}, which {_lack(near_miss)}; bring more GPUs"
     elif near_miss is not None:

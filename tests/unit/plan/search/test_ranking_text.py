@@ -107,6 +107,14 @@ def test_nothing_fits_is_said_in_words() -> None:
     assert any(line.startswith("no layout fits") for line in lines(found))
 
 
+def test_a_gpu_whose_usable_memory_is_unknown_holds_no_more_than_it_has_and_that_is_said() -> None:
+    found = ranked(load.find("llama3_8b")(), load_cluster("maia100"), MAI, gpus=64, number=2)
+    assert all(told["needed_bytes"] <= 64 * 2**30 for told in found["best"])
+    assert any(line.startswith("how much of the 64 GiB that its GPU has a process gets") for line in lines(found))
+    known = ranking("mai1_500b", 64)
+    assert not any("a process gets is unknown" in line for line in lines(known))
+
+
 def test_a_budget_must_be_stated() -> None:
     with pytest.raises(PlanError, match="add --gpus"):
         ranked(load.find("mai1_500b")(), load_cluster("h100"), MAI)
