@@ -1,6 +1,6 @@
 """What `mai plan --search` tells: the best layouts, why each loses to the one before, and where the recipe stands."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -116,19 +116,40 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(best: Sequence[Mapping[str, Any]], own: Mapping[str, Any] | None) -> Iterator[str]:
-    rows = [_row(f"{number:>2} ", planned) for number, planned in enumerate(best, start=1)]
-    rows += [] if own is None else [_row("yours: ", own)]
-    yield from columns(("layout", "step", "tokens/s", "GPUs", "GiB"), *rows)
+    """A row a layout; a column that says nothing of any of them is left out."""
+    places = [str(number) for number in range(1, len(best) + 1)]
+    planned, places = (best, places) if own is None else ([*best, own], [*places, "yours"])
+    told = {head: [cell(one) for one in planned] for head, cell in _COLUMNS.items()}
+    shown_columns = {head: cells for head, cells in told.items() if any(cells)}
+    yield from columns(("", *shown_columns), *zip(places, *shown_columns.values(), strict=True))
 
 
-def _row(place: str, planned: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        f"{place}{_layout(planned)}",
-        seconds(planned["step_seconds"]),
-        f"{planned['tokens_per_second']:,.0f}",
-        f"{planned['gpus']:,}",
-        gib(planned["needed_bytes"]),
-    )
+def _degree(axis: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda planned: str(degree) if (degree := planned["layout"].get(axis, 1)) > 1 else ""
+
+
+def _sharding(planned: Mapping[str, Any]) -> str:
+    copies = planned["layout"].get("sharding_copies", 1)
+    return ", ".join(["full"] * (planned["sharding"] == "full") + [f"{copies} copies"] * (copies > 1))
+
+
+_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "tensor": _degree("tensor"),
+    "context": _degree("context"),
+    "pipeline": _degree("pipeline"),
+    "virtual": _degree("virtual_stages"),
+    "data": _degree("data"),
+    "expert": _degree("expert"),
+    "expert tensor": _degree("expert_tensor"),
+    "micro-batch": lambda planned: str(sequences) if (sequences := planned["micro_batch_sequences"]) > 1 else "",
+    "sharding": _sharding,
+    "recomputed": lambda planned: ", ".join(planned["recompute"]).replace("_", " "),
+    "step": lambda planned: seconds(planned["step_seconds"]),
+    "tokens/s": lambda planned: f"{planned['tokens_per_second']:,.0f}",
+    "GPUs": lambda planned: f"{planned['gpus']:,}",
+    "GiB": lambda planned: gib(planned["needed_bytes"]),
+}
+"""Of the table, by their heads."""
 
 
 def _layout(planned: Mapping[str, Any]) -> str:

@@ -118,3 +118,16 @@ def test_a_gpu_whose_usable_memory_is_unknown_holds_no_more_than_it_has_and_that
 def test_a_budget_must_be_stated() -> None:
     with pytest.raises(PlanError, match="add --gpus"):
         ranked(load.find("mai1_500b")(), load_cluster("h100"), MAI)
+
+
+def test_the_table_shows_what_a_layout_is_made_of_and_leaves_out_what_says_nothing() -> None:
+    found = ranking("llama3_8b", 16)
+    table = [line.split() for line in list(lines(found))[2:14]]
+    assert table[0][:2] == ["tensor", "context"]
+    assert "expert" not in table[0]
+    assert len(table) == 1 + len(found["best"]) + 1
+    for row, planned in zip(table[1:], found["best"], strict=False):
+        assert f"{planned['tokens_per_second']:,.0f}" in row
+        assert ("full" in row) == (planned["sharding"] == "full")
+        degrees = [str(degree) for degree in planned["layout"].values() if degree > 1]
+        assert set(degrees) <= set(row)
