@@ -32,13 +32,13 @@ _MOST_TURNS = 4000
 
 def memory_picture(memory: Mapping[str, Any]) -> str:
     """A bar a stage, its items stacked, beside what the GPU gives."""
-    stages, usable = memory["stages"], memory["usable_bytes"]
+    stages, most = memory["stages"], memory["most_bytes"]
+    of_gpu = "sold with" if memory["usable_bytes"] is None else "usable"
     bars = [{**stage["items_bytes"], "outside the allocator": stage["outside_bytes"]} for stage in stages]
-    kept = dict.fromkeys(item for stage in stages for item, size in stage["items_bytes"].items() if size)
-    items = [item for item in MEMORY_ITEMS if item in kept or item == "outside the allocator"]
+    items = sorted({item for bar in bars for item, size in bar.items() if size}, key=MEMORY_ITEMS.index)
     row, gap = 16, 6
     height = _TOP + len(bars) * (row + gap)
-    scale = Scale(max(usable or 0, *(stage["needed_bytes"] for stage in stages)) * 1.02, _LEFT, _WIDTH - _RIGHT)
+    scale = Scale(max(most, *(stage["needed_bytes"] for stage in stages)) * 1.02, _LEFT, _WIDTH - _RIGHT)
 
     def shapes() -> Iterator[str]:
         for number, (stage, bar) in enumerate(zip(stages, bars, strict=True)):
@@ -51,9 +51,8 @@ def memory_picture(memory: Mapping[str, Any]) -> str:
                 told = f"stage {stage['stage']}: {item} {gib(size)} GiB"
                 yield rectangle(scale.at(begin), y, wide, row, style=_colour(item), title=told)
                 begin += size
-        if usable is not None:
-            yield line(scale.at(usable), _TOP - 6, scale.at(usable), height, style="limit")
-            yield words(scale.at(usable) - 4, _TOP - 5, f"usable: {gib(usable)} GiB", anchor="end")
+        yield line(scale.at(most), _TOP - 6, scale.at(most), height, style="limit")
+        yield words(scale.at(most) - 4, _TOP - 5, f"{of_gpu}: {gib(most)} GiB", anchor="end")
 
     names = [(_colour(item), item) for item in items]
     return legend(names) + svg(_WIDTH, height, shapes(), title="Memory of a rank of each stage")

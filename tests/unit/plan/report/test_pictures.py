@@ -25,6 +25,9 @@ from mai.plan.software import load_software
 from mai.recipe import ParallelConfig, load
 
 GIB = 2**30
+OF_16_GIB = {"usable_bytes": 16 * GIB, "most_bytes": 16 * GIB}
+OF_80_GIB = {"usable_bytes": 80 * GIB, "most_bytes": 80 * GIB}
+UNKNOWN = {"usable_bytes": None}
 
 
 def shapes(picture: str, kind: str) -> Iterator[Mapping[str, Any]]:
@@ -42,7 +45,7 @@ def stage(number: int, **items_gib: float) -> dict[str, Any]:
 
 
 def test_memory_is_stacked_without_gaps_up_to_what_is_needed() -> None:
-    memory = {"usable_bytes": 16 * GIB, "stages": [stage(0, weights=4, gradients=3), stage(1, weights=2, loss=5)]}
+    memory = {**OF_16_GIB, "stages": [stage(0, weights=4, gradients=3), stage(1, weights=2, loss=5)]}
     bars = list(shapes(memory_picture(memory), "rect"))
     (limit,) = shapes(memory_picture(memory), "line")
     for_each_gib = (limit["x1"] - bars[0]["x"]) / 16
@@ -57,8 +60,8 @@ def test_an_item_has_the_same_colour_on_every_page() -> None:
     colours = [
         {bar["text"].split()[2]: bar["class"] for bar in shapes(memory_picture(memory), "rect") if bar["width"]}
         for memory in (
-            {"usable_bytes": None, "stages": [stage(0, weights=4, optimizer=3, loss=2)]},
-            {"usable_bytes": None, "stages": [stage(0, gradients=4, loss=1)]},
+            {**OF_80_GIB, "stages": [stage(0, weights=4, optimizer=3, loss=2)]},
+            {**OF_80_GIB, "stages": [stage(0, gradients=4, loss=1)]},
         )
     ]
     assert colours[0]["loss"] == colours[1]["loss"]
@@ -75,7 +78,7 @@ def test_every_item_of_memory_has_a_colour(name: str, sharding: str) -> None:
     for pipeline in (1, 2):
         cut = replace(setting, parallel=replace(parallel, pipeline=pipeline))
         for rank in memory(cut).stages:
-            picture = memory_picture({"usable_bytes": None, "stages": [_as_json(rank)]})
+            picture = memory_picture({**OF_80_GIB, "stages": [_as_json(rank)]})
             drawn = [bar for bar in shapes(picture, "rect") if bar["width"]]
             assert len(drawn) == len([size for size in rank.items.values() if size]) + 1
 
@@ -86,12 +89,12 @@ def _as_json(rank: RankMemory) -> dict[str, Any]:
 
 
 def test_a_rank_that_is_too_large_crosses_the_line() -> None:
-    memory = {"usable_bytes": 4 * GIB, "stages": [stage(0, weights=8)]}
+    memory = {**OF_16_GIB, "stages": [stage(0, weights=16)]}
     (limit,) = shapes(memory_picture(memory), "line")
     last = list(shapes(memory_picture(memory), "rect"))[-1]
     assert last["x"] + last["width"] > limit["x1"]
-    unknown = memory_picture({**memory, "usable_bytes": None})
-    assert not list(shapes(unknown, "line"))
+    told = [[text["text"] for text in shapes(memory_picture(each), "text")][-1] for each in (memory, memory | UNKNOWN)]
+    assert told == ["usable: 16.00 GiB", "sold with: 16.00 GiB"]
 
 
 def plan(pipeline: int, micro_batches: int, parts: int = 1) -> dict[str, Any]:
