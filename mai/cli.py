@@ -5,31 +5,23 @@ Nothing at the top of this file may import torch or pydantic, so that `mai --hel
 """
 
 import sys
-from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from mai.cli_plan import plan
 from mai.command import (
     Commands,
     as_json,
     complain,
     device,
     echo_json,
-    imbalance,
-    prices,
     recipe_arguments,
     shrink,
-    tell,
-    typed,
     workers,
-    write,
 )
 from mai.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from mai.recipe import Recipe
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,11 +61,11 @@ def check(
       mai check mai1_500b --gpus 15000 --build
     """
     from mai.check import report
-    from mai.recipe import override, rules
+    from mai.recipe import load, override, rules
 
     if rank is not None and not builds:
         raise UsageError("--rank says which rank --build builds; add --build")
-    checked = override.apply(build(recipe), overrides, world_size=ranks)
+    checked = override.apply(load.find(recipe)(), overrides, world_size=ranks)
     if gpus is not None:
         ranks = rules.ranks_within(checked.parallel, gpus)
         rules.check(checked, world_size=ranks)
@@ -93,69 +85,7 @@ def check(
     return None
 
 
-@cli.command()
-@recipe_arguments
-@click.option(
-    "--hardware",
-    required=True,
-    help="A cluster that ships with mai, such as h100, or your own .toml file (docs/guides/plan_a_run.md shows one).",
-)
-@click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
-@click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
-@prices
-@imbalance
-@click.option("--search", "searches", is_flag=True, help="Rank all layouts of the model and batch instead.")
-@as_json
-@click.option("--html", "page_file", type=click.Path(path_type=Path), help="Also write a page with pictures.")
-def plan(
-    recipe: str,
-    overrides: tuple[str, ...],
-    *,
-    hardware: str,
-    gpus: int | None,
-    software: str,
-    as_json: bool,
-    page_file: Path | None,
-    imbalance: float,
-    searches: bool,
-    **prices: float | None,
-) -> None:
-    """Predict memory, time and money of a recipe on a cluster, without a GPU.
-
-    Exits 0 if every rank fits into its GPU's memory, or may, where nobody knows how much of it a process gets, and 80
-    if one does not. With --search, 0 if any layout does.
-
-    \b
-    Example:
-      mai plan mai1_500b --hardware h100 --gpus 15000
-      mai plan mai1_500b parallel.recompute=layer --hardware h100 --gpus 15000 --price 2.1 --html plan.html
-      mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
-    """
-    from mai.plan import of_recipe
-    from mai.plan.hardware import load_cluster
-    from mai.plan.report import page, report, scaling, text
-    from mai.plan.report.cost import with_prices
-    from mai.plan.search import ranking_text
-    from mai.plan.software import load_software
-    from mai.recipe import override
-
-    if searches and page_file is not None:
-        raise UsageError("--html draws one layout; leave --search out")
-    cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
-    checked = override.apply(build(recipe), overrides)
-    if imbalance > 1 and checked.model.experts is None:
-        click.echo(f"--imbalance changes nothing: {checked.name} has no experts", err=True)
-    if searches:
-        found = ranking_text.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
-        tell(found, ranking_text.lines, as_json=as_json)
-        click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
-    checked = of_recipe.within(checked, cluster, gpus)
-    setting = of_recipe.setting_of(checked, cluster, framework, imbalance=imbalance)
-    found = report.report(checked, setting, gpus=gpus)
-    if page_file is not None:
-        write(page_file, page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
-    tell(found, text.lines, as_json=as_json)
-    click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
+cli.add_command(plan)
 
 
 @cli.command()
@@ -199,10 +129,10 @@ def prepare(
     from mai.data import summary
     from mai.data.prepare import prepare as prepare_data
     from mai.evaluate.baselines import measure_baselines
-    from mai.recipe import override
+    from mai.recipe import load, override
     from mai.recipe import shrink as shrinking
 
-    checked = (shrinking if shrunk else override).apply(build(recipe), overrides)
+    checked = (shrinking if shrunk else override).apply(load.find(recipe)(), overrides)
     done = prepare_data(checked, workers=workers or os.cpu_count() or 1, again=again, progress=not as_json)
     baselines = measure_baselines(done.dataset)
     if as_json:
@@ -379,13 +309,6 @@ def export_hf(run: Path, folder: Path, *, step: int | None, workers: int | None,
         return echo_json(done)
     click.echo(f"{folder}: {done['num_tensors']:,} tensors of step {done['step']}, in {', '.join(done['files'])}")
     return None
-
-
-def build(name: str) -> "Recipe":
-    """The recipe that a person named, before overrides."""
-    from mai.recipe import load
-
-    return load.find(name)()
 
 
 def main() -> NoReturn:

@@ -137,6 +137,17 @@ shrink = click.option(
     is_flag=True,
     help="The same layout with small degrees and sizes: 8 to 16 processes, or fewer if it has fewer ranks.",
 )
+hardware = click.option(
+    "--hardware",
+    required=True,
+    help="A cluster that ships with mai, such as h100, or your own .toml file (docs/guides/plan_a_run.md shows one).",
+)
+after = click.option(
+    "--after",
+    multiple=True,
+    metavar="RECIPE",
+    help="An earlier phase of the same run, whose costs are added; may be given several times.",
+)
 imbalance = click.option(
     "--imbalance",
     type=Finite(min=1),

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "recipes": ("recipe model", ""),
     "launch": ("errors log run_folder recipe parallel", ""),
 }
-DOORS = {"cli", "start", "__init__", "__main__"}
+DOORS = {"cli", "cli_plan", "start", "__init__", "__main__"}
 LIGHT = {"pydantic", "tomli"}
 TORCH_FREE = {room for room, (_, outside) in MAY_IMPORT.items() if LIGHT.issuperset(outside.split())}
 

@@ -69,6 +69,18 @@ def test_json_has_every_stage_and_what_the_user_stated() -> None:
     assert found["phase"]["carbon_kilograms"] == pytest.approx(found["phase"]["energy_kilowatt_hours"] * 0.4)
 
 
+def test_phases_of_one_run_add_up() -> None:
+    words = ["--hardware", "h100", "--gpus", "15000", "--json"]
+    first, second = (json.loads(mai(name, *words).stdout)["phase"] for name in ("mai1_500b", "mai1_500b_256k"))
+    run = json.loads(mai("mai1_500b_256k", *words, "--after", "mai1_500b").stdout)["run"]
+    assert run["phases"] == ["mai1-500b", "mai1-500b-256k"]
+    for key in ("tokens", "days", "gpu_hours", "money", "energy_kilowatt_hours"):
+        assert run[key] == pytest.approx(first[key] + second[key])
+    assert run["carbon_kilograms"] is None
+    lines = mai("mai1_500b_256k", *words[:-1], "--after", "mai1_500b").stdout.splitlines()
+    assert any(line.split() == ["this", "phase", "whole", "run", "per", "million", "tokens"] for line in lines)
+
+
 def test_what_is_unknown_is_printed_so_and_null_in_json() -> None:
     words = ["mai1_500b", "--hardware", "h200", "--gpus", "15000"]
     lines = mai(*words).stdout.splitlines()

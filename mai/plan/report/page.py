@@ -38,7 +38,7 @@ def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date)
             "With more data ranks and fewer. A batch that stays as it is ends where it has too few micro-batches.",
         )
         + pictures.scaling_picture(scaling, found),
-        costs=_table(("", "this phase", "per million tokens"), text.costs(found)) + _paragraphs(*text.notes(found)),
+        costs=_table(text.cost_heads(found), text.costs(found)) + _paragraphs(*text.notes(found)),
         footer=_paragraphs(
             command, f"mai {_version()}, {day.isoformat()}", f"fingerprint of the recipe: {found['fingerprint']}"
         ),

@@ -1,6 +1,6 @@
 """What `mai plan` tells of a recipe on a cluster, as JSON values; text.py and page.py show the same values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -52,6 +52,18 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
         "phase": _of_phase(recipe, setting, time.seconds, booked),
         "disk": asdict(disk(recipe)),
     }
+
+
+_ADDED = ("steps", "tokens", "seconds", "days", "gpu_hours", "money", "energy_kilowatt_hours", "carbon_kilograms")
+
+
+def of_whole_run(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last phase's plan, and as its `run` all phases together: what is unknown of one is unknown of all."""
+    run: dict[str, Any] = {"phases": [phase["recipe"] for phase in phases]}
+    for key in _ADDED:
+        each = [phase["phase"][key] for phase in phases]
+        run[key] = None if None in each else sum(each)
+    return {**phases[-1], "run": run}
 
 
 def _booked(setting: Setting, gpus: int | None) -> int:

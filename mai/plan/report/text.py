@@ -1,6 +1,6 @@
 """A plan's report as lines for a terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mai.plan.report.quantities import (
@@ -198,27 +198,42 @@ def _phase(found: Mapping[str, Any]) -> Iterator[str]:
     phase = found["phase"]
     goes_on = f", after {phase['continues']}" if phase["continues"] else ""
     yield f"{phase['steps']:,} steps of {amount(phase['tokens'] / phase['steps'], 'tokens')}{goes_on}"
-    yield from columns(("", "this phase", "per million tokens"), *costs(found))
+    if "run" in found:
+        yield f"the whole run: {', then '.join(found['run']['phases'])}"
+    yield from columns(cost_heads(found), *costs(found))
     for note in notes(found):
         yield from wrapped(note, indent="  ")
 
 
-def costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Name, of the whole phase, of a million tokens."""
-    phase, disk = found["phase"], found["disk"]
+def cost_heads(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Above what `costs` gives."""
+    return ("", "this phase", *(("whole run",) if "run" in found else ()), "per million tokens")
+
+
+def costs(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Name, of the whole phase, of all phases where there are several, of a million tokens."""
+    phase, run, disk = found["phase"], found.get("run"), found["disk"]
     price = found["cluster"]["price"]
-    yield "tokens", amount(phase["tokens"], "tokens"), ""
-    yield "time", duration(phase["seconds"]), ""
+
+    def both(tell: Callable[[Mapping[str, Any]], str]) -> tuple[str, ...]:
+        return (tell(phase),) if run is None else (tell(phase), tell(run))
+
+    yield "tokens", *both(lambda of: amount(of["tokens"], "tokens")), ""
+    yield "time", *both(lambda of: duration(of["seconds"])), ""
     for name, key, unit in (
         ("GPU hours", "gpu_hours", "h"),
         ("money", "money", price["currency"] if price else ""),
         ("energy", "energy_kilowatt_hours", "kWh"),
         ("carbon dioxide", "carbon_kilograms", "kg"),
     ):
-        yield name, amount(phase[key], unit), amount(phase["per_million_tokens"][key], unit)
-    yield "a checkpoint", disk_size(disk["checkpoint_bytes"]), ""
-    yield "all checkpoints", disk_size(disk["checkpoints_bytes"]), ""
-    yield "token shards", disk_size(disk["data_bytes"]), ""
+        told = both(lambda of, key=key, unit=unit: amount(of[key], unit))  # type: ignore[misc]
+        yield name, *told, amount(phase["per_million_tokens"][key], unit)
+    for name, key in (
+        ("a checkpoint", "checkpoint_bytes"),
+        ("all checkpoints", "checkpoints_bytes"),
+        ("token shards", "data_bytes"),
+    ):
+        yield name, disk_size(disk[key]), *("" for _ in cost_heads(found)[2:])
 
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,95 @@
+"""The command `mai plan`."""
+
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mai.command import (
+    Command,
+    after,
+    as_json,
+    hardware,
+    imbalance,
+    prices,
+    recipe_arguments,
+    tell,
+    typed,
+    write,
+)
+from mai.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from mai.plan.setting import Setting
+    from mai.recipe import Recipe
+
+
+@click.command(cls=Command)
+@recipe_arguments
+@hardware
+@click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
+@click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
+@prices
+@imbalance
+@after
+@click.option("--search", "searches", is_flag=True, help="Rank all layouts of the model and batch instead.")
+@as_json
+@click.option("--html", "page_file", type=click.Path(path_type=Path), help="Also write a page with pictures.")
+def plan(
+    recipe: str,
+    overrides: tuple[str, ...],
+    *,
+    hardware: str,
+    gpus: int | None,
+    software: str,
+    as_json: bool,
+    page_file: Path | None,
+    imbalance: float,
+    after: tuple[str, ...],
+    searches: bool,
+    **prices: float | None,
+) -> None:
+    """Predict memory, time and money of a recipe on a cluster, without a GPU.
+
+    Exits 0 if every rank fits into its GPU's memory, or may, where nobody knows how much of it a process gets, and 80
+    if one does not. With --search, 0 if any layout does.
+
+    \b
+    Example:
+      mai plan mai1_500b --hardware h100 --gpus 15000
+      mai plan mai1_500b parallel.recompute=layer --hardware h100 --gpus 15000 --price 2.1 --html plan.html
+      mai plan mai1_500b_256k --hardware h100 --gpus 15000 --after mai1_500b
+      mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
+    """
+    from mai.plan import of_recipe
+    from mai.plan.hardware import load_cluster
+    from mai.plan.report import page, report, scaling, text
+    from mai.plan.report.cost import with_prices
+    from mai.plan.search import ranking_text
+    from mai.plan.software import load_software
+    from mai.recipe import load, override
+
+    if searches and page_file is not None:
+        raise UsageError("--html draws one layout; leave --search out")
+    cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
+    checked = override.apply(load.find(recipe)(), overrides)
+    if imbalance > 1 and checked.model.experts is None:
+        click.echo(f"--imbalance changes nothing: {checked.name} has no experts", err=True)
+    if searches:
+        found = ranking_text.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
+        tell(found, ranking_text.lines, as_json=as_json)
+        click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
+
+    def planned(one: "Recipe") -> tuple["Recipe", "Setting", dict[str, Any]]:
+        one = of_recipe.within(one, cluster, gpus)
+        setting = of_recipe.setting_of(one, cluster, framework, imbalance=imbalance)
+        return one, setting, report.report(one, setting, gpus=gpus)
+
+    checked, setting, found = planned(checked)
+    if after:
+        found = report.of_whole_run([*(planned(load.find(name)())[2] for name in after), found])
+    if page_file is not None:
+        write(page_file, page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
+    tell(found, text.lines, as_json=as_json)
+    click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
