@@ -1,0 +1,27 @@
+"""One call of a rank to the network, and a rank's calls of a step in their order."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "receive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    kind: Kind
+    group: str
+    """Whose ranks must all call it: the name of a family of groups, of which each rank is in one (groups.py)."""
+    elements: int
+    """Of this rank's input; of what comes where nothing goes in. Of an all-to-all, what an even router sends."""
+    dtype: str
+    peer: int | None = None
+    """Of a send or receive: the other rank's place in the group."""
+    what: str = ""
+    """For people: "layer 3 forward of micro-batch 2, hidden state"."""
+
+
+Together = tuple[Operation, ...]
+"""Posted at once; the rank goes on when all are done."""
+
+Program = tuple[Together, ...]
+"""Of one rank, in its order."""
