@@ -40,17 +40,21 @@ def schedule(num_stages: int, num_micro_batches: int, virtual_stages: int = 1) -
 def turns_of(stage: int, num_stages: int, num_micro_batches: int, virtual_stages: int) -> Iterator[Turn]:
     """Those of one stage."""
     forward = list(_in_groups(num_stages, num_micro_batches, virtual_stages))
-    stages_behind = num_stages - stage - 1
-    warm_up = stages_behind
-    if virtual_stages > 1:
-        warm_up = 2 * stages_behind + (virtual_stages - 1) * num_stages
-    warm_up = min(warm_up, len(forward))
+    warm_up = num_warm_up_turns(stage, num_stages, num_micro_batches, virtual_stages)
     for number in range(len(forward) + warm_up):
         if number < len(forward):
             yield Turn("forward", *forward[number])
         if number >= warm_up:
             micro_batch, part = forward[number - warm_up]
             yield Turn("backward", micro_batch, virtual_stages - 1 - part)
+
+
+def num_warm_up_turns(stage: int, num_stages: int, num_micro_batches: int, virtual_stages: int) -> int:
+    """Forward turns of a stage before one forward and one backward take turns."""
+    warm_up = stages_behind = num_stages - stage - 1
+    if virtual_stages > 1:
+        warm_up = 2 * stages_behind + (virtual_stages - 1) * num_stages
+    return min(warm_up, num_micro_batches * virtual_stages)
 
 
 def _in_groups(num_stages: int, num_micro_batches: int, virtual_stages: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,193 @@
+"""What a rank calls for a layer, module by module, as mai's engine computes it on Megatron-Core's."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mai.parallel.layout import Layout
+from mai.plan.communication.operation import Kind, Operation
+from mai.recipe import GroupedQueryAttention, Recipe
+
+_CHUNK_TOKENS = 4096
+"""mai/kernels/linear_cross_entropy.py"""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A module is about to use these parameters, or, in a backward pass, their gradients are complete."""
+
+    names: tuple[str, ...]
+
+
+Event = Operation | Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Part of a layer: what it calls in both directions, in order."""
+
+    name: str
+    """As `parallel.recompute` calls it, or what it computes."""
+    forward: tuple[Event, ...]
+    backward: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Makes the operations of one micro-batch: of groups with more than one rank."""
+
+    recipe: Recipe
+    layout: Layout
+
+    @property
+    def dtype(self) -> str:
+        return {"bf16": "bfloat16", "fp32": "float32"}[self.recipe.precision.compute]
+
+    @property
+    def tokens(self) -> int:
+        """Of a micro-batch, on one context rank."""
+        parallel = self.recipe.parallel
+        return parallel.micro_batch_sequences * self.recipe.data.sequence_length // parallel.context
+
+    @property
+    def own_tokens(self) -> int:
+        """Of these, between the matrices that tensor ranks share."""
+        return self.tokens // self.layout.tensor if self.recipe.parallel.sequence else self.tokens
+
+    def call(self, kind: Kind, family: str, num_ranks: int, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
+        if num_ranks == 1:
+            return ()
+        return (Operation(kind, family, elements, dtype or self.dtype, what=what),)
+
+    def tensor(self, kind: Kind, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
+        return self.call(kind, "tensor", self.layout.tensor, elements, what, dtype)
+
+    def context(self, kind: Kind, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
+        return self.call(kind, "context", self.layout.context, elements, what, dtype)
+
+
+def norm(name: str) -> Module:
+    weights = (Weights((f"{name}.weight",)),)
+    return Module("norms", weights, weights)
+
+
+def column_parallel(caller: Caller, name: str, *, inputs: int, biases: bool) -> Module:
+    """A matrix cut by rows: it needs all tokens, and its ranks each have a part of the gradient of what came in.
+
+    With sequence parallelism the tokens are gathered in the backward pass once more (megatron/core/tensor_parallel/
+    layers.py, LinearWithGradAccumulationAndAsyncCommunication)."""
+    weights = _weights(name, biases=biases)
+    whole, own = caller.tokens * inputs, caller.own_tokens * inputs
+    if not caller.recipe.parallel.sequence:
+        return Module(name, (weights,), (*caller.tensor("all_reduce", whole, f"{name}, gradient of its input"), weights))
+    gather = caller.tensor("all_gather", own, f"{name}, its input")
+    scatter = caller.tensor("reduce_scatter", whole, f"{name}, gradient of its input")
+    return Module(name, (weights, *gather), (*gather, *scatter, weights))
+
+
+def row_parallel(caller: Caller, name: str, *, outputs: int, biases: bool) -> Module:
+    """A matrix cut by columns: its ranks each have a part of every sum."""
+    weights = _weights(name, biases=biases)
+    whole, own = caller.tokens * outputs, caller.own_tokens * outputs
+    if not caller.recipe.parallel.sequence:
+        return Module(name, (weights, *caller.tensor("all_reduce", whole, f"{name}, its output")), (weights,))
+    scatter = caller.tensor("reduce_scatter", whole, f"{name}, its output")
+    gather = caller.tensor("all_gather", own, f"{name}, gradient of its output")
+    return Module(name, (weights, *scatter), (*gather, weights))
+
+
+def attention_core(caller: Caller, *, key_heads: int, key_size: int, value_size: int) -> Module:
+    """Keys and values of all context ranks; their gradients are summed in fp32 (mai/engine/context.py)."""
+    rows = caller.tokens * (key_heads // caller.layout.tensor)
+    key, value = rows * key_size, rows * value_size
+    ranks = caller.layout.context
+    forward = caller.context("all_gather", key, "keys") + caller.context("all_gather", value, "values")
+    backward = caller.context("reduce_scatter", value * ranks, "gradients of values", "float32")
+    backward += caller.context("reduce_scatter", key * ranks, "gradients of keys", "float32")
+    return Module("attention_core", forward, backward)
+
+
+def _weights(name: str, *, biases: bool) -> Weights:
+    return Weights((f"{name}.weight", f"{name}.bias") if biases else (f"{name}.weight",))
+
+
+def joined(name: str, *modules: Module) -> Module:
+    """Modules that are computed once more together."""
+    return Module(
+        name,
+        tuple(event for module in modules for event in module.forward),
+        tuple(event for module in reversed(modules) for event in module.backward),
+    )
+
+
+def forward(modules: Sequence[Module]) -> Iterator[Event]:
+    """One module after the other."""
+    for module in modules:
+        yield from module.forward
+
+
+def backward(modules: Sequence[Module], recomputed: Collection[str] = ()) -> Iterator[Event]:
+    """Last module first; what was not kept is computed once more before."""
+    if "layer" in recomputed:
+        yield from _again(forward(modules))
+    for module in reversed(modules):
+        if module.name in recomputed and "layer" not in recomputed:
+            yield from _again(module.forward)
+        yield from module.backward
+
+
+def _again(events: Iterable[Event]) -> Iterator[Event]:
+    """The weights are there by now."""
+    return (event for event in events if isinstance(event, Operation))
+
+
+def modules_of_layer(caller: Caller, layer: int, *, prefix: str) -> list[Module]:
+    """`prefix`: of the names of its parameters."""
+    model = caller.recipe.model
+    return [
+        norm(f"{prefix}.input_layernorm"),
+        *_attention(caller, f"{prefix}.self_attention"),
+        norm(f"{prefix}.pre_mlp_layernorm"),
+        _network(caller, "feed_forward", f"{prefix}.mlp", model.ffn_hidden_size),
+    ]
+
+
+def _attention(caller: Caller, name: str) -> list[Module]:
+    model = caller.recipe.model
+    attention = model.attention
+    assert isinstance(attention, GroupedQueryAttention)
+    core = attention_core(caller, key_heads=model.num_kv_heads, key_size=model.head_size, value_size=model.head_size)
+    return [
+        column_parallel(caller, f"{name}.linear_qkv", inputs=model.hidden_size, biases=model.biases),
+        *(norm(f"{name}.{which}_layernorm") for which in "qk" if attention.qk_norm),
+        core,
+        row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size, biases=model.biases),
+    ]
+
+
+def _network(caller: Caller, unit: str, name: str, hidden: int) -> Module:
+    model = caller.recipe.model
+    return joined(
+        unit,
+        column_parallel(caller, f"{name}.linear_fc1", inputs=model.hidden_size, biases=model.biases),
+        row_parallel(caller, f"{name}.linear_fc2", outputs=model.hidden_size, biases=model.biases),
+    )
+
+
+def embedding(caller: Caller) -> Module:
+    """Tensor ranks share the vocabulary."""
+    name, width = "embedding.word_embeddings", caller.recipe.model.hidden_size
+    return row_parallel(caller, name, outputs=width, biases=False)
+
+
+def output(caller: Caller, name: str) -> list[Module]:
+    """Norm, output layer and cross entropy; the weight's gradient is complete before the backward pass sends
+    (mai/kernels/linear_cross_entropy.py)."""
+    matrix = column_parallel(caller, name, inputs=caller.recipe.model.hidden_size, biases=False)
+    chunks = [min(_CHUNK_TOKENS, caller.tokens - first) for first in range(0, caller.tokens, _CHUNK_TOKENS)]
+    losses = tuple(
+        call for tokens in chunks for call in caller.tensor("all_gather", 3 * tokens, "cross entropy", "float32")
+    )
+    weights = tuple(event for event in matrix.backward if isinstance(event, Weights))
+    scattered = tuple(event for event in matrix.backward if isinstance(event, Operation))
+    kept = scattered[1:] if caller.recipe.parallel.sequence else scattered
+    return [norm("decoder.final_layernorm"), Module("loss", matrix.forward + losses, weights + kept)]

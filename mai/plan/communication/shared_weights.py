@@ -1,0 +1,138 @@
+"""When ranks that hold the same weights gather them and sum their gradients: Megatron-Core's buckets.
+
+megatron/core/distributed (core 0.16.1), param_and_grad_buffer.py and distributed_data_parallel.py. Parameters fill
+buckets from the last to the first; only the first part of the first stage has more than one of some 40 million.
+
+    first forward pass     a bucket is gathered where its first module runs, and the next one sent for at once
+    last backward pass     a bucket is summed where the last of its gradients is complete
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mai.plan.communication.operation import Operation
+
+_LEAST_ELEMENTS, _LEAST_ELEMENTS_A_RANK = 40_000_000, 1_000_000
+_PARAMETER_ELEMENTS, _BUCKET_ELEMENTS = 64, 128
+"""What begins of parameters, and ends of buckets, are padded to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A parameter as this rank holds it."""
+
+    name: str
+    elements: int
+    has_own_bucket: bool = False
+    """An embedding that two stages hold: both must share it out alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    names: frozenset[str]
+    elements: int
+    """Padded."""
+
+
+def least_elements(data_ranks: int) -> int:
+    """Of a bucket, where a model is cut into buckets at all."""
+    return max(_LEAST_ELEMENTS, _LEAST_ELEMENTS_A_RANK * data_ranks)
+
+
+def buckets(parameters: Sequence[Held], *, ranks: int, least: int | None) -> list[Bucket]:
+    """Of all parameters, which come in the model's order; `least` None cuts none."""
+    found: list[Bucket] = []
+    names: list[str] = []
+    start = end = 0
+    divisor = math.lcm(ranks, _BUCKET_ELEMENTS)
+
+    def close() -> None:
+        nonlocal start, end
+        closed = _padded(end, divisor)
+        found.append(Bucket(frozenset(names), closed - start))
+        names.clear()
+        start = end = closed
+
+    for parameter in reversed(parameters):
+        end = _padded(end, _PARAMETER_ELEMENTS)
+        if parameter.has_own_bucket and names:
+            close()
+        names.append(parameter.name)
+        end += parameter.elements
+        if parameter.has_own_bucket or (least is not None and end - start >= least):
+            close()
+    if names:
+        close()
+    return found
+
+
+def _padded(elements: int, divisor: int) -> int:
+    return -(-elements // divisor) * divisor
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who shares buckets."""
+
+    within: str
+    """The family of the ranks that share them out."""
+    ranks: int
+    copies: int
+    """Kept equal, of hybrid sharding."""
+    dtype: str
+    """Of what is gathered; gradients are fp32."""
+
+
+class Sums:
+    """Of one part of the model: the operations on its buckets, asked for module by module."""
+
+    def __init__(self, buckets: Sequence[Bucket], sharing: Sharing, *, together: bool, what: str) -> None:
+        """`together`: all buckets are one, but in name."""
+        groups = [list(buckets)] if together else [[bucket] for bucket in buckets]
+        self._groups, self._sharing, self._what = [group for group in groups if group], sharing, what
+        self._number_of: Mapping[str, int] = {
+            name: number for number, group in enumerate(self._groups) for bucket in group for name in bucket.names
+        }
+        self._gathered: set[int] = set()
+        self._used: set[int] = set()
+        self._left = {number: {n for b in group for n in b.names} for number, group in enumerate(self._groups)}
+
+    def before(self, names: Sequence[str]) -> Iterator[Operation]:
+        """A module with these parameters runs for the first time."""
+        for number in self._numbers(names):
+            if number not in self._gathered:
+                yield from self._gather(number)
+            if number not in self._used:
+                self._used.add(number)
+                if number > 0 and number - 1 not in self._gathered:
+                    yield from self._gather(number - 1)
+
+    def behind(self, names: Sequence[str]) -> Iterator[Operation]:
+        """Their gradients are complete."""
+        for number in self._numbers(names):
+            left = self._left[number]
+            had, _ = bool(left), left.difference_update(names)
+            if had and not left:
+                yield from self._sum(number)
+
+    def _numbers(self, names: Sequence[str]) -> list[int]:
+        return sorted({self._number_of[name] for name in names if name in self._number_of}, reverse=True)
+
+    def _gather(self, number: int) -> Iterator[Operation]:
+        self._gathered.add(number)
+        sharing = self._sharing
+        if sharing.ranks > 1:
+            for bucket in self._groups[number]:
+                own = bucket.elements // sharing.ranks
+                yield Operation("all_gather", sharing.within, own, sharing.dtype, what=f"{self._what} {number}")
+
+    def _sum(self, number: int) -> Iterator[Operation]:
+        sharing = self._sharing
+        what = f"gradients of {self._what} {number}"
+        if sharing.ranks > 1:
+            for bucket in self._groups[number]:
+                yield Operation("reduce_scatter", sharing.within, bucket.elements, "float32", what=what)
+        if sharing.copies > 1:
+            for bucket in self._groups[number]:
+                yield Operation("all_reduce", "between_copies", bucket.elements // sharing.ranks, "float32", what=what)
