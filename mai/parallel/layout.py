@@ -117,32 +117,32 @@ class Layout:
     @property
     def tensor_groups(self) -> tuple[Group, ...]:
         """Ranks that share each matrix."""
-        return self._alike_but_for("tensor")
+        return self.alike_but_for("tensor")
 
     @property
     def context_groups(self) -> tuple[Group, ...]:
         """Ranks that share each sequence."""
-        return self._alike_but_for("context")
+        return self.alike_but_for("context")
 
     @property
     def data_groups(self) -> tuple[Group, ...]:
         """Ranks that hold the same part of the model and share the batch, by whole sequences."""
-        return self._alike_but_for("data")
+        return self.alike_but_for("data")
 
     @property
     def data_with_context_groups(self) -> tuple[Group, ...]:
         """Ranks that hold the same dense weights: over them their gradients are summed."""
-        return self._alike_but_for("data", "context")
+        return self.alike_but_for("data", "context")
 
     @property
     def pipeline_groups(self) -> tuple[Group, ...]:
         """Ranks that hand activations on, first stage first."""
-        return self._alike_but_for("pipeline")
+        return self.alike_but_for("pipeline")
 
     @property
     def model_groups(self) -> tuple[Group, ...]:
         """Ranks that together hold one copy of the dense weights."""
-        return self._alike_but_for("tensor", "pipeline")
+        return self.alike_but_for("tensor", "pipeline")
 
     @property
     def embedding_groups(self) -> tuple[Group, ...]:
@@ -152,26 +152,33 @@ class Layout:
     @property
     def expert_groups(self) -> tuple[Group, ...]:
         """Ranks that share out the experts: tokens travel between them."""
-        return self._alike_but_for("expert", of=_EXPERT)
+        return self.alike_but_for("expert")
 
     @property
     def expert_tensor_groups(self) -> tuple[Group, ...]:
         """Ranks that share each expert's matrices."""
-        return self._alike_but_for("expert_tensor", of=_EXPERT)
+        return self.alike_but_for("expert_tensor")
 
     @property
     def expert_data_groups(self) -> tuple[Group, ...]:
         """Ranks that hold the same experts: over them their gradients are summed."""
-        return self._alike_but_for("expert_data", of=_EXPERT)
+        return self.alike_but_for("expert_data")
 
-    def _alike_but_for(self, *axes: str, of: tuple[str, ...] = _DENSE) -> tuple[Group, ...]:
-        """Ranks in groups that differ on these axes only; groups and ranks ascend."""
-        kept = [axis for axis in of if axis not in axes]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for rank in range(self.world_size):
-            place = self.coordinates(rank)
-            groups.setdefault(tuple(getattr(place, axis) for axis in kept), []).append(rank)
-        return tuple(tuple(group) for group in groups.values())
+    def alike_but_for(self, *axes: str) -> tuple[Group, ...]:
+        """Ranks in groups that differ on these axes only, all of the dense cut or all of the experts' cut of a stage;
+        groups and ranks ascend."""
+        cut = _DENSE if set(axes) <= set(_DENSE) else _EXPERT
+        assert set(axes) <= set(cut)
+        firsts, steps, stride = [0], [0], 1
+        for axis in cut:
+            degree = getattr(self, axis)
+            along = range(0, stride * degree, stride)
+            if axis in axes:
+                steps = [further + step for further in along for step in steps]
+            else:
+                firsts = [further + first for further in along for first in firsts]
+            stride *= degree
+        return tuple(tuple(first + step for step in steps) for first in firsts)
 
 
 def num_micro_batches(recipe: Recipe, layout: Layout) -> int:

@@ -32,6 +32,7 @@ class Call:
 
 _KINDS = {
     "allreduce_": "all_reduce",
+    "allreduce_coalesced_": "all_reduce",
     "_allgather_base_": "all_gather",
     "allgather_": "all_gather",
     "allgather_into_tensor_coalesced_": "all_gather",

@@ -15,9 +15,11 @@ class Operation:
     """Of this rank's input; of what comes where nothing goes in. Of an all-to-all, what an even router sends."""
     dtype: str
     peer: int | None = None
-    """Of a send or receive: the other rank's place in the group."""
+    """Of a send or receive: the other rank's place in the group. Of a broadcast: the place of the rank that has it."""
     what: str = ""
-    """For people: "layer 3 forward of micro-batch 2, hidden state"."""
+    """Which tensor of which layer and micro-batch: "layer 3 forward of micro-batch 2, hidden state". All that call it
+    together call it the same, the sender and the receiver too: two calls of one size in the wrong order differ in
+    nothing else."""
 
 
 Together = tuple[Operation, ...]
