@@ -1,0 +1,143 @@
+"""A proof as JSON values, and as lines for a terminal."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mai.parallel.layout import Layout
+from mai.plan.communication.finding import Call, Finding
+from mai.plan.communication.proof import Counts, Proof
+from mai.plan.report.quantities import counted, wrapped
+from mai.plan.report.text import columns
+
+_FAULTS = {
+    "kind": "calls of different kinds meet",
+    "size": "calls of different sizes meet",
+    "dtype": "calls of different types meet",
+    "root": "broadcasts from different ranks meet",
+    "name": "calls for different tensors meet",
+    "order": "the same calls come in another order",
+    "missing": "a call is missing",
+    "extra": "nobody answers a call",
+    "peer": "a call goes to the wrong rank",
+    "group": "a call goes to the wrong group",
+    "deadlock": "ranks wait for each other in a circle",
+}
+
+_MOST_CALLS = 12
+"""Of a circle; JSON has all."""
+
+
+def values(proof: Proof, layout: Layout) -> dict[str, Any]:
+    """For JSON; `lines` tells them."""
+    return {
+        "ranks": proof.num_ranks,
+        "programs": proof.num_programs,
+        "kinds_of_ranks": proof.num_colours,
+        "operations": _counts(proof.operations),
+        "busiest_rank": {"rank": proof.busiest_rank, "operations": _counts(proof.operations_of_busiest)},
+        "holds": proof.holds,
+        "findings": [_finding(finding, layout) for finding in proof.findings],
+    }
+
+
+def _counts(counts: Counts) -> list[dict[str, Any]]:
+    return [{"kind": kind, "group": group, "count": count} for (kind, group), count in sorted(counts.items())]
+
+
+def _finding(finding: Finding, layout: Layout) -> dict[str, Any]:
+    return {
+        "fault": finding.fault,
+        "group": finding.family,
+        "ranks": list(finding.group),
+        "groups": finding.groups,
+        "further": finding.further,
+        "calls": [_call(call, layout) for call in finding.calls],
+    }
+
+
+def _call(call: Call, layout: Layout) -> dict[str, Any]:
+    at = asdict(layout.coordinates(call.rank))
+    return {
+        "rank": call.rank,
+        "coordinates": {axis: place for axis, place in at.items() if axis in layout.degrees},
+        "number": call.number,
+        "operation": None if call.operation is None else asdict(call.operation),
+    }
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """How much was looked at, then the verdict."""
+    busiest = found["busiest_rank"]
+    of_busiest = {(one["kind"], one["group"]): one["count"] for one in busiest["operations"]}
+    yield (
+        f"schedule     {counted(found['ranks'], 'rank')}, {counted(found['programs'], 'program')}, "
+        f"{counted(found['kinds_of_ranks'], 'kind')} of ranks"
+    )
+    yield from columns(
+        ("calls of a step", "all ranks", f"rank {busiest['rank']}"),
+        *(
+            (_of_family(one), f"{one['count']:,}", f"{of_busiest.get((one['kind'], one['group']), 0):,}")
+            for one in found["operations"]
+        ),
+        ("all", f"{_total(found['operations']):,}", f"{_total(busiest['operations']):,}"),
+    )
+    if found["holds"]:
+        yield from wrapped(
+            "proved: every rank reaches the end of its step, and calls that meet are of one kind, size, type and tensor"
+        )
+        return
+    yield f"NOT proved: {counted(len(found['findings']), 'fault')}"
+    for finding in found["findings"]:
+        yield from _told(finding)
+
+
+def _total(counts: list[dict[str, Any]]) -> int:
+    return sum(one["count"] for one in counts)
+
+
+def _of_family(operation: Mapping[str, Any]) -> str:
+    return f"{operation['kind'].replace('_', '-')}, {operation['group'].replace('_', ' ')}"
+
+
+def _told(finding: Mapping[str, Any]) -> Iterator[str]:
+    """The fault, and a line for each rank that has to do with it."""
+    calls = finding["calls"]
+    yield from wrapped(f"{_FAULTS[finding['fault']]}: {_where(finding)}", indent="  ")
+    if finding["fault"] == "deadlock":
+        shown = calls[:_MOST_CALLS]
+        for call, after in zip(shown, [*calls[1:], calls[0]], strict=False):
+            yield from wrapped(f"{_who(call)} waits for rank {after['rank']} in {_does(call)}", indent="    ")
+        if len(calls) > len(shown):
+            yield f"    and so on, {len(calls)} ranks in all"
+        return
+    for call in calls:
+        yield from wrapped(f"{_who(call)}: {_does(call)}", indent="    ")
+    if finding["further"]:
+        behind = "differences of this rank lie" if finding["further"] > 1 else "difference of this rank lies"
+        yield f"    {finding['further']:,} further {behind} behind it"
+
+
+def _where(finding: Mapping[str, Any]) -> str:
+    family, ranks = finding["group"].replace("_", " "), finding["ranks"]
+    if not ranks:
+        return f"the rank is in no {family} group"
+    some = ", ".join(map(str, ranks)) if len(ranks) <= 8 else f"{ranks[0]}, {ranks[1]} ... {ranks[-1]}"
+    alike = finding["groups"] - 1
+    others = f", and alike in {counted(alike, 'other group')}" if alike else ""
+    return f"{family} group of ranks {some}{others}"
+
+
+def _who(call: Mapping[str, Any]) -> str:
+    at = ", ".join(f"{axis.replace('_', ' ')} {place}" for axis, place in call["coordinates"].items())
+    return f"rank {call['rank']}" + (f" ({at})" if at else "")
+
+
+def _does(call: Mapping[str, Any]) -> str:
+    operation = call["operation"]
+    if operation is None:
+        return "nothing more there in this step"
+    peer = "" if operation["peer"] is None else f", place {operation['peer']}"
+    size = f"{operation['elements']:,} x {operation['dtype']}"
+    what = f": {operation['what']}" if operation["what"] else ""
+    return f"call {call['number']:,}, {_of_family(operation)}{peer}, {size}{what}"
