@@ -71,7 +71,10 @@ def _calls(name: str, given: Any, arguments: Any) -> list[Call]:
         ranks = (here, ranks[by_name["dst"]])
     if kind == "receive":
         ranks = (ranks[by_name["src"]], here)
-    return [Call(kind, ranks, x.numel(), str(x.dtype).removeprefix("torch.")) for x in _inputs(by_name)]
+    inputs = _inputs(by_name)
+    if name == "reduce_scatter_":  # a list of what goes to each rank
+        inputs = [torch.cat([x.flatten() for x in inputs])]
+    return [Call(kind, ranks, x.numel(), str(x.dtype).removeprefix("torch.")) for x in inputs]
 
 
 def _inputs(by_name: Mapping[str, Any]) -> list[torch.Tensor]:

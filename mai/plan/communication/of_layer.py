@@ -1,6 +1,6 @@
 """What a rank calls for a layer, module by module, as mai's engine computes it on Megatron-Core's."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from mai.parallel.layout import Layout
@@ -29,6 +29,12 @@ class Module:
     """As `parallel.recompute` calls it, or what it computes."""
     forward: tuple[Event, ...]
     backward: tuple[Event, ...]
+    without_gradients: tuple[Event, ...] | None = None
+    """A forward pass that is computed once more in the backward pass; None where it is the same."""
+
+    @property
+    def first(self) -> tuple[Event, ...]:
+        return self.forward if self.without_gradients is None else self.without_gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,10 @@ class Caller:
         """Of these, between the matrices that tensor ranks share."""
         return self.tokens // self.layout.tensor if self.recipe.parallel.sequence else self.tokens
 
-    def call(self, kind: Kind, family: str, num_ranks: int, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
+    def call(self, kind: Kind, family: str, num_ranks: int, elements: int, what: str, dtype: str = "", *, depends_on_routing: bool = False) -> tuple[Event, ...]:
         if num_ranks == 1:
             return ()
-        return (Operation(kind, family, elements, dtype or self.dtype, what=what),)
+        return (Operation(kind, family, elements, dtype or self.dtype, what=what, depends_on_routing=depends_on_routing),)
 
     def tensor(self, kind: Kind, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
         return self.call(kind, "tensor", self.layout.tensor, elements, what, dtype)
@@ -116,16 +122,17 @@ def joined(name: str, *modules: Module) -> Module:
         name,
         tuple(event for module in modules for event in module.forward),
         tuple(event for module in reversed(modules) for event in module.backward),
+        without_gradients=tuple(event for module in modules for event in module.first),
     )
 
 
-def forward(modules: Sequence[Module]) -> Iterator[Event]:
+def forward(modules: Sequence[Module], recomputed: Set[str] = frozenset()) -> Iterator[Event]:
     """One module after the other."""
     for module in modules:
-        yield from module.forward
+        yield from module.first if recomputed & {"layer", module.name} else module.forward
 
 
-def backward(modules: Sequence[Module], recomputed: Collection[str] = ()) -> Iterator[Event]:
+def backward(modules: Sequence[Module], recomputed: Set[str] = frozenset()) -> Iterator[Event]:
     """Last module first; what was not kept is computed once more before."""
     if "layer" in recomputed:
         yield from _again(forward(modules))
@@ -143,33 +150,136 @@ def _again(events: Iterable[Event]) -> Iterator[Event]:
 def modules_of_layer(caller: Caller, layer: int, *, prefix: str) -> list[Module]:
     """`prefix`: of the names of its parameters."""
     model = caller.recipe.model
+    attention = _grouped_query_attention if model.latent_attention is None else _latent_attention
+    has_experts = model.has_experts(layer)
     return [
         norm(f"{prefix}.input_layernorm"),
-        *_attention(caller, f"{prefix}.self_attention"),
+        *attention(caller, f"{prefix}.self_attention"),
         norm(f"{prefix}.pre_mlp_layernorm"),
-        _network(caller, "feed_forward", f"{prefix}.mlp", model.ffn_hidden_size),
+        of_experts(caller, f"{prefix}.mlp") if has_experts else network(caller, "feed_forward", f"{prefix}.mlp"),
     ]
 
 
-def _attention(caller: Caller, name: str) -> list[Module]:
+def _grouped_query_attention(caller: Caller, name: str) -> list[Module]:
     model = caller.recipe.model
     attention = model.attention
     assert isinstance(attention, GroupedQueryAttention)
-    core = attention_core(caller, key_heads=model.num_kv_heads, key_size=model.head_size, value_size=model.head_size)
     return [
         column_parallel(caller, f"{name}.linear_qkv", inputs=model.hidden_size, biases=model.biases),
         *(norm(f"{name}.{which}_layernorm") for which in "qk" if attention.qk_norm),
-        core,
+        attention_core(caller, key_heads=model.num_kv_heads, key_size=model.head_size, value_size=model.head_size),
         row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size, biases=model.biases),
     ]
 
 
-def _network(caller: Caller, unit: str, name: str, hidden: int) -> Module:
+def _latent_attention(caller: Caller, name: str) -> list[Module]:
+    """Every tensor rank holds the matrices down to a latent vector; its own heads come from that."""
     model = caller.recipe.model
+    latent = model.latent_attention
+    assert latent is not None
+    if latent.query_rank is None:
+        queries = [column_parallel(caller, f"{name}.linear_q_proj", inputs=model.hidden_size, biases=False)]
+    else:
+        queries = [
+            norm(f"{name}.linear_q_down_proj"),
+            norm(f"{name}.q_layernorm"),
+            column_parallel(caller, f"{name}.linear_q_up_proj", inputs=latent.query_rank, biases=False),
+        ]
+    return [
+        *queries,
+        norm(f"{name}.linear_kv_down_proj"),
+        norm(f"{name}.kv_layernorm"),
+        column_parallel(caller, f"{name}.linear_kv_up_proj", inputs=latent.key_value_rank, biases=False),
+        _rotary_key(caller, latent.rotary_head_size),
+        attention_core(
+            caller,
+            key_heads=model.num_heads,
+            key_size=model.head_size + latent.rotary_head_size,
+            value_size=latent.value_head_size,
+        ),
+        row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size, biases=False),
+    ]
+
+
+def _rotary_key(caller: Caller, size: int) -> Module:
+    """One for all heads, on every tensor rank."""
+    whole = caller.tokens * size
+    if not caller.recipe.parallel.sequence:
+        return Module("rotary key", (), caller.tensor("all_reduce", whole, "gradient of the rotary key"))
+    gather = caller.tensor("all_gather", caller.own_tokens * size, "rotary key")
+    return Module("rotary key", gather, caller.tensor("reduce_scatter", whole, "gradient of the rotary key"))
+
+
+def of_experts(caller: Caller, name: str) -> Module:
+    """A shared expert, the router, and tokens to their experts and back (mai/engine/experts.py, dispatcher.py)."""
+    experts = caller.recipe.model.experts
+    assert experts is not None
+    shared = []
+    if experts.shared_ffn_hidden_size:
+        shared = [network(caller, "shared_experts", f"{name}.shared_experts")]
+    return joined("experts", *shared, _router(caller, f"{name}.router"), _routed(caller, f"{name}.experts.experts"))
+
+
+def _router(caller: Caller, name: str) -> Module:
+    """What balance counts is summed over the ranks that share a sequence, where gradients are wanted."""
+    model, layout = caller.recipe.model, caller.layout
+    experts = model.experts
+    assert experts is not None
+    weights = (Weights((f"{name}.weight", f"{name}.bias") if model.biases else (f"{name}.weight",)),)
+    if experts.auxiliary_loss == "none":
+        return Module("router", weights, weights)
+    sequences = caller.recipe.parallel.micro_batch_sequences if experts.auxiliary_loss == "sequence" else 1
+    ranks = layout.tensor * layout.context
+    counts = caller.call(
+        "all_reduce", "tensor_context", ranks, sequences * experts.num_experts, "tokens of each expert", "int64"
+    )
+    return Module("router", weights + counts, weights, without_gradients=weights)
+
+
+def _routed(caller: Caller, name: str) -> Module:
+    model, layout = caller.recipe.model, caller.layout
+    experts = model.experts
+    assert experts is not None
+    picks = caller.own_tokens * experts.experts_per_token
+    rows = picks * (experts.latent_size or model.hidden_size)
+
+    def all_to_all(elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
+        return caller.call("all_to_all", "expert", layout.expert, elements, what, dtype, depends_on_routing=True)
+
+    def shared(kind: Kind, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
+        ranks = layout.expert_tensor
+        elements *= ranks if kind == "reduce_scatter" else 1
+        return caller.call(kind, "expert_tensor", ranks, elements, what, dtype, depends_on_routing=True)
+
+    matrices = ("linear_fc1", "linear_fc2")
+    kinds = ("weight", "bias") if model.biases else ("weight",)
+    weights = [Weights(tuple(f"{name}.{matrix}.{kind}" for kind in kinds)) for matrix in matrices]
+    ranks = layout.expert * layout.expert_tensor
+    counts = caller.call(
+        "all_gather", "expert_tensor_and_expert", ranks, experts.num_experts, "how many tokens go where", "int64"
+    )
+    there = all_to_all(rows, "tokens to experts") + all_to_all(picks, "their weights", "float32")
+    there += shared("all_gather", rows, "tokens of experts") + shared("all_gather", picks, "their weights", "float32")
+    back = shared("reduce_scatter", rows, "experts' outputs", "float32") + all_to_all(rows, "experts' outputs")
+    of_back = all_to_all(rows, "gradients of outputs") + shared("all_gather", rows, "gradients of outputs", "float32")
+    of_there = shared("reduce_scatter", picks, "gradients of weights", "float32")
+    of_there += shared("reduce_scatter", rows, "gradients of tokens")
+    of_there += all_to_all(picks, "gradients of weights", "float32") + all_to_all(rows, "gradients of tokens")
+    return Module(
+        "routed",
+        (*counts, *there, *weights, *back),
+        (*of_back, *reversed(weights), *of_there),
+    )
+
+
+def network(caller: Caller, unit: str, name: str) -> Module:
+    """Two matrices around an activation; `unit` is what recomputes them."""
+    model = caller.recipe.model
+    biases = model.biases and unit == "feed_forward"
     return joined(
         unit,
-        column_parallel(caller, f"{name}.linear_fc1", inputs=model.hidden_size, biases=model.biases),
-        row_parallel(caller, f"{name}.linear_fc2", outputs=model.hidden_size, biases=model.biases),
+        column_parallel(caller, f"{name}.linear_fc1", inputs=model.hidden_size, biases=biases),
+        row_parallel(caller, f"{name}.linear_fc2", outputs=model.hidden_size, biases=biases),
     )
 
 

@@ -65,10 +65,10 @@ class _Stage:
         ]
 
     def _turn(self, turn: Turn) -> Iterator[Together]:
-        recomputed = self.caller.recipe.parallel.recompute
+        recomputed = frozenset(self.caller.recipe.parallel.recompute)
         units, events = self.units[turn.part], []
         if turn.direction == "forward":
-            events = [event for unit in units for event in of_layer.forward(unit)]
+            events = [event for unit in units for event in of_layer.forward(unit, recomputed)]
         else:
             events = [event for unit in reversed(units) for event in of_layer.backward(unit, recomputed)]
         when = f"{turn.direction} of micro-batch {turn.micro_batch}"
@@ -159,6 +159,11 @@ def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]
         if layout.world_size > layout.sharding_copies:
             yield Operation("all_reduce", family, 1, "float64", what="gradient norm")
         yield Operation("all_reduce", "world", 3, "float64", what="loss and number of tokens")
+    experts = caller.recipe.model.experts
+    routers = sum(p.name.endswith("router.weight") for part in parameters for p in part)
+    if experts is not None and experts.bias_update_rate and routers and layout.stage_ranks > 1:
+        counts = routers * experts.num_experts
+        yield Operation("all_reduce", "tensor_data_context", counts, "int64", what="tokens of all experts")
 
 
 def _is_summed(parameter: Parameter, *, sequence: bool) -> bool:

@@ -20,6 +20,8 @@ class Operation:
     """Which tensor of which layer and micro-batch: "layer 3 forward of micro-batch 2, hidden state". All that call it
     together call it the same, the sender and the receiver too: two calls of one size in the wrong order differ in
     nothing else."""
+    depends_on_routing: bool = False
+    """Its ranks tell each other before how much it is; `elements` is what an even router would send."""
 
 
 Together = tuple[Operation, ...]
