@@ -19,6 +19,8 @@ class _Waits:
     """Whom the ranks of each colour meet, in counters: one for each lane of each colour that meets another colour."""
 
     counters: dict[tuple[int, LaneName], int]
+    names: list[LaneName]
+    """Each counter's lane."""
     partners: list[list[int]]
     """Counters that must have passed before a call on this one ends."""
     steps: list[list[list[_Post]]]
@@ -30,11 +32,10 @@ def deadlock(families: Families, programs: Programs, colours: Colours) -> Findin
 
     For programs whose calls match (`matching.py`): then nobody waits for a rank that has ended.
     """
-    representatives = list({colour: rank for rank, colour in reversed([*enumerate(colours)])}.items())
-    representatives.sort()
-    waits = _waits(families, programs, colours, [rank for _, rank in representatives])
+    representatives = [colours.index(colour) for colour in range(max(colours) + 1)]
+    waits = _waits(families, programs, colours, representatives)
     posted, at = _run(waits)
-    for colour, rank in representatives:
+    for colour, rank in enumerate(representatives):
         if at[colour] < len(waits.steps[colour]):
             return _circle(_Stuck(families, programs, colours, waits, posted, at), rank)
     return None
@@ -50,7 +51,7 @@ def _waits(families: Families, programs: Programs, colours: Colours, representat
     counters = {key: number for number, key in enumerate(meets)}
     partners = [[counters[key] for key in met] for met in meets.values()]
     steps = [_steps(programs, rank, colour, counters) for colour, rank in enumerate(representatives)]
-    return _Waits(counters, partners, steps)
+    return _Waits(counters, [name for _, name in meets], partners, steps)
 
 
 def _met(families: Families, rank: int, name: LaneName) -> Iterator[tuple[int, LaneName]]:
@@ -58,7 +59,7 @@ def _met(families: Families, rank: int, name: LaneName) -> Iterator[tuple[int, L
     family = families[name.family]
     group, place = family.group_of(rank), family.place_of[rank]
     for other in range(len(group)) if name.peer is None else (name.peer,):
-        yield group[other], name.seen_from(place, other=other)
+        yield group[other], name.seen_from(place)
 
 
 def _steps(programs: Programs, rank: int, colour: int, counters: dict[tuple[int, LaneName], int]) -> list[list[_Post]]:
@@ -125,16 +126,16 @@ class _Stuck:
     def waits_for(self, rank: int) -> Iterator[tuple[int, LaneName, int]]:
         """The ranks that have not come, with this one's lane and its call's place on it."""
         colour = self.colours[rank]
-        names = {self.waits.counters[key]: key[1] for key in self.waits.counters if key[0] == colour}
         for counter, before in self.waits.steps[colour][self.at[colour]]:
-            for other, lane in _met(self.families, rank, names[counter]):
-                partner = self.waits.counters.get((self.colours[other], lane))
-                if partner is not None and self.posted[partner] <= before:
-                    yield other, names[counter], before
+            name = self.waits.names[counter]
+            for other, lane in _met(self.families, rank, name):
+                partner = self.waits.counters[self.colours[other], lane]
+                if self.posted[partner] <= before:
+                    yield other, name, before
 
 
 def _circle(stuck: _Stuck, rank: int) -> Finding:
-    """Follow the first that each waits for until one comes again; the shortest way from it back to it."""
+    """Follow the first that each waits for until one comes again; from it the shortest way back to it."""
     seen: set[int] = set()
     while rank not in seen:
         seen.add(rank)
@@ -147,14 +148,14 @@ def _circle(stuck: _Stuck, rank: int) -> Finding:
             if other not in came_from:
                 came_from[other] = one
                 reached.append(other)
-    ranks = [rank]
-    while came_from[ranks[0]] != rank:
-        ranks.insert(0, came_from[ranks[0]])
-    ranks = [ranks[-1], *ranks[:-1]]
-    calls = tuple(_wait(stuck, one, after) for one, after in zip(ranks, [*ranks[1:], ranks[0]], strict=True))
+    calls, after, one = deque[Call](), rank, came_from[rank]
+    calls.append(_wait(stuck, one, after))
+    while one != rank:
+        after, one = one, came_from[one]
+        calls.appendleft(_wait(stuck, one, after))
     first = calls[0].operation
     assert first is not None
-    return Finding("deadlock", first.group, stuck.families[first.group].group_of(ranks[0]), calls)
+    return Finding("deadlock", first.group, stuck.families[first.group].group_of(rank), tuple(calls))
 
 
 def _wait(stuck: _Stuck, rank: int, other: int) -> Call:

@@ -17,11 +17,10 @@ class LaneName(NamedTuple):
     peer: int | None = None
     """The other rank's place, of a send or receive."""
 
-    def seen_from(self, place: int, *, other: int) -> "LaneName":
-        """The lane of the rank at `other` that this one of the rank at `place` must match."""
+    def seen_from(self, place: int) -> "LaneName":
+        """By those who meet the rank at this place on its lane: the lane of theirs that must match."""
         if self.direction == "all":
             return self
-        assert other == self.peer
         return LaneName(self.family, "receive" if self.direction == "send" else "send", place)
 
 

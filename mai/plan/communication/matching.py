@@ -6,13 +6,13 @@ looked at here: `execution.py` is for that.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mai.parallel.layout import Group
 from mai.plan.communication.finding import Fault, Finding
 from mai.plan.communication.groups import Families
-from mai.plan.communication.lanes import Content, LaneName
+from mai.plan.communication.lanes import NOTHING, Content, LaneName
 from mai.plan.communication.programs import Programs
 
 _FIELDS: dict[str, Fault] = {"kind": "kind", "elements": "size", "dtype": "dtype", "root": "root", "what": "name"}
@@ -108,48 +108,27 @@ def _of_group(programs: Programs, family: str, group: Group) -> Iterator[_Differ
 def _votes(programs: Programs, rank: int, name: LaneName, members: Counter[int]) -> tuple[int, int]:
     """How many of the group call what this rank calls, and how many ranks at all run the programs of those."""
     contents = programs.lane(rank, name).contents
-    same = [number for number in members if _contents(programs, number, name) == contents]
+    same = [number for number in members if programs.lanes[number].get(name, NOTHING).contents == contents]
     return sum(members[number] for number in same), sum(programs.num_ranks_with[number] for number in same)
 
 
-def _contents(programs: Programs, number: int, name: LaneName) -> list[Content]:
-    lane = programs.lanes[number].get(name)
-    return lane.contents if lane else []
-
-
 def _of_pairs(programs: Programs, family: str, group: Group) -> Iterator[_Difference]:
-    """Sends and receives that do not answer each other."""
-    for source, destination in sorted(set(_pairs(programs, family, group))):
-        send, receive = LaneName(family, "send", destination), LaneName(family, "receive", source)
-        ends = [
-            (group[place], name) for place, name in ((source, send), (destination, receive)) if 0 <= place < len(group)
-        ]
-        if len(ends) == 1:
-            yield _to_nobody(programs, group, *ends[0])
-        elif programs.lane(*ends[0]).contents != programs.lane(*ends[1]).contents:
-            ends.sort(key=lambda end: programs.num_ranks_with[programs.number_of[end[0]]])
-            yield _difference(programs, group, ends[0], ends[1])
-
-
-def _pairs(programs: Programs, family: str, group: Group) -> Iterable[tuple[int, int]]:
-    """Places of senders and receivers, by the word of either."""
+    """Sends and receives that do not answer each other; of two ranks with programs as rare, the sender is blamed."""
+    seen: set[frozenset[tuple[int, LaneName]]] = set()
     for place, rank in enumerate(group):
-        for name in programs.lanes[programs.number_of[rank]]:
-            if name.family == family and name.direction != "all":
-                peer = -1 if name.peer is None else name.peer
-                yield (place, peer) if name.direction == "send" else (peer, place)
-
-
-def _to_nobody(programs: Programs, group: Group, rank: int, name: LaneName) -> _Difference:
-    """The group has no such place."""
-    found = next(lane for lane in programs.lanes[programs.number_of[rank]] if _at_nobody(lane, name, group))
-    finding = Finding("extra", name.family, group, (programs.call(rank, found, 0),))
-    return _Difference(finding, programs.number_of[rank], programs.lane(rank, found).contents[0])
-
-
-def _at_nobody(lane: LaneName, name: LaneName, group: Group) -> bool:
-    outside = lane.peer is None or not 0 <= lane.peer < len(group)
-    return (lane.family, lane.direction) == (name.family, name.direction) and outside
+        for name, lane in programs.lanes[programs.number_of[rank]].items():
+            if name.family != family or name.direction == "all":
+                continue
+            if name.peer is None or not 0 <= name.peer < len(group):
+                finding = Finding("extra", family, group, (programs.call(rank, name, 0),))
+                yield _Difference(finding, programs.number_of[rank], lane.contents[0])
+                continue
+            ends = [(rank, name), (group[name.peer], name.seen_from(place))]
+            if frozenset(ends) in seen or lane.contents == programs.lane(*ends[1]).contents:
+                continue
+            seen.add(frozenset(ends))
+            ends.sort(key=lambda end: (programs.num_ranks_with[programs.number_of[end[0]]], end[1].direction != "send"))
+            yield _difference(programs, group, *ends)
 
 
 def _difference(
