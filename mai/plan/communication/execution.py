@@ -135,7 +135,8 @@ class _Stuck:
 
 
 def _circle(stuck: _Stuck, rank: int) -> Finding:
-    """Follow the first that each waits for until one comes again; from it the shortest way back to it."""
+    """Follow the first that each waits for until one comes again; from it the shortest way back to it. It is told from
+    the rank on whose program the fewest run."""
     seen: set[int] = set()
     while rank not in seen:
         seen.add(rank)
@@ -153,9 +154,10 @@ def _circle(stuck: _Stuck, rank: int) -> Finding:
     while one != rank:
         after, one = one, came_from[one]
         calls.appendleft(_wait(stuck, one, after))
+    calls.rotate(-min(range(len(calls)), key=lambda number: stuck.programs.num_ranks_like(calls[number].rank)))
     first = calls[0].operation
     assert first is not None
-    return Finding("deadlock", first.group, stuck.families[first.group].group_of(rank), tuple(calls))
+    return Finding("deadlock", first.group, stuck.families[first.group].group_of(calls[0].rank), tuple(calls))
 
 
 def _wait(stuck: _Stuck, rank: int, other: int) -> Call:

@@ -127,7 +127,7 @@ def _of_pairs(programs: Programs, family: str, group: Group) -> Iterator[_Differ
             if frozenset(ends) in seen or lane.contents == programs.lane(*ends[1]).contents:
                 continue
             seen.add(frozenset(ends))
-            ends.sort(key=lambda end: (programs.num_ranks_with[programs.number_of[end[0]]], end[1].direction != "send"))
+            ends.sort(key=lambda end: (programs.num_ranks_like(end[0]), end[1].direction != "send"))
             yield _difference(programs, group, *ends)
 
 

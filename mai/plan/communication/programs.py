@@ -44,6 +44,10 @@ class Programs:
         """How many ranks run each program."""
         return Counter(self.number_of)
 
+    def num_ranks_like(self, rank: int) -> int:
+        """That run the program of this one."""
+        return self.num_ranks_with[self.number_of[rank]]
+
     @cached_property
     def families(self) -> Sequence[str]:
         """That any program calls."""

@@ -1,6 +1,6 @@
 """A proof as JSON values, and as lines for a terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -92,7 +92,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield from _told(finding)
 
 
-def _total(counts: list[dict[str, Any]]) -> int:
+def _total(counts: Sequence[Mapping[str, Any]]) -> int:
     return sum(one["count"] for one in counts)
 
 
@@ -102,20 +102,23 @@ def _of_family(operation: Mapping[str, Any]) -> str:
 
 def _told(finding: Mapping[str, Any]) -> Iterator[str]:
     """The fault, and a line for each rank that has to do with it."""
-    calls = finding["calls"]
-    yield from wrapped(f"{_FAULTS[finding['fault']]}: {_where(finding)}", indent="  ")
+    calls, fault = finding["calls"], _FAULTS[finding["fault"]]
     if finding["fault"] == "deadlock":
-        shown = calls[:_MOST_CALLS]
-        for call, after in zip(shown, [*calls[1:], calls[0]], strict=False):
-            yield from wrapped(f"{_who(call)} waits for rank {after['rank']} in {_does(call)}", indent="    ")
-        if len(calls) > len(shown):
-            yield f"    and so on, {len(calls)} ranks in all"
+        yield f"  {fault}:"
+        yield from _circle(calls)
         return
+    yield from wrapped(f"{fault}: {_where(finding)}", indent="  ")
     for call in calls:
         yield from wrapped(f"{_who(call)}: {_does(call)}", indent="    ")
     if finding["further"]:
-        behind = "differences of this rank lie" if finding["further"] > 1 else "difference of this rank lies"
-        yield f"    {finding['further']:,} further {behind} behind it"
+        yield f"    {counted(finding['further'], 'further difference')} of this rank, of the same cause or behind it"
+
+
+def _circle(calls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for call, after in zip(calls[:_MOST_CALLS], [*calls[1:], calls[0]], strict=False):
+        yield from wrapped(f"{_who(call)} waits for rank {after['rank']} in {_does(call)}", indent="    ")
+    if len(calls) > _MOST_CALLS:
+        yield f"    and so on, {len(calls)} ranks in all"
 
 
 def _where(finding: Mapping[str, Any]) -> str:

@@ -179,6 +179,14 @@ def test_a_circle_closes_over_ranks_of_few_colours() -> None:
         assert after in families(layout)[call.operation.group].group_of(call.rank)
 
 
+def test_a_circle_is_told_from_the_rank_whose_order_is_its_own() -> None:
+    tensor, world = (Operation("all_reduce", name, 1, "fp32") for name in ("tensor", "world"))
+    turned: dict[bool, Program] = {False: ((tensor,), (world,)), True: ((world,), (tensor,))}
+    (finding,) = prove(families(LAYOUT), lambda rank: turned[rank == RANK]).findings
+    assert (finding.fault, finding.family) == ("deadlock", "world")
+    assert [call.rank for call in finding.calls] == [RANK, RANK - 1]
+
+
 def test_two_neighbours_that_both_send_first_wait_for_each_other() -> None:
     healthy = programs(LAYOUT)
 

@@ -56,10 +56,17 @@ def test_a_circle_in_full() -> None:
     pipeline = Operation("all_reduce", "pipeline", 1, "fp32", what="loss")
     turned: list[Program] = [((model,), (pipeline,)), ((pipeline,), (model,))]
     assert fault([turned[LAYOUT.coordinates(rank).pipeline == 2] for rank in range(LAYOUT.world_size)]) == (
-        "ranks wait for each other in a circle: model group of ranks 0, 1, 4, 5, 8, 9, 12, 13 "
-        "rank 0 (tensor 0, data 0, pipeline 0) waits for rank 8 in call 1, all-reduce, model, 1 x fp32: norm "
-        "rank 8 (tensor 0, data 0, pipeline 2) waits for rank 0 in call 1, all-reduce, pipeline, 1 x fp32: loss"
+        "ranks wait for each other in a circle: "
+        "rank 8 (tensor 0, data 0, pipeline 2) waits for rank 0 in call 1, all-reduce, pipeline, 1 x fp32: loss "
+        "rank 0 (tensor 0, data 0, pipeline 0) waits for rank 8 in call 1, all-reduce, model, 1 x fp32: norm"
     )
+
+
+def test_two_faults_of_one_rank_are_told_as_the_first_and_a_number() -> None:
+    faulty = planted(programs(LAYOUT, 2), 7, changing({"group": "model"}, elements=2))
+    found = fault(planted(faulty, 7, changing({"group": "data_with_context"}, dtype="bf16")))
+    assert found.startswith("calls of different types meet: data with context group of ranks 5, 7 ")
+    assert found.endswith("1 further difference of this rank, of the same cause or behind it")
 
 
 def test_a_rank_that_calls_nothing_more_and_one_in_no_group() -> None:
