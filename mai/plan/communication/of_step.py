@@ -3,7 +3,7 @@
 Ranks of a stage call alike: whatever their place on the other axes, their parts are as large.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +17,9 @@ from mai.plan.communication.sends import Moment, turns_and_sends
 from mai.plan.communication.shared_weights import Held, Sharing, Sums, buckets, least_elements
 from mai.plan.time.schedule import Turn
 from mai.recipe import Recipe
+
+_Unit = tuple[list[Module], Set[str]]
+"""A layer or an end of the model, and what of it is recomputed."""
 
 
 def programs(recipe: Recipe, layout: Layout) -> tuple[Program, ...]:
@@ -50,7 +53,7 @@ class _Stage:
         return parts_of_stage(recipe.model.num_layers, recipe.parallel, self.stage)
 
     @cached_property
-    def units(self) -> list[list[list[Module]]]:
+    def units(self) -> list[list[_Unit]]:
         return [list(_units(self.caller, part)) for part in self.parts]
 
     @cached_property
@@ -65,12 +68,11 @@ class _Stage:
         ]
 
     def _turn(self, turn: Turn) -> Iterator[Together]:
-        recomputed = frozenset(self.caller.recipe.parallel.recompute)
-        units, events = self.units[turn.part], []
+        units = self.units[turn.part]
         if turn.direction == "forward":
-            events = [event for unit in units for event in of_layer.forward(unit, recomputed)]
+            events = [event for unit in units for event in of_layer.forward(*unit)]
         else:
-            events = [event for unit in reversed(units) for event in of_layer.backward(unit, recomputed)]
+            events = [event for unit in reversed(units) for event in of_layer.backward(*unit)]
         when = f"{turn.direction} of micro-batch {turn.micro_batch}"
         for event in events:
             if isinstance(event, Operation):
@@ -92,14 +94,15 @@ class _Stage:
         return Operation(send.kind, "pipeline", elements, caller.dtype, peer=send.peer, what=what)
 
 
-def _units(caller: Caller, part: Part) -> Iterator[list[Module]]:
-    """What is recomputed as a whole."""
+def _units(caller: Caller, part: Part) -> Iterator[_Unit]:
+    """Ends are never recomputed."""
+    recomputed = frozenset(caller.recipe.parallel.recompute)
     if part.has_embedding:
-        yield [of_layer.embedding(caller)]
+        yield [of_layer.embedding(caller)], frozenset()
     for layer in part.layers:
-        yield of_layer.modules_of_layer(caller, layer, prefix=f"decoder.layers.{layer}")
+        yield of_layer.modules_of_layer(caller, layer, prefix=f"decoder.layers.{layer}"), recomputed
     if part.has_loss:
-        yield of_layer.output(caller, "output_layer")
+        yield of_layer.output(caller, "output_layer"), frozenset()
 
 
 def _parameters(recipe: Recipe, part: Part) -> Iterator[Parameter]:
