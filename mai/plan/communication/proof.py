@@ -13,8 +13,9 @@ in their groups (`symmetry.py`), and let all ranks whose calls have met move on 
 Before each moment ranks of one colour stand at the same place of their program, by induction: a call has met when
 every rank of the group has come to it; how far they have come is a matter of their colours; and which colours there
 are is the same for all ranks of the caller's. So all of the colour move on, or none does. How many ranks of each colour
-a group has plays no part. A send meets the receive at one place of the group: there, ranks of the sender's colour
-see one colour at that place and stand at one place themselves, so that the same pair of lanes meets for all of them.
+a group has plays no part. A send meets the receive of one place of the group. In such families ranks of one colour
+stand at one place; so the colours in a group tell which is where, senders of one colour see one colour at that place,
+and the same pair of lanes meets for all of them.
 That is the run of one rank of each colour, and it ends where the run of all ranks ends.
 
 Calls meet by their place in a sequence: the n-th of each rank on the group. So whether they match is told before the

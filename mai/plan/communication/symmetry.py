@@ -1,6 +1,6 @@
 """Which ranks go through a step alike: the coarsest colouring in which ranks of one colour see the same colours."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from mai.plan.communication.groups import Families, Family
@@ -15,8 +15,8 @@ _Value = TypeVar("_Value", bound=Hashable)
 def colours(families: Families, programs: Programs) -> Colours:
     """An equitable partition, by refinement: colours are split until each says which colours its ranks' groups hold.
 
-    Ranks of one colour run one program. In a family whose ranks call together, they see the same set of colours in
-    their groups. In one whose ranks send to a place, they stand at the same place and see the same colours at all.
+    Ranks of one colour run one program and see the same set of colours in their groups. In a family in which ranks send
+    to a place, they stand at the same place too; so they see the same colour at each place.
     """
     colour = _numbered(programs.number_of)
     used = [(families[name], name in programs.families_of_pairs) for name in programs.families]
@@ -30,8 +30,7 @@ def colours(families: Families, programs: Programs) -> Colours:
 
 def _views(family: Family, colour: Colours, *, by_place: bool) -> Iterable[Hashable]:
     """What each rank sees of its group; None where it is in none."""
-    see: Callable[[Iterable[int]], Hashable] = tuple if by_place else frozenset
-    seen = _numbered(see(map(colour.__getitem__, group)) for group in family.groups)
+    seen = _numbered(frozenset(map(colour.__getitem__, group)) for group in family.groups)
     for rank in range(len(colour)):
         number = family.number_of.get(rank)
         if number is None:

@@ -108,6 +108,20 @@ def test_two_faults_of_two_ranks_are_two_findings() -> None:
     assert [(one.fault, one.calls[0].rank) for one in found] == [("size", RANK), ("missing", other)]
 
 
+@pytest.mark.parametrize("rank", [RANK, RANK - 1])
+def test_of_two_that_differ_the_one_that_others_run_is_right(rank: int) -> None:
+    faulty = planted(programs(LAYOUT), rank, changing(FIRST_REDUCE, elements=255))
+    (finding,) = prove(families(LAYOUT), faulty.__getitem__).findings
+    assert finding.calls[0].rank == rank
+
+
+def test_most_of_a_group_are_right_whatever_other_groups_call() -> None:
+    layout = Layout(tensor=4, pipeline=1, data=3)
+    few, many = (((Operation("all_reduce", "tensor", size, "fp32"),),) for size in (1, 2))
+    (finding,) = prove(families(layout), lambda rank: few if rank in (0, 1, 3) else many).findings
+    assert [call.rank for call in finding.calls] == [2, 0]
+
+
 def test_a_fault_of_a_whole_stage_is_one_finding() -> None:
     """Eight pipelines, and in each the same goes wrong."""
     layout = Layout(tensor=2, pipeline=4, data=4)

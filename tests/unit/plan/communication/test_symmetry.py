@@ -7,7 +7,7 @@ import pytest
 
 from mai.parallel.layout import Layout
 from mai.plan.communication.groups import Families, families
-from mai.plan.communication.operation import Operation, Program
+from mai.plan.communication.operation import Operation, Program, Together
 from mai.plan.communication.programs import Programs
 from mai.plan.communication.proof import prove
 from mai.plan.communication.symmetry import colours
@@ -117,19 +117,67 @@ def test_orders_drawn_by_lot_are_judged_as_by_running_every_rank(layout: Layout)
     dice = random.Random(layout.world_size)
     groups, verdicts = families(layout), []
     names = sorted(set(groups) - {"embedding"})
-    for _ in range(100):
+    for _ in range(200):
         calls = [(Operation("all_reduce", name, 1, "fp32"),) for name in dice.sample(names, 3)]
-        orders = [tuple(dice.sample(calls, 3)) for _ in range(2)]
+        calls *= dice.choice((1, 2))
+        orders = [calls, *(neighbours_swapped(dice, calls) for _ in range(2))]
         axis = dice.choice(("tensor", "pipeline", "data", "by lot"))
         drawn = [
-            orders[dice.randrange(2) if axis == "by lot" else getattr(layout.coordinates(rank), axis) % 2]
+            tuple(orders[dice.randrange(3) if axis == "by lot" else getattr(layout.coordinates(rank), axis) % 3])
             for rank in range(layout.world_size)
         ]
         verdicts.append(all_reach_their_end(groups, drawn))
         found = prove(groups, drawn.__getitem__).findings
         assert (not found) == verdicts[-1]
         assert all(finding.fault == "deadlock" for finding in found)
-    assert 5 < sum(verdicts) < 95
+    assert 10 < sum(verdicts) < 190
+
+
+def neighbours_swapped(dice: random.Random, calls: list[Together]) -> list[Together]:
+    swapped = list(calls)
+    for _ in range(dice.randrange(3)):
+        at = dice.randrange(len(calls) - 1)
+        swapped[at : at + 2] = swapped[at : at + 2][::-1]
+    return swapped
+
+
+@pytest.mark.parametrize("pipeline", [3, 4])
+def test_sends_to_places_drawn_by_lot_are_judged_as_by_running_every_rank(pipeline: int) -> None:
+    """Who sends to whom is right; when, is not at every rank."""
+    dice = random.Random(pipeline)
+    layout = Layout(tensor=1, pipeline=pipeline, data=2)
+    groups, verdicts = families(layout), []
+    for _ in range(200):
+        together: Together = (Operation("all_reduce", "pipeline", 1, "fp32"),)
+        events = [dice.sample(range(pipeline), 2) for _ in range(3)]
+        events.insert(dice.randrange(4), list(range(pipeline)))
+        drawn: list[Program] = []
+        for rank in range(layout.world_size):
+            place = layout.coordinates(rank).pipeline
+            calls = [together if len(event) > 2 else (_end(event, place),) for event in events if place in event]
+            swapped = len(calls) > 1 and dice.random() < 0.3
+            drawn.append(tuple(neighbours_swapped(dice, calls) if swapped else calls))
+        verdicts.append(all_reach_their_end(groups, drawn))
+        assert prove(groups, drawn.__getitem__).holds == verdicts[-1]
+    assert 5 < sum(verdicts) < 195
+
+
+def _end(pair: list[int], place: int) -> Operation:
+    source, destination = pair
+    if place == source:
+        return Operation("send", "pipeline", 1, "fp32", destination)
+    return Operation("receive", "pipeline", 1, "fp32", source)
+
+
+def test_two_senders_of_one_program_are_told_apart_by_their_place() -> None:
+    """The last stage takes from the first, sums with all, then takes from the middle, which waits for that to sum."""
+    layout = Layout(tensor=1, pipeline=3, data=1)
+    summed = (Operation("all_reduce", "pipeline", 1, "fp32"),)
+    sender: Program = ((Operation("send", "pipeline", 1, "fp32", 2),), summed)
+    first, middle = ((Operation("receive", "pipeline", 1, "fp32", place),) for place in (0, 1))
+    (finding,) = prove(families(layout), [sender, sender, (first, summed, middle)].__getitem__).findings
+    assert (finding.fault, [call.rank for call in finding.calls]) == ("deadlock", [2, 1])
+    assert prove(families(layout), [sender, sender, (first, middle, summed)].__getitem__).holds
 
 
 def test_ranks_of_one_colour_see_the_same_colours() -> None:
