@@ -108,8 +108,11 @@ def _told(finding: Mapping[str, Any]) -> Iterator[str]:
         yield from _circle(calls)
         return
     yield from wrapped(f"{fault}: {_where(finding)}", indent="  ")
+    # Who lacks the call shows what comes instead.
+    lacking = {"missing": calls[:1], "extra": calls[1:]}.get(finding["fault"], [])
     for call in calls:
-        yield from wrapped(f"{_who(call)}: {_does(call)}", indent="    ")
+        instead = "goes on with " if call in lacking and call["operation"] else ""
+        yield from wrapped(f"{_who(call)}: {instead}{_does(call)}", indent="    ")
     if finding["further"]:
         yield f"    {counted(finding['further'], 'further difference')} of this rank, of the same cause or behind it"
 

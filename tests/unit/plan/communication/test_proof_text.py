@@ -7,7 +7,7 @@ from mai.plan.communication.groups import families
 from mai.plan.communication.operation import Operation, Program
 from mai.plan.communication.proof import prove
 from mai.plan.communication.proof_text import lines, values
-from tests.unit.plan.communication.hand_made import changing, planted, programs
+from tests.unit.plan.communication.hand_made import changing, leaving_out, planted, programs
 
 LAYOUT = Layout(tensor=2, pipeline=4, data=2)
 
@@ -59,6 +59,17 @@ def test_a_circle_in_full() -> None:
         "ranks wait for each other in a circle: "
         "rank 8 (tensor 0, data 0, pipeline 2) waits for rank 0 in call 1, all-reduce, pipeline, 1 x fp32: loss "
         "rank 0 (tensor 0, data 0, pipeline 0) waits for rank 8 in call 1, all-reduce, model, 1 x fp32: norm"
+    )
+
+
+def test_who_lacks_a_call_goes_on_with_the_next() -> None:
+    wanted = {"group": "tensor", "what": "layer 0, forward of micro-batch 1"}
+    assert fault(planted(programs(LAYOUT, 2), 7, leaving_out(**wanted))) == (
+        "a call is missing: tensor group of ranks 6, 7 "
+        "rank 7 (tensor 1, data 1, pipeline 1): goes on with call 6, all-reduce, tensor, 256 x bf16: "
+        "layer 1, forward of micro-batch 1 "
+        "rank 6 (tensor 0, data 1, pipeline 1): call 6, all-reduce, tensor, 256 x bf16: "
+        "layer 0, forward of micro-batch 1"
     )
 
 
