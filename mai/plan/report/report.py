@@ -15,6 +15,7 @@ from mai.plan.of_recipe import most_data
 from mai.plan.report.cost import cost, disk, gpu_watts
 from mai.plan.report.schema import SCHEMA
 from mai.plan.report.trust import band, kind
+from mai.plan.scheduler.answers import answers
 from mai.plan.setting import Setting
 from mai.plan.time.step_time import StepTime, step_time
 from mai.recipe import Recipe, fingerprint
@@ -53,6 +54,7 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
         "speed": _of_speed(recipe, setting, time.seconds),
         "phase": _of_phase(recipe, setting, time.seconds, booked),
         "disk": asdict(disk(recipe)),
+        "scheduler": answers(recipe, setting, step_seconds=time.seconds, gpus=gpus, gpus_booked=booked),
     }
 
 

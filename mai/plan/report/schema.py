@@ -8,6 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FILE = Path(__file__).parent / "plan-1.json"
-"""JSON Schema, draft 2020-12, of this major version. docs/guides/schedulers.md says which changes raise which number."""
+"""JSON Schema, draft 2020-12, of this major version; docs/guides/schedulers.md says what a version promises."""
 
 SCHEMA: Mapping[str, str | int] = {"name": "mai-plan", "major": 1, "minor": 0}
