@@ -34,8 +34,8 @@ def _sizes(found: Mapping[str, Any]) -> str:
 def _grace(grace: Mapping[str, Any]) -> str:
     if grace["seconds"] is None:
         return "unknown: the cluster states no storage.write_gb_per_second"
-    save = duration(grace["save_seconds"])
-    return f"{duration(grace['seconds'])} before the end: a step, and one and a half saves of {save}"
+    before, save = amount(grace["seconds"], "s"), amount(grace["save_seconds"], "s")
+    return f"{before} before the end: a step, and one and a half saves of {save}"
 
 
 def _stop(stopping: Mapping[str, Any], currency: str | None) -> str:
