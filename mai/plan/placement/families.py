@@ -68,7 +68,5 @@ def most_parts(group: Group, gpus: int, world_size: int) -> int:
 
 def is_on_one_rail(group: Group, cluster: Cluster) -> bool | None:
     """Whether the ranks of each group hang on the same rail; None where the cluster names no rails."""
-    rails, node = cluster.scale_out.rails, cluster.gpus_per_node
-    if rails is None:
-        return None
-    return group.stride % node == 0 or (node % rails == 0 and group.stride % rails == 0)
+    rails = cluster.scale_out.rails
+    return None if rails is None else group.stride % rails == 0
