@@ -16,7 +16,7 @@ setup(
     package_data={
         "mai.kernels.cuda": ["*.cu"],
         "mai.plan": ["hardware/*/*.toml", "software/*.toml"],
-        "mai.plan.report": ["page.html", "trust.json"],
+        "mai.plan.report": ["page.html", "plan-1.json", "trust.json"],
     },
     entry_points={"console_scripts": ["mai = mai.cli:main"]},
     install_requires=[
@@ -45,10 +45,12 @@ setup(
             "nvidia-ml-py>=12.570",
             "nvidia-nvvm>=13.0,<13.1",
         ],
-        # transformers, gguf and accelerate: the weights and logits that the tests of families compare with.
+        # transformers, gguf and accelerate: the weights and logits that the tests of families compare with; jsonschema:
+        # what `mai plan --json` prints, against its published schema.
         "dev": [
             "accelerate>=1.10",
             "gguf>=0.17",
+            "jsonschema>=4.23",
             "mypy>=1.15",
             "pytest>=8.3",
             "pytest-timeout>=2.3",

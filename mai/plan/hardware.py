@@ -239,6 +239,8 @@ def _breaches(cluster: Cluster) -> list[str]:
     inside, node = cluster.scale_up.gpus, cluster.gpus_per_node
     if max(inside, node) % min(inside, node):
         breaches.append(f"scale_up.gpus={inside}: must be a part or a multiple of gpus_per_node={node}")
+    if node % (rails := cluster.scale_out.rails or 1):
+        breaches.append(f"scale_out.rails={rails}: must divide gpus_per_node={node}")
     if cluster.leaf and cluster.pod and cluster.leaf.nodes > cluster.pod.nodes:
         breaches.append(f"leaf.nodes={cluster.leaf.nodes}: must not be above pod.nodes={cluster.pod.nodes}")
     if cluster.price and cluster.price.gpu_hour is not None and cluster.price.gpu_hour_buys is None:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from mai.plan.report.schema import FILE
 from tests.house.sources import ROOT
 
 WORDS = ["mai1_500b", "--hardware", "h100", "--gpus", "15000"]
@@ -67,6 +69,13 @@ def test_json_has_every_stage_and_what_the_user_stated() -> None:
     assert found["cluster"]["sources"]["price.gpu_hour"] == "--price"
     assert found["phase"]["money"] == pytest.approx(found["phase"]["gpu_hours"] * 2.1)
     assert found["phase"]["carbon_kilograms"] == pytest.approx(found["phase"]["energy_kilowatt_hours"] * 0.4)
+
+
+@pytest.mark.parametrize("words", [[], ["--after", "mai1_500b"], ["--search"], ["parallel.data=35"]], ids=str)
+def test_whatever_json_prints_keeps_to_the_published_schema(words: list[str]) -> None:
+    """The last one does not share out its batch: an error."""
+    schema = json.loads(FILE.read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(json.loads(mai(*WORDS, *words, "--json").stdout))
 
 
 def test_phases_of_one_run_add_up() -> None:

@@ -10,7 +10,7 @@ from mai.plan.hardware import Cluster, Price
 from mai.recipe import Recipe
 
 _GPUS_OF_MEASURED_NODE = 8
-_CHECKPOINT_BYTES = 12
+CHECKPOINT_BYTES = 12
 """Of a parameter: its fp32 weight and both moments (mai/engine/shard.py)."""
 _DEFAULT_CURRENCY = "USD"
 
@@ -92,7 +92,7 @@ class Disk:
 
 def disk(recipe: Recipe) -> Disk:
     """What the run's folder and its data take."""
-    one = num_parameters(recipe.model) * _CHECKPOINT_BYTES
+    one = num_parameters(recipe.model) * CHECKPOINT_BYTES
     tokens = recipe.train.steps * recipe.train.batch_tokens
     return Disk(one, (recipe.checkpoint.keep + 1) * one, tokens * token_bytes(recipe.model.vocab_size))
 

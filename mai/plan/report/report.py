@@ -13,7 +13,9 @@ from mai.plan.model.model_flops import whole_square_flops_per_token
 from mai.plan.of_layout import trains, words
 from mai.plan.of_recipe import most_data
 from mai.plan.report.cost import cost, disk, gpu_watts
+from mai.plan.report.schema import SCHEMA
 from mai.plan.report.trust import band, kind
+from mai.plan.scheduler.answers import answers
 from mai.plan.setting import Setting
 from mai.plan.time.step_time import StepTime, step_time
 from mai.recipe import Recipe, fingerprint
@@ -27,6 +29,7 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
     in_use, booked = setting.layout.world_size, _booked(setting, gpus)
     time, needed = step_time(setting), memory(setting)
     return {
+        "schema": dict(SCHEMA),
         "recipe": recipe.name,
         "fingerprint": fingerprint(recipe),
         "software": {"name": setting.software.name, "describes": setting.software.describes},
@@ -51,6 +54,7 @@ def report(recipe: Recipe, setting: Setting, *, gpus: int | None = None) -> dict
         "speed": _of_speed(recipe, setting, time.seconds),
         "phase": _of_phase(recipe, setting, time.seconds, booked),
         "disk": asdict(disk(recipe)),
+        "scheduler": answers(recipe, setting, step_seconds=time.seconds, gpus=gpus, gpus_booked=booked),
     }
 
 

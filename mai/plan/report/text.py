@@ -14,6 +14,7 @@ from mai.plan.report.quantities import (
     seconds,
     wrapped,
 )
+from mai.plan.scheduler import text as scheduler_text
 from mai.plan.time.step_time import WORDS
 
 _MOST_STAGES = 4
@@ -21,7 +22,7 @@ _MOST_STAGES = 4
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """What it is of, memory, time, speed, and what it costs."""
+    """What it is of, memory, time, speed, what it costs, and what its scheduler needs to know."""
     yield from _heading(found)
     yield ""
     yield from _memory(found["memory"])
@@ -32,6 +33,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _speed(found)
     yield ""
     yield from _phase(found)
+    yield ""
+    price = found["cluster"]["price"]
+    yield from scheduler_text.lines(found["scheduler"], currency=price and price["currency"])
 
 
 def axes(found: Mapping[str, Any]) -> str:

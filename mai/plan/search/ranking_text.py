@@ -10,6 +10,7 @@ from mai.plan.hardware import Cluster
 from mai.plan.of_layout import trains, words
 from mai.plan.of_recipe import setting_of, usable_gpus, within
 from mai.plan.report.quantities import counted, gib, seconds, wrapped
+from mai.plan.report.schema import SCHEMA
 from mai.plan.report.text import columns
 from mai.plan.search.reasons import differences, largest
 from mai.plan.search.search import Planned, Ranking, search
@@ -43,6 +44,7 @@ def ranked(
     own = _own(recipe, cluster, gpus, model_alone)
     best = [told(one, faster=faster) for one, faster in zip(found.best, [None, *found.best], strict=False)]
     return {
+        "schema": dict(SCHEMA),
         "recipe": recipe.name,
         "cluster": cluster.name,
         "gpus": num_gpus,

@@ -198,6 +198,7 @@ def test_a_budget_that_the_cluster_cannot_serve(file: Path, budget: int, reason:
     ("change", "violation"),
     [
         (("nodes = 16", "nodes = 1"), "spare_nodes=1: must be below nodes=1, which includes them"),
+        (("gb_per_second = 50.0", "gb_per_second = 50.0\nrails = 3"), "scale_out.rails=3: must divide gpus_per_node=8"),
         (("gpus = 8", "gpus = 12"), "scale_up.gpus=12: must be a part or a multiple of gpus_per_node=8"),
         (
             ("[site]", "[leaf]\nnodes = 32\noversubscription = 1\n[pod]\nnodes = 16\noversubscription = 7\n[site]"),

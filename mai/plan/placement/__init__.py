@@ -1,0 +1,1 @@
+"""Where ranks lie in a cluster, and what of their traffic leaves a node, a rack, a leaf."""

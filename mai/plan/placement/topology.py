@@ -1,0 +1,62 @@
+"""From a rank to its node, slot, rail, leaf and pod: ranks fill the slots of a node, then the next node.
+
+That is how torchrun numbers them, and Slurm under `--distribution=block`, the default where nobody changed it.
+"""
+
+from dataclasses import dataclass
+
+from mai.plan.hardware import Cluster, FabricLevel
+
+CLUSTER = "cluster"
+"""Above every level that a cluster names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of one rank; numbers count from 0. None where the cluster does not say how large such a part of it is."""
+
+    node: int
+    slot: int
+    """Its GPU in the node."""
+    scale_up: int
+    """The network inside a node, a part of it, or a rack of nodes with NVLink."""
+    rail: int | None
+    leaf: int | None
+    pod: int | None
+
+
+def place_of(rank: int, cluster: Cluster) -> Place:
+    """Where a rank lies in a cluster whose nodes are numbered leaf by leaf."""
+    node, slot = divmod(rank, cluster.gpus_per_node)
+    rails = cluster.scale_out.rails
+    return Place(
+        node=node,
+        slot=slot,
+        scale_up=rank // cluster.scale_up.gpus,
+        rail=None if rails is None else slot % rails,
+        leaf=None if cluster.leaf is None else node // cluster.leaf.nodes,
+        pod=None if cluster.pod is None else node // cluster.pod.nodes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Equal parts of a cluster that ranks fill one after the other."""
+
+    name: str
+    """`scale_up`, `node`, `leaf` or `pod`."""
+    gpus: int
+    """Of each part."""
+
+
+def levels(cluster: Cluster) -> tuple[Level, ...]:
+    """The smallest first; of two that are equally large, the one that a scheduler knows by name."""
+    node = cluster.gpus_per_node
+    found = {cluster.scale_up.gpus: "scale_up", node: "node"}
+    # A pod of one leaf is that leaf.
+    found = {part.nodes * node: name for name, part in _fabric(cluster)} | found
+    return tuple(Level(found[gpus], gpus) for gpus in sorted(found))
+
+
+def _fabric(cluster: Cluster) -> list[tuple[str, FabricLevel]]:
+    return [(name, part) for name, part in (("pod", cluster.pod), ("leaf", cluster.leaf)) if part is not None]

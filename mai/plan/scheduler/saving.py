@@ -1,0 +1,71 @@
+"""How long a save takes, and so how long before its end a job must be told.
+
+Every rank copies its shard to the host, hashes and writes it, one tensor at a time, while training waits
+(mai/checkpoint/save.py). The three do not overlap, so their seconds add up.
+"""
+
+from dataclasses import dataclass
+
+from mai.plan.hardware import Storage
+from mai.plan.report.cost import CHECKPOINT_BYTES, disk
+from mai.plan.setting import Setting
+from mai.recipe import Recipe
+
+_COPY_BYTES_PER_SECOND = 25e9
+"""Assumed: from a GPU to its host over 16 lanes of PCIe 4 or better, all GPUs of a node at once."""
+
+_HASH_BYTES_PER_SECOND = 1.66 * 2**30
+"""Measured: SHA-256 on one core with SHA instructions; each rank hashes its own shard."""
+
+_MARGIN = 1.5
+"""Of a save's usual time, what a grace period must leave for one (storage is slowest when everybody saves)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """Seconds from the signal to the end of the process; None is unknown."""
+
+    step_seconds: float
+    """A signal waits for the end of the step."""
+    copy_seconds: float
+    """Of the largest rank's shard, to its host."""
+    hash_seconds: float
+    write_seconds: float | None
+    """Of the whole checkpoint, to shared storage; None where nobody states how fast that writes."""
+    save_seconds: float | None
+    seconds: float | None
+    """A step, and one and a half saves."""
+
+
+def grace(recipe: Recipe, setting: Setting, step_seconds: float) -> Grace:
+    """Of the plan's checkpoint on the cluster's storage."""
+    largest = _largest_shard_bytes(setting)
+    copy, hashed = largest / _COPY_BYTES_PER_SECOND, largest / _HASH_BYTES_PER_SECOND
+    nodes = -(-setting.layout.world_size // setting.cluster.gpus_per_node)
+    rate = _write_bytes_per_second(setting.cluster.storage, nodes)
+    write = None if rate is None else disk(recipe).checkpoint_bytes / rate
+    save = None if write is None else copy + hashed + write
+    return Grace(
+        step_seconds=step_seconds,
+        copy_seconds=copy,
+        hash_seconds=hashed,
+        write_seconds=write,
+        save_seconds=save,
+        seconds=None if save is None else step_seconds + _MARGIN * save,
+    )
+
+
+def _largest_shard_bytes(setting: Setting) -> float:
+    """That one rank writes, on the stage that holds most."""
+    shards, expert_shards = setting.shards
+    held = [setting.held_on(stage) for stage in range(setting.parallel.pipeline)]
+    return CHECKPOINT_BYTES * max(rank.dense / shards + rank.experts / expert_shards for rank in held)
+
+
+def _write_bytes_per_second(storage: Storage, nodes: int) -> float | None:
+    """Of all nodes together: what the storage takes, and no more than they can send."""
+    if storage.write_gb_per_second is None:
+        return None
+    of_nodes = storage.node_write_gb_per_second
+    sent = storage.write_gb_per_second if of_nodes is None else min(storage.write_gb_per_second, nodes * of_nodes)
+    return sent * 1e9

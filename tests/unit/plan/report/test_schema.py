@@ -1,0 +1,163 @@
+"""What `mai plan --json` prints keeps to the published schema, and the schema describes all of it."""
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from mai.command import echo_error
+from mai.errors import ExitCode
+from mai.plan.hardware import Cluster, Storage, load_cluster
+from mai.plan.of_recipe import setting_of, within
+from mai.plan.report.report import of_whole_run, report
+from mai.plan.report.schema import FILE, SCHEMA
+from mai.plan.search.ranking_text import ranked
+from mai.plan.software import load_software
+from mai.recipe import Recipe, load, override
+from tests.unit.recipe.samples import small
+
+PUBLISHED = json.loads(FILE.read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(PUBLISHED)
+MAI = load_software("mai")
+
+
+def plan(recipe: Recipe, cluster: Cluster, gpus: int | None) -> dict[str, Any]:
+    filled = within(recipe, cluster, gpus)
+    return report(filled, setting_of(filled, cluster, MAI), gpus=gpus)
+
+
+def shipped(name: str, cluster: str = "h100", gpus: int = 15_000, *words: str) -> dict[str, Any]:
+    return plan(override.apply(load.find(name)(), words), load_cluster(cluster), gpus)
+
+
+ONE_NODE = [f"parallel.{axis}=1" for axis in ("context", "pipeline", "virtual_stages", "data")] + [
+    "parallel.stages=even"
+]
+
+
+@cache
+def outputs() -> dict[str, Any]:
+    """As a program reads them."""
+    h100 = load_cluster("h100")
+    fast = replace(h100, storage=Storage(write_gb_per_second=2000, node_write_gb_per_second=20))
+    made = {
+        "dense": shipped("mai1_500b"),
+        "experts": shipped("mai1_500b_moe"),
+        "full sharding": shipped("llama3_8b", "h100", 128, "parallel.sharding=full"),
+        "does not fit": shipped("mai1_500b", "h100", 15_000, *ONE_NODE),
+        "no price": shipped("mai1_500b", "b200"),
+        "memory unknown": shipped("mai1_500b_moe", "maia100"),
+        "a rack of nodes": shipped("mai1_500b", "gb200_nvl72", 14_976),
+        "storage": plan(load.find("mai1_500b")(), fast, 15_000),
+        "one rank": plan(replace(small(), parallel=replace(small().parallel, data=1)), h100, 8),
+        "whole run": of_whole_run([shipped("mai1_500b"), shipped("mai1_500b_256k")]),
+        "search": ranked(load.find("mai1_500b")(), h100, MAI, gpus=15_000),
+        "search of nothing that fits": ranked(load.find("mai1_500b")(), h100, MAI, gpus=64),
+    }
+    return {name: json.loads(json.dumps(values)) for name, values in made.items()}
+
+
+@pytest.mark.parametrize("name", outputs())
+def test_an_output_keeps_to_the_schema_that_it_names(name: str) -> None:
+    values = outputs()[name]
+    VALIDATOR.validate(values)
+    assert values["schema"] == SCHEMA
+    assert FILE.name == f"plan-{SCHEMA['major']}.json"
+    assert PUBLISHED["title"] == f"mai plan --json, version {SCHEMA['major']}.{SCHEMA['minor']}"
+
+
+def test_an_error_keeps_to_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    echo_error(ExitCode.CONFIG, ["model.num_layers=0: must be above 0"])
+    VALIDATOR.validate(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "wrong"),
+    [
+        ("dense", ("step", "seconds"), "7.4"),
+        ("dense", ("step", "seconds"), None),
+        ("dense", ("memory", "stages", 0, "needed_bytes"), 1.5),
+        ("dense", ("layout", "tensors"), 8),
+        ("dense", ("phase", "money"), -1),
+        ("dense", ("schema", "major"), 2),
+        ("experts", ("imbalance",), 0.5),
+        ("whole run", ("run", "phases"), "mai1-500b"),
+        ("search", ("best", 0, "loses"), None),
+    ],
+)
+def test_a_wrong_value_is_found(name: str, path: tuple[Any, ...], wrong: object) -> None:
+    values = copy.deepcopy(outputs()[name])
+    *before, last = path
+    place = values
+    for key in before:
+        place = place[key]
+    place[last] = wrong
+    assert not VALIDATOR.is_valid(values)
+
+
+@pytest.mark.parametrize("path", [("disk",), ("memory", "fits"), ("schema",)])
+def test_a_missing_value_is_found(path: tuple[str, ...]) -> None:
+    values = copy.deepcopy(outputs()["dense"])
+    *before, last = path
+    place = values
+    for key in before:
+        place = place[key]
+    del place[last]
+    assert not VALIDATOR.is_valid(values)
+
+
+def test_the_schema_is_one_and_describes_every_field() -> None:
+    Draft202012Validator.check_schema(PUBLISHED)
+    silent = [path for path, field in fields(PUBLISHED) if not resolved(field).get("description", "").endswith(".")]
+    assert not silent
+    open_ended = [path for path, field in fields(PUBLISHED) if is_open(resolved(field))]
+    assert open_ended == ["$defs/cluster/sources"], "keys that nobody can list: the paths of a cluster's file"
+
+
+@pytest.mark.parametrize("name", outputs())
+def test_every_key_of_an_output_is_described(name: str) -> None:
+    values = outputs()[name]
+    shape = "ranking" if "best" in values else "plan"
+    assert not list(undescribed(values, PUBLISHED["$defs"][shape], shape))
+
+
+def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, inner in schema.get("$defs", {}).items():
+        yield from fields(inner, f"$defs/{name}")
+    for name, inner in schema.get("properties", {}).items():
+        yield f"{path}/{name}", inner
+        yield from fields(inner, f"{path}/{name}")
+
+
+def is_open(field: dict[str, Any]) -> bool:
+    return field.get("type") == "object" and field.get("additionalProperties") is not False
+
+
+def resolved(field: dict[str, Any]) -> dict[str, Any]:
+    """What a reference leads to, with the words beside it."""
+    if "$ref" not in field:
+        return field
+    return {**PUBLISHED["$defs"][field["$ref"].removeprefix("#/$defs/")], **field}
+
+
+def undescribed(value: Any, schema: dict[str, Any], path: str) -> Iterator[str]:
+    """Keys of the value that no `properties` of the schema names, walked without the validator."""
+    schema = resolved(schema)
+    if "oneOf" in schema:
+        schema = resolved(schema["oneOf"][0])
+    if isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from undescribed(each, schema.get("items", {}), f"{path}[{number}]")
+    elif isinstance(value, dict) and "properties" in schema:
+        for key, each in value.items():
+            if key not in schema["properties"]:
+                yield f"{path}.{key}"
+            else:
+                yield from undescribed(each, schema["properties"][key], f"{path}.{key}")
+    elif isinstance(value, dict) and path != "plan.cluster.sources":
+        yield path
