@@ -70,6 +70,8 @@ class Units:
         """The backward pass is over; units that nothing came into are not summed yet."""
         for name in self._units:
             yield from self.end_backward(name)
+        # What was gathered for a micro-batch whose backward pass is not next is thrown away (finalize_backward).
+        self._gathered.clear()
         self._summed.clear()
         self._order.clear()
         for places in self._places.values():

@@ -18,7 +18,15 @@ class Weights:
     names: tuple[str, ...]
 
 
-Event = Operation | Weights
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a unit of full sharding begins or ends, in the direction of the pass; a layer, experts, or an end."""
+
+    unit: str
+    is_begin: bool
+
+
+Event = Operation | Weights | Edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +67,34 @@ class Caller:
         """Of these, between the matrices that tensor ranks share."""
         return self.tokens // self.layout.tensor if self.recipe.parallel.sequence else self.tokens
 
-    def call(self, kind: Kind, family: str, num_ranks: int, elements: int, what: str, dtype: str = "", *, depends_on_routing: bool = False) -> tuple[Event, ...]:
+    def call(
+        self,
+        kind: Kind,
+        family: str,
+        num_ranks: int,
+        elements: int,
+        what: str,
+        dtype: str = "",
+        *,
+        depends_on_routing: bool = False,
+    ) -> tuple[Event, ...]:
+        """Nothing, of a group of one rank."""
         if num_ranks == 1:
             return ()
-        return (Operation(kind, family, elements, dtype or self.dtype, what=what, depends_on_routing=depends_on_routing),)
+        dtype = dtype or self.dtype
+        return (Operation(kind, family, elements, dtype, what=what, depends_on_routing=depends_on_routing),)
 
     def tensor(self, kind: Kind, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
         return self.call(kind, "tensor", self.layout.tensor, elements, what, dtype)
 
     def context(self, kind: Kind, elements: int, what: str, dtype: str = "") -> tuple[Event, ...]:
         return self.call(kind, "context", self.layout.context, elements, what, dtype)
+
+
+def within(unit: str, *modules: Module) -> list[Module]:
+    """The modules, between the edges of a unit."""
+    begin, end = (Edge(unit, is_begin=True),), (Edge(unit, is_begin=False),)
+    return [Module("unit", begin, end), *modules, Module("unit", end, begin)]
 
 
 def norm(name: str) -> Module:
@@ -84,7 +110,9 @@ def column_parallel(caller: Caller, name: str, *, inputs: int, biases: bool) -> 
     weights = _weights(name, biases=biases)
     whole, own = caller.tokens * inputs, caller.own_tokens * inputs
     if not caller.recipe.parallel.sequence:
-        return Module(name, (weights,), (*caller.tensor("all_reduce", whole, f"{name}, gradient of its input"), weights))
+        return Module(
+            name, (weights,), (*caller.tensor("all_reduce", whole, f"{name}, gradient of its input"), weights)
+        )
     gather = caller.tensor("all_gather", own, f"{name}, its input")
     scatter = caller.tensor("reduce_scatter", whole, f"{name}, gradient of its input")
     return Module(name, (weights, *gather), (*gather, *scatter, weights))
@@ -152,12 +180,13 @@ def modules_of_layer(caller: Caller, layer: int, *, prefix: str) -> list[Module]
     model = caller.recipe.model
     attention = _grouped_query_attention if model.latent_attention is None else _latent_attention
     has_experts = model.has_experts(layer)
-    return [
+    return within(
+        prefix,
         norm(f"{prefix}.input_layernorm"),
         *attention(caller, f"{prefix}.self_attention"),
         norm(f"{prefix}.pre_mlp_layernorm"),
         of_experts(caller, f"{prefix}.mlp") if has_experts else network(caller, "feed_forward", f"{prefix}.mlp"),
-    ]
+    )
 
 
 def _grouped_query_attention(caller: Caller, name: str) -> list[Module]:
@@ -254,6 +283,8 @@ def _routed(caller: Caller, name: str) -> Module:
     matrices = ("linear_fc1", "linear_fc2")
     kinds = ("weight", "bias") if model.biases else ("weight",)
     weights = [Weights(tuple(f"{name}.{matrix}.{kind}" for kind in kinds)) for matrix in matrices]
+    unit = name.removesuffix(".experts")
+    begin, end = Edge(unit, is_begin=True), Edge(unit, is_begin=False)
     ranks = layout.expert * layout.expert_tensor
     counts = caller.call(
         "all_gather", "expert_tensor_and_expert", ranks, experts.num_experts, "how many tokens go where", "int64"
@@ -267,8 +298,8 @@ def _routed(caller: Caller, name: str) -> Module:
     of_there += all_to_all(picks, "gradients of weights", "float32") + all_to_all(rows, "gradients of tokens")
     return Module(
         "routed",
-        (*counts, *there, *weights, *back),
-        (*of_back, *reversed(weights), *of_there),
+        (*counts, *there, begin, *weights, end, *back),
+        (*of_back, begin, *reversed(weights), end, *of_there),
     )
 
 
@@ -283,21 +314,24 @@ def network(caller: Caller, unit: str, name: str) -> Module:
     )
 
 
-def embedding(caller: Caller) -> Module:
+def embedding(caller: Caller) -> list[Module]:
     """Tensor ranks share the vocabulary."""
-    name, width = "embedding.word_embeddings", caller.recipe.model.hidden_size
-    return row_parallel(caller, name, outputs=width, biases=False)
+    width = caller.recipe.model.hidden_size
+    return within("embedding", row_parallel(caller, "embedding.word_embeddings", outputs=width, biases=False))
 
 
 def output(caller: Caller, name: str) -> list[Module]:
-    """Norm, output layer and cross entropy; the weight's gradient is complete before the backward pass sends
-    (mai/kernels/linear_cross_entropy.py)."""
+    """Norm, output layer and cross entropy, which are one operation where the weight is held whole (mai/kernels/
+    linear_cross_entropy.py)."""
     matrix = column_parallel(caller, name, inputs=caller.recipe.model.hidden_size, biases=False)
     chunks = [min(_CHUNK_TOKENS, caller.tokens - first) for first in range(0, caller.tokens, _CHUNK_TOKENS)]
     losses = tuple(
         call for tokens in chunks for call in caller.tensor("all_gather", 3 * tokens, "cross entropy", "float32")
     )
-    weights = tuple(event for event in matrix.backward if isinstance(event, Weights))
-    scattered = tuple(event for event in matrix.backward if isinstance(event, Operation))
-    kept = scattered[1:] if caller.recipe.parallel.sequence else scattered
-    return [norm("decoder.final_layernorm"), Module("loss", matrix.forward + losses, weights + kept)]
+    loss = Module("loss", matrix.forward + losses, matrix.backward)
+    if caller.recipe.parallel.sharding == "optimizer":
+        # Its products come before the backward pass, and its weight's gradient is complete with the first of it.
+        weights = tuple(event for event in matrix.backward if isinstance(event, Weights))
+        calls = tuple(event for event in matrix.backward if isinstance(event, Operation))
+        loss = Module("loss", loss.forward, weights + (calls[1:] if caller.recipe.parallel.sequence else calls))
+    return [norm("decoder.final_layernorm"), *within("output_layer", loss)]

@@ -11,10 +11,10 @@ from mai.model.shapes import Parameter, Split, depth_parameters, layer_parameter
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part, parts_of_stage
 from mai.plan.communication import of_layer
-from mai.plan.communication.of_layer import Caller, Event, Module, Weights
+from mai.plan.communication.of_layer import Caller, Module
 from mai.plan.communication.operation import Operation, Program, Together
-from mai.plan.communication.sends import Moment, turns_and_sends
-from mai.plan.communication.shared_weights import Held, Sharing, Sums, buckets, least_elements
+from mai.plan.communication.sends import Send, turns_and_sends
+from mai.plan.communication.sharing import SharedWeights, bucketed, fully_shared, own_elements
 from mai.plan.time.schedule import Turn
 from mai.recipe import Recipe
 
@@ -34,7 +34,7 @@ class _Stage:
     stage: int
 
     def program(self) -> Iterator[Together]:
-        layout, recipe = self.caller.layout, self.caller.recipe
+        layout = self.caller.layout
         for item in turns_and_sends(self.stage, layout.pipeline, self.micro_batches, layout.virtual_stages):
             if isinstance(item, Turn):
                 yield from self._turn(item)
@@ -61,33 +61,26 @@ class _Stage:
         return [list(_parameters(self.caller.recipe, part)) for part in self.parts]
 
     @cached_property
-    def sums(self) -> list[list[Sums]]:
-        return [
-            list(_sums(self.caller, self.stage, number, parameters))
-            for number, parameters in enumerate(self.parameters)
-        ]
+    def shared(self) -> list[SharedWeights]:
+        of_part = fully_shared if self.caller.recipe.parallel.sharding == "full" else bucketed
+        return [of_part(self.caller, self.stage, number, held) for number, held in enumerate(self.parameters)]
 
     def _turn(self, turn: Turn) -> Iterator[Together]:
-        units = self.units[turn.part]
-        if turn.direction == "forward":
-            events = [event for unit in units for event in of_layer.forward(*unit)]
-        else:
-            events = [event for unit in reversed(units) for event in of_layer.backward(*unit)]
+        units, shared = self.units[turn.part], self.shared[turn.part]
         when = f"{turn.direction} of micro-batch {turn.micro_batch}"
-        for event in events:
-            if isinstance(event, Operation):
-                yield (replace(event, what=f"{event.what}, {when}"),)
-            else:
-                yield from ((operation,) for operation in self._weights(turn, event))
+        is_forward = turn.direction == "forward"
+        for operation in shared.begin(turn):
+            yield (operation,)
+        for unit in units if is_forward else reversed(units):
+            for event in of_layer.forward(*unit) if is_forward else of_layer.backward(*unit):
+                if isinstance(event, Operation):
+                    yield (replace(event, what=f"{event.what}, {when}"),)
+                else:
+                    yield from ((operation,) for operation in shared.at(event, turn))
+        for operation in shared.end(turn):
+            yield (operation,)
 
-    def _weights(self, turn: Turn, event: Weights) -> Iterator[Operation]:
-        for sums in self.sums[turn.part]:
-            if turn.direction == "forward" and turn.micro_batch == 0:
-                yield from sums.before(event.names)
-            if turn.direction == "backward" and turn.micro_batch == self.micro_batches - 1:
-                yield from sums.behind(event.names)
-
-    def _send(self, send) -> Operation:
+    def _send(self, send: Send) -> Operation:
         caller, turn = self.caller, send.result_of
         elements = caller.own_tokens * caller.recipe.model.hidden_size
         what = f"{turn.direction} of micro-batch {turn.micro_batch}, result of part {turn.part}"
@@ -98,7 +91,7 @@ def _units(caller: Caller, part: Part) -> Iterator[_Unit]:
     """Ends are never recomputed."""
     recomputed = frozenset(caller.recipe.parallel.recompute)
     if part.has_embedding:
-        yield [of_layer.embedding(caller)], frozenset()
+        yield of_layer.embedding(caller), frozenset()
     for layer in part.layers:
         yield of_layer.modules_of_layer(caller, layer, prefix=f"decoder.layers.{layer}"), recomputed
     if part.has_loss:
@@ -120,36 +113,11 @@ def _parameters(recipe: Recipe, part: Part) -> Iterator[Parameter]:
         yield Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, last)
 
 
-def _elements(parameter: Parameter, layout: Layout) -> int:
-    if parameter.is_expert:
-        cut = layout.expert * (1 if parameter.split is Split.NONE else layout.expert_tensor)
-    else:
-        cut = 1 if parameter.split is Split.NONE else layout.tensor
-    return parameter.num_elements // cut
-
-
-def _sums(caller: Caller, stage: int, virtual_stage: int, parameters: Sequence[Parameter]) -> Iterator[Sums]:
-    layout = caller.layout
-    is_cut = stage == 0 and virtual_stage == 0
-    for is_expert in (False, True):
-        held = [Held(p.name, _elements(p, layout)) for p in parameters if p.is_expert == is_expert]
-        ranks = (layout.expert_data if is_expert else layout.context * layout.data) // layout.sharding_copies
-        sharing = Sharing(
-            within="expert_data_within_copy" if is_expert else "data_within_copy",
-            ranks=ranks,
-            copies=layout.sharding_copies,
-            dtype=caller.dtype,
-        )
-        least = least_elements(layout.data) if is_cut else None
-        what = f"{'experts' if is_expert else 'weights'} of part {virtual_stage * layout.pipeline + stage}, bucket"
-        yield Sums(buckets(held, ranks=ranks, least=least), sharing, together=virtual_stage > 0, what=what)
-
-
 def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]]) -> Iterator[Operation]:
     """Behind all turns: what is left of gradients, their norm, and the loss."""
     layout, sequence = caller.layout, caller.recipe.parallel.sequence
     if layout.tensor > 1:
-        uncut = sum(p.num_elements for part in parameters for p in part if _is_summed(p, sequence=sequence))
+        uncut = sum(_held(caller, p) for part in parameters for p in part if _is_summed(p, sequence=sequence))
         if uncut:
             yield Operation("all_reduce", "tensor", uncut, "float32", what="gradients of what tensor ranks hold alike")
     sharing = layout.context * layout.data
@@ -158,8 +126,9 @@ def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]
     if sharing > 1:
         yield Operation("all_reduce", "data_with_context", 1, "int32", what="number of tokens")
     if layout.world_size > 1:
-        family = "optimizer_instance" if layout.sharding_copies > 1 else "world"
-        if layout.world_size > layout.sharding_copies:
+        is_within_copy = layout.sharding_copies > 1 and caller.recipe.parallel.sharding == "optimizer"
+        family = "optimizer_instance" if is_within_copy else "world"
+        if not is_within_copy or layout.world_size > layout.sharding_copies:
             yield Operation("all_reduce", family, 1, "float64", what="gradient norm")
         yield Operation("all_reduce", "world", 3, "float64", what="loss and number of tokens")
     experts = caller.recipe.model.experts
@@ -167,6 +136,13 @@ def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]
     if experts is not None and experts.bias_update_rate and routers and layout.stage_ranks > 1:
         counts = routers * experts.num_experts
         yield Operation("all_reduce", "tensor_data_context", counts, "int64", what="tokens of all experts")
+
+
+def _held(caller: Caller, parameter: Parameter) -> int:
+    """Elements of its gradient on a rank; of full sharding's uneven rows, the first ranks'."""
+    if caller.recipe.parallel.sharding == "optimizer":
+        return parameter.num_elements
+    return own_elements(parameter, caller.layout)
 
 
 def _is_summed(parameter: Parameter, *, sequence: bool) -> bool:

@@ -7,6 +7,7 @@ for some of the latter later than when they are posted; here everybody waits at 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from mai.plan.time.schedule import Turn, num_warm_up_turns, turns_of
@@ -93,7 +94,7 @@ def _interleaved(pipeline: _Pipeline, turns: list[Turn], num_warm_up: int) -> It
     received behind the forward passes of the warm-up."""
     forward = [turn for turn in turns if turn.direction == "forward"]
     backward = [turn for turn in turns if turn.direction == "backward"]
-    following = dict(zip(forward, forward[1:], strict=False)) | dict(zip(backward, backward[1:], strict=False))
+    following = dict(pairwise(forward)) | dict(pairwise(backward))
     yield pipeline.needed(forward[0])
     for number, turn in enumerate(turns):
         if number == num_warm_up:

@@ -112,8 +112,8 @@ class Sums:
         """Their gradients are complete."""
         for number in self._numbers(names):
             left = self._left[number]
-            had, _ = bool(left), left.difference_update(names)
-            if had and not left:
+            left.difference_update(names)
+            if not left:
                 yield from self._sum(number)
 
     def _numbers(self, names: Sequence[str]) -> list[int]:
