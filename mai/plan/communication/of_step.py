@@ -10,8 +10,9 @@ from functools import cached_property
 from mai.model.shapes import Parameter, Split, depth_parameters, layer_parameters
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part, parts_of_stage
-from mai.plan.communication import of_layer
-from mai.plan.communication.of_layer import Caller, Module
+from mai.plan.communication.caller import Caller
+from mai.plan.communication.modules import Module, backward, forward
+from mai.plan.communication.of_layer import embedding, modules_of_layer, output
 from mai.plan.communication.operation import Operation, Program, Together
 from mai.plan.communication.sends import Send, turns_and_sends
 from mai.plan.communication.sharing import SharedWeights, bucketed, fully_shared, own_elements
@@ -72,7 +73,7 @@ class _Stage:
         for operation in shared.begin(turn):
             yield (operation,)
         for unit in units if is_forward else reversed(units):
-            for event in of_layer.forward(*unit) if is_forward else of_layer.backward(*unit):
+            for event in forward(*unit) if is_forward else backward(*unit):
                 if isinstance(event, Operation):
                     yield (replace(event, what=f"{event.what}, {when}"),)
                 else:
@@ -91,11 +92,11 @@ def _units(caller: Caller, part: Part) -> Iterator[_Unit]:
     """Ends are never recomputed."""
     recomputed = frozenset(caller.recipe.parallel.recompute)
     if part.has_embedding:
-        yield of_layer.embedding(caller), frozenset()
+        yield embedding(caller), frozenset()
     for layer in part.layers:
-        yield of_layer.modules_of_layer(caller, layer, prefix=f"decoder.layers.{layer}"), recomputed
+        yield modules_of_layer(caller, layer, prefix=f"decoder.layers.{layer}"), recomputed
     if part.has_loss:
-        yield of_layer.output(caller, "output_layer"), frozenset()
+        yield output(caller, "output_layer"), frozenset()
 
 
 def _parameters(recipe: Recipe, part: Part) -> Iterator[Parameter]:

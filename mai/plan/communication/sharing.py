@@ -5,10 +5,11 @@ from typing import Protocol
 
 from mai.model.shapes import Parameter, Split
 from mai.parallel.layout import Layout, num_micro_batches
+from mai.plan.communication.buckets import Held, Sharing, Sums, buckets, least_elements
+from mai.plan.communication.caller import Caller
 from mai.plan.communication.full_sharding import ROOT, Unit, Units
-from mai.plan.communication.of_layer import Caller, Edge, Weights
+from mai.plan.communication.modules import Edge, Weights
 from mai.plan.communication.operation import Operation
-from mai.plan.communication.shared_weights import Held, Sharing, Sums, buckets, least_elements
 from mai.plan.time.schedule import Turn
 
 
