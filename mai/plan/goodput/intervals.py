@@ -115,9 +115,7 @@ def best_two_tiers(*, near: Tier, far: Tier, mean_seconds: float, near_share: fl
     """The intervals that leave most; beginning at first order: sqrt(2 stall mean / share of failures) for each tier."""
 
     def of(interval: float, saves: int) -> float:
-        return two_tier_goodput(
-            interval, saves, near=near, far=far, mean_seconds=mean_seconds, near_share=near_share
-        )
+        return two_tier_goodput(interval, saves, near=near, far=far, mean_seconds=mean_seconds, near_share=near_share)
 
     def best_of(saves: int) -> TwoTiers:
         first = young_interval(max(near.stall_seconds, far.stall_seconds / saves), mean_seconds)

@@ -88,9 +88,7 @@ def test_two_equal_tiers_are_one() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0.75, 95.4), (0.9, 96.2)])
 def test_two_tiers_leave_what_their_first_order_says(share: float, expected: float) -> None:
     # Memory: 1 s and 3 minutes; storage: 5 s and 8 minutes.
-    found = best_two_tiers(
-        near=Tier(1, 3 * MINUTE), far=Tier(5, 8 * MINUTE), mean_seconds=LLAMA_3, near_share=share
-    )
+    found = best_two_tiers(near=Tier(1, 3 * MINUTE), far=Tier(5, 8 * MINUTE), mean_seconds=LLAMA_3, near_share=share)
     assert 100 * found.goodput == pytest.approx(expected, abs=0.2)
     assert found.near_interval_seconds / MINUTE == pytest.approx(young_interval(1 / share, LLAMA_3) / MINUTE, rel=0.15)
 

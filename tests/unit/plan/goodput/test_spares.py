@@ -6,9 +6,7 @@ from mai.plan.goodput.spares import poisson_quantile, spare_nodes
 NODES, RATE = 1875, 2.61e-3
 
 
-@pytest.mark.parametrize(
-    ("repair_hours", "most", "nearly_all"), [(4, 3, 5), (24, 11, 13), (72, 24, 28), (168, 49, 54)]
-)
+@pytest.mark.parametrize(("repair_hours", "most", "nearly_all"), [(4, 3, 5), (24, 11, 13), (72, 24, 28), (168, 49, 54)])
 def test_spares_are_those_of_the_table(repair_hours: float, most: int, nearly_all: int) -> None:
     facts = {"nodes": NODES, "failures_per_node_day": RATE, "repair_days": repair_hours / 24}
     assert spare_nodes(**facts, confidence=0.99) == most
