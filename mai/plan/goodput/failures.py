@@ -195,7 +195,7 @@ def _breaches(failures: Failures) -> list[str]:
         most = sum(cause.count for cause in failures.causes.values() if _may_be_near(cause)) / failures.total
         if failures.near_share > most:
             breaches.append(
-                f"near_share={failures.near_share:g}: must not be above {most:.3f}, the share of failures that break no "
+                f"near_share={failures.near_share:g}: must not be above {most:.3f}, the share of those that break no "
                 "rack and corrupt nothing"
             )
     return breaches
