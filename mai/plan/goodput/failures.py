@@ -127,21 +127,16 @@ class Failures:
         return {"nothing": 0, "node": 1, "rack": self.repair.rack_nodes}[breaks]
 
     @property
-    def mean_broken_nodes(self) -> float:
-        """Of a failure."""
-        return sum(cause.count * self.broken_nodes(cause.breaks) for cause in self.causes.values()) / self.total
-
-    @property
     def mean_unnoticed_seconds(self) -> float:
         """That a failure's numbers have been wrong, over all failures."""
         return 3600 * sum(cause.count * cause.noticed_after_hours for cause in self.causes.values()) / self.total
 
-    @property
-    def near_share_of_others(self) -> float:
-        """Of the failures that leave most racks and all numbers whole: a rack takes what its memory keeps with it, and
-        silent corruption is in the newest copies."""
-        count = sum(cause.count for cause in self.causes.values() if _may_be_near(cause))
-        return self.near_share * self.total / count if count else 0.0
+    def near_chance(self, cause: Cause) -> float:
+        """That a failure of this cause leaves the state in some memory: none where a rack takes its memory with it, or
+        the newest copies are corrupt."""
+        if not _may_be_near(cause):
+            return 0.0
+        return self.near_share * self.total / sum(each.count for each in self.causes.values() if _may_be_near(each))
 
 
 def load_failures(name_or_path: str | Path) -> Failures:

@@ -13,66 +13,10 @@ from math import gamma, inf
 from random import Random
 from typing import NamedTuple
 
+from mai.plan.goodput.course import Course, Stand
 from mai.plan.goodput.failures import Failures, Restart
 
 _MICROSECOND = 1e-6
-
-
-class Stand(NamedTuple):
-    """Where a run stands."""
-
-    saves: int
-    """Finished ones, near and far: the newest copy."""
-    useful_seconds: float
-    """Since then, at full speed."""
-    stall_seconds: float
-    """Of the save that is under way."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Course:
-    """How a run saves, what a failure costs it, and what it has in reserve."""
-
-    near_interval_seconds: float
-    """Useful time between saves."""
-    saves_per_far_save: int
-    """One save out of so many is to the far tier."""
-    near_stall_seconds: float
-    far_stall_seconds: float
-    restart: Restart
-    spare_nodes: int
-    repair_seconds: float
-
-    slow_node_mean_seconds: float = inf
-    """From one slow node to the next; a second one beside it costs no more and is left out."""
-    slowdown: float = 1.0
-    slow_unnoticed_seconds: float = 0.0
-
-    def after(self, stand: Stand, seconds: float, *, slowdown: float) -> Stand:
-        """Where the run stands so much later, if nothing happens."""
-        every = self.saves_per_far_save
-        piece = self.near_interval_seconds * slowdown + self.near_stall_seconds
-        cycle = every * piece + self.far_stall_seconds - self.near_stall_seconds
-        begun = stand.saves % every
-        seconds += begun * piece + stand.useful_seconds * slowdown + stand.stall_seconds
-        cycles, seconds = divmod(seconds, cycle)
-        pieces = min(every - 1, int(seconds / piece))
-        seconds = max(0.0, seconds - pieces * piece)
-        useful = min(seconds / slowdown, self.near_interval_seconds)
-        return Stand(stand.saves - begun + int(cycles) * every + pieces, useful, seconds - useful * slowdown)
-
-    def useful(self, stand: Stand) -> float:
-        """Seconds of work, from the beginning of the run."""
-        return stand.saves * self.near_interval_seconds + stand.useful_seconds
-
-    def last_far(self, saves: int) -> int:
-        return saves - saves % self.saves_per_far_save
-
-    def seconds_to_save(self, stand: Stand, *, slowdown: float) -> float:
-        """Until the save that comes next is finished."""
-        is_far = (stand.saves + 1) % self.saves_per_far_save == 0
-        stall = self.far_stall_seconds if is_far else self.near_stall_seconds
-        return (self.near_interval_seconds - stand.useful_seconds) * slowdown + stall - stand.stall_seconds
 
 
 class Failure(NamedTuple):
@@ -91,10 +35,7 @@ def random_failures(failures: Failures, gpus: int, random: Random) -> Iterator[F
     totals = list(accumulate(cause.count for cause in causes))
     nodes = [failures.broken_nodes(cause.breaks) for cause in causes]
     unnoticed = [cause.noticed_after_hours * 3600 for cause in causes]
-    near = [
-        failures.near_share_of_others if cause.breaks != "rack" and not cause.noticed_after_hours else 0.0
-        for cause in causes
-    ]
+    near = [failures.near_chance(cause) for cause in causes]
     shape = failures.weibull_shape
     # The mean of Weibull's law is its scale times this.
     scale = failures.mean_seconds(gpus) / gamma(1 + 1 / shape)
@@ -222,6 +163,7 @@ class _Run:
             self._spares += 1
         self._num_waits += self._now > began
         self._seconds["waiting_for_nodes"] += self._now - began
+        self._pace_changes += self._now - began
 
     def _recover_full_speed(self) -> None:
         self._slowdown, self._is_noticed = 1.0, False

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from mai.plan.goodput.course import Course
 from mai.plan.goodput.failures import Cause, Failures, Restart, load_failures
 from mai.plan.goodput.intervals import Tier, goodput, two_tier_goodput
-from mai.plan.goodput.simulation import Course, Failure, Simulated, random_failures, simulate, simulated_run
+from mai.plan.goodput.simulation import Failure, Simulated, random_failures, simulate, simulated_run
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 LLAMA_3 = load_failures("llama3")
