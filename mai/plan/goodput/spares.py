@@ -5,14 +5,12 @@ from itertools import count
 from math import exp, lgamma, log
 
 
-def spare_nodes(*, nodes: int, failures_per_node_day: float, repair_days: float, confidence: float) -> int:
-    """The fewest that are enough this share of the time: nodes in repair follow Poisson's law, however long single
-    repairs take (Palm's theorem)."""
-    return poisson_quantile(nodes * failures_per_node_day * repair_days, confidence)
-
-
 def poisson_quantile(mean: float, confidence: float) -> int:
-    """The smallest number that is not exceeded with this probability, which is below 1."""
+    """The smallest number that is not exceeded with this probability, which is below 1.
+
+    Nodes in repair follow Poisson's law around their mean, however long single repairs take (Palm's theorem): so many
+    spares are enough this share of the time.
+    """
     if mean == 0:
         return 0
     total = 0.0

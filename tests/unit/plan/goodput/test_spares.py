@@ -2,7 +2,7 @@ from math import factorial
 
 import pytest
 
-from mai.plan.goodput.spares import poisson_quantile, spare_nodes, waiting_share
+from mai.plan.goodput.spares import poisson_quantile, waiting_share
 
 # 1,875 nodes of 15,000 GPUs, 2.61 failures of 1,000 nodes a day: Llama 3's 289 that a node is to blame for.
 NODES, RATE = 1875, 2.61e-3
@@ -10,9 +10,9 @@ NODES, RATE = 1875, 2.61e-3
 
 @pytest.mark.parametrize(("repair_hours", "most", "nearly_all"), [(4, 3, 5), (24, 11, 13), (72, 24, 28), (168, 49, 54)])
 def test_spares_are_those_of_the_table(repair_hours: float, most: int, nearly_all: int) -> None:
-    facts = {"nodes": NODES, "failures_per_node_day": RATE, "repair_days": repair_hours / 24}
-    assert spare_nodes(**facts, confidence=0.99) == most
-    assert spare_nodes(**facts, confidence=0.999) == nearly_all
+    in_repair = NODES * RATE * repair_hours / 24
+    assert poisson_quantile(in_repair, 0.99) == most
+    assert poisson_quantile(in_repair, 0.999) == nearly_all
 
 
 def test_a_quantile_is_one_of_many_nodes_as_well() -> None:
