@@ -165,17 +165,14 @@ def best_goodput(failures: Failures, run: PlannedRun) -> float:
 
 
 def restart_budget(failures: Failures, run: PlannedRun, *, goal: float) -> float | None:
-    """Seconds that a near restart may take to leave this much, a far one longer by what it is now, where there are
-    enough spares; None where no restart is fast enough."""
+    """Seconds that a restart may take on average to leave this much, where there are enough spares and a far one takes
+    longer than a near one by as much as now; None where no restart is fast enough."""
     run = replace(run, spare_nodes=enough_spares(failures, run, confidence=_NEARLY_ALWAYS))
-    base = replace(
-        failures.restart,
-        **{name: 0.0 for name in asdict(failures.restart) if name != "load_far_seconds"},
-        load_far_seconds=max(0.0, failures.restart.load_far_seconds - failures.restart.load_near_seconds),
-    )
+    far_extra = max(0.0, failures.restart.load_far_seconds - failures.restart.load_near_seconds)
+    nothing = replace(failures.restart, **dict.fromkeys(asdict(failures.restart), 0.0))
 
     def reaches(seconds: float) -> bool:
-        restart = replace(base, first_step_seconds=seconds)
+        restart = replace(nothing, first_step_seconds=seconds, load_far_seconds=far_extra)
         return best_goodput(replace(failures, restart=restart), run) >= goal
 
     if not reaches(0.0):
@@ -186,7 +183,13 @@ def restart_budget(failures: Failures, run: PlannedRun, *, goal: float) -> float
     while high - low > _EXACT_ENOUGH_SECONDS:
         middle = (low + high) / 2
         low, high = (middle, high) if reaches(middle) else (low, middle)
-    return low
+    return low + (1 - failures.near_share) * far_extra
+
+
+def mean_restart_seconds(failures: Failures) -> float:
+    """Over all failures, near and far."""
+    near, far = tiers(failures)
+    return failures.near_share * near.restart_seconds + (1 - failures.near_share) * far.restart_seconds
 
 
 def run_money(run: PlannedRun, goodput: float) -> float | None:

@@ -10,6 +10,7 @@ from mai.plan.goodput.expected import (
     best_course,
     closed_form,
     enough_spares,
+    mean_restart_seconds,
     nodes_in_repair,
     restart_budget,
     run_money,
@@ -95,6 +96,7 @@ def _of_restart(failures: Failures, run: PlannedRun, *, goal: float) -> dict[str
     return {
         "near_seconds": near.restart_seconds,
         "far_seconds": far.restart_seconds,
+        "mean_seconds": mean_restart_seconds(failures),
         "steps_seconds": {
             **failures.restart.steps(is_near=True, replaces=True),
             **failures.restart.steps(is_near=False, replaces=True),

@@ -123,7 +123,8 @@ def best_two_tiers(*, near: Tier, far: Tier, mean_seconds: float, near_share: fl
         return TwoTiers(interval, saves, of(interval, saves))
 
     guess = sqrt(far.stall_seconds * near_share / max(near.stall_seconds * (1 - near_share), 1e-12))
-    most = max(1, ceil(4 * min(guess, 1000)))
+    # Where hardly anything needs the far tier there is no best number: this many, and the search stays short.
+    most = max(1, ceil(4 * min(guess, 50)))
     tried: dict[int, TwoTiers] = {}
     low, high = 1, most
     # Goodput has one maximum in the number of near saves.

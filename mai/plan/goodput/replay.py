@@ -157,5 +157,8 @@ def _seconds(line: Mapping[str, Any]) -> float:
 
 
 def predicted(run: Measured) -> Outcome:
-    """What the simulation makes of the same failures at the same times, with the means of this run."""
+    """What the simulation makes of the same failures at the same times, with the means of this run.
+
+    Its steps and saves are not at the very times of the run's: each failure's lost work may be off by one interval.
+    """
     return simulated_run(run.course, iter(run.failures), wall_seconds=run.wall_seconds, random=Random(0))

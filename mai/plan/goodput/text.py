@@ -5,6 +5,8 @@ from typing import Any
 
 from mai.plan.report.quantities import amount, counted, disk_size, duration, percent, wrapped
 
+_LEAST_POINTS = 0.005
+"""Less would show as nothing."""
 _WORDS = {
     "useful": "kept",
     "saves": "waiting for saves",
@@ -58,7 +60,7 @@ def _restart(restart: Mapping[str, Any]) -> Iterator[str]:
         f"for {goal} it may take {duration(budget)}" if budget is not None else f"no restart is fast enough for {goal}"
     )
     yield from wrapped(
-        f"Restart: {duration(restart['near_seconds'])} from memory, {duration(restart['far_seconds'])} from storage; "
+        f"Restart: {duration(restart['mean_seconds'])} on average, {duration(restart['far_seconds'])} from storage; "
         f"with enough spares {may}"
     )
 
@@ -89,6 +91,7 @@ def _parts(shares: Mapping[str, float]) -> dict[str, float]:
 
 def _levers(levers: list[Mapping[str, Any]], currency: str | None) -> Iterator[str]:
     for lever in levers:
-        if move := lever["move"]:
+        move = lever["move"]
+        if move and move["points"] >= _LEAST_POINTS:
             saves = "" if not move["money"] else f", {amount(move['money'], currency or '')}"
             yield f"  {lever['name']}: {move['what']} buys {move['points']:.2f} points{saves}"
