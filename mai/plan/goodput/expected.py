@@ -15,7 +15,8 @@ from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput
 from mai.plan.goodput.spares import poisson_quantile, waiting_share
 from mai.plan.hardware import Cluster, Storage
 
-_NEARLY_ALWAYS = 0.999
+NEARLY_ALWAYS = 0.999
+"""Of the time, that spares should be enough."""
 _LONGEST_RESTART_SECONDS = 1e6
 _EXACT_ENOUGH_SECONDS = 0.1
 _GB = 1e9
@@ -141,7 +142,10 @@ def enough_spares(failures: Failures, run: PlannedRun, *, confidence: float) -> 
 
 
 def closed_form(failures: Failures, course: Course, gpus: int) -> float:
-    """Goodput of the two tiers, times what corruption, slow nodes and missing spares leave, each at first order."""
+    """Goodput of the two tiers, times what corruption, slow nodes and missing spares leave, each at first order.
+
+    Failures are exponential here, whatever `weibull_shape` says: bursts leave more (the simulation knows).
+    """
     near, far = tiers(failures)
     mean = failures.mean_seconds(gpus)
     kept = two_tier_goodput(
@@ -167,7 +171,7 @@ def best_goodput(failures: Failures, run: PlannedRun) -> float:
 def restart_budget(failures: Failures, run: PlannedRun, *, goal: float) -> float | None:
     """Seconds that a restart may take on average to leave this much, where there are enough spares and a far one takes
     longer than a near one by as much as now; None where no restart is fast enough."""
-    run = replace(run, spare_nodes=enough_spares(failures, run, confidence=_NEARLY_ALWAYS))
+    run = replace(run, spare_nodes=enough_spares(failures, run, confidence=NEARLY_ALWAYS))
     far_extra = max(0.0, failures.restart.load_far_seconds - failures.restart.load_near_seconds)
     nothing = replace(failures.restart, **dict.fromkeys(asdict(failures.restart), 0.0))
 

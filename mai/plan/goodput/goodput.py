@@ -5,6 +5,7 @@ from typing import Any
 
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.expected import (
+    NEARLY_ALWAYS,
     PlannedRun,
     as_planned,
     best_course,
@@ -20,7 +21,7 @@ from mai.plan.goodput.failures import Failures
 from mai.plan.goodput.levers import levers
 from mai.plan.goodput.simulation import random_failures, simulate
 
-_CONFIDENCES = (0.99, 0.999)
+_CONFIDENCES = (0.99, NEARLY_ALWAYS)
 _LEAST_SIMULATED = 0.1
 """Of goodput: a run that takes longer than that is hopeless, and is simulated for so long only."""
 GOAL = 0.94

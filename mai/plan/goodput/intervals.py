@@ -10,6 +10,7 @@ from math import ceil, exp, expm1, inf, sqrt
 
 _GOLDEN = (sqrt(5) - 1) / 2
 _EXACT_ENOUGH = 1e-6
+_NEARLY_NOTHING_SECONDS = 1e-3
 _LARGEST_EXPONENT = 700.0
 """Above it a float overflows: such a run never ends."""
 
@@ -112,7 +113,15 @@ class TwoTiers:
 
 
 def best_two_tiers(*, near: Tier, far: Tier, mean_seconds: float, near_share: float) -> TwoTiers:
-    """The intervals that leave most; beginning at first order: sqrt(2 stall mean / share of failures) for each tier."""
+    """The intervals that leave most; beginning at first order: sqrt(2 stall mean / share of failures) for each tier.
+
+    A near interval of 0, and the goodput near that, where no save costs anything.
+    """
+    if near.stall_seconds == far.stall_seconds == 0:
+        free = two_tier_goodput(
+            _NEARLY_NOTHING_SECONDS, 1, near=near, far=far, mean_seconds=mean_seconds, near_share=near_share
+        )
+        return TwoTiers(0.0, 1, free)
 
     def of(interval: float, saves: int) -> float:
         return two_tier_goodput(interval, saves, near=near, far=far, mean_seconds=mean_seconds, near_share=near_share)

@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mai.plan.goodput.expected import PlannedRun, best_goodput, enough_spares, run_money, tiers
+from mai.plan.goodput.expected import NEARLY_ALWAYS, PlannedRun, best_goodput, enough_spares, run_money, tiers
 from mai.plan.goodput.failures import Failures, Restart
 
 _FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
-_NEARLY_ALWAYS = 0.999
 _HALF = 0.5
 
 
@@ -27,7 +26,7 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
     size of cluster is not bought for goodput: it has a curve and no move.
     """
     near, _ = tiers(failures)
-    enough = enough_spares(failures, run, confidence=_NEARLY_ALWAYS)
+    enough = enough_spares(failures, run, confidence=NEARLY_ALWAYS)
     now = best_goodput(failures, run)
     moves = [
         _lever(
@@ -69,11 +68,11 @@ def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> 
 
 
 def _sizes(failures: Failures, run: PlannedRun, enough: int) -> Iterable[Point]:
-    """With as many spares to a GPU as are enough here, so that size is all that differs."""
+    """Each with as many spares as are enough for it."""
     for factor in _SIZES:
         gpus = max(run.gpus_per_node, round(run.gpus * factor))
         sized = replace(run, gpus=gpus)
-        spares = enough if factor == 1 else enough_spares(failures, sized, confidence=_NEARLY_ALWAYS)
+        spares = enough if factor == 1 else enough_spares(failures, sized, confidence=NEARLY_ALWAYS)
         yield Point(gpus, best_goodput(failures, replace(sized, spare_nodes=spares)))
 
 

@@ -79,7 +79,7 @@ class _Run:
         self._spares, self._repairs = course.spare_nodes, list[float]()
         self._num_failures, self._num_waits = 0, 0
         self._draw()
-        self._recover_full_speed()
+        self._be_at_full_speed()
 
     def outcome(self) -> Outcome:
         while self._now < self._end:
@@ -118,7 +118,7 @@ class _Run:
             # What was noticed to be slow leaves with the next restart, whatever that is for.
             broken = failure.broken_nodes + self._is_noticed
             if self._is_noticed:
-                self._recover_full_speed()
+                self._be_at_full_speed()
             self._restart(broken, is_near=is_near, is_planned=False)
 
     def _restart(self, broken_nodes: int, *, is_near: bool, is_planned: bool) -> None:
@@ -165,7 +165,7 @@ class _Run:
         self._seconds["waiting_for_nodes"] += self._now - began
         self._pace_changes += self._now - began
 
-    def _recover_full_speed(self) -> None:
+    def _be_at_full_speed(self) -> None:
         self._slowdown, self._is_noticed = 1.0, False
         mean = self._course.slow_node_mean_seconds
         self._pace_changes = inf if mean == inf else self._now + self._random.expovariate(1 / mean)
@@ -182,7 +182,7 @@ class _Run:
             seconds = course.seconds_to_save(self._stand, slowdown=self._slowdown) + _MICROSECOND
             self._pace_changes = self._now + seconds
         else:
-            self._recover_full_speed()
+            self._be_at_full_speed()
             self._go_back(Failure(0.0, is_near=True))
             self._restart(1, is_near=True, is_planned=True)
             if self._left <= 0:

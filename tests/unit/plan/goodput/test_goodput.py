@@ -17,7 +17,7 @@ from mai.plan.goodput.expected import (
     planned_run,
     restart_budget,
 )
-from mai.plan.goodput.failures import Restart, load_failures
+from mai.plan.goodput.failures import Cause, Checkpoint, Restart, load_failures
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.goodput.intervals import best_interval, goodput
 from mai.plan.goodput.intervals import restart_budget as first_order_budget
@@ -159,6 +159,22 @@ def test_without_a_near_tier_every_save_is_to_storage() -> None:
     assert checkpoint["near"]["every_steps"] == checkpoint["far"]["every_steps"]
     assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=0.3)
     assert "memory of other nodes" not in "\n".join(lines(answer))
+
+
+def test_free_saves_and_restarts_lose_half_a_step_a_failure_and_nothing_else() -> None:
+    free = replace(
+        LLAMA_3,
+        checkpoint=Checkpoint(near_stall_seconds=0, far_stall_seconds=0),
+        restart=Restart(**dict.fromkeys(asdict(LLAMA_3.restart), 0.0)),
+        slow_nodes=None,
+        causes={"software": Cause(count=1, breaks="nothing")},
+    )
+    answer = goodput_of(free, RUN, runs=5)
+    both = answer["goodput"]
+    assert answer["checkpoint"]["far"]["every_steps"] == 1
+    assert both["closed_form"] == pytest.approx(1 - 4.5 / free.mean_seconds(15_000), abs=1e-6)
+    assert both["simulated"] == pytest.approx(both["closed_form"], abs=1e-4)
+    assert answer["levers"][0]["move"]["points"] == 0
 
 
 def test_a_run_is_that_of_the_plans_report() -> None:
