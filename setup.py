@@ -15,7 +15,7 @@ setup(
     # Compiled where there is a GPU, after the installation: python -m mai.kernels.cuda.build
     package_data={
         "mai.kernels.cuda": ["*.cu"],
-        "mai.plan": ["hardware/*/*.toml", "software/*.toml"],
+        "mai.plan": ["hardware/*/*.toml", "software/*.toml", "failures/*.toml"],
         "mai.plan.report": ["page.html", "plan-1.json", "trust.json"],
     },
     entry_points={"console_scripts": ["mai = mai.cli:main"]},

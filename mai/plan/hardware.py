@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mai.errors import PlanError
-from mai.plan.names import check_name
+from mai.plan.names import check_name, names_in, read_named
 from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
 
 _SHIPPED = Path(__file__).parent / "hardware"
@@ -79,7 +79,7 @@ def load_gpu(name: str) -> Gpu:
 
 
 def gpu_names() -> list[str]:
-    return _names_in("gpus")
+    return names_in(_SHIPPED / "gpus")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,15 +209,7 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
         load_cluster("h100").with_gpus(15_000)
         load_cluster("clusters/ours.toml")
     """
-    file = Path(name_or_path)
-    if isinstance(name_or_path, str) and file.suffix != ".toml" and "/" not in name_or_path:
-        check_name(name_or_path, "cluster", cluster_names(), hint=". Your own is path/to/cluster.toml")
-        file = _SHIPPED / "clusters" / f"{name_or_path}.toml"
-    try:
-        table = read_table(file)
-    except OSError as error:
-        shipped = ", ".join(cluster_names())
-        raise PlanError(f"{file}: {error.strerror}; name your own cluster.toml, or one of {shipped}") from None
+    file, table = read_named(name_or_path, "cluster", _SHIPPED / "clusters")
     findings = Findings()
     cluster = build(Cluster, table, findings, name=file.stem, sources=findings.sources)
     violations = findings.violations + (_breaches(cluster) if cluster else [])
@@ -228,7 +220,7 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
 
 def cluster_names() -> list[str]:
     """The clusters that ship with mai."""
-    return _names_in("clusters")
+    return names_in(_SHIPPED / "clusters")
 
 
 def _breaches(cluster: Cluster) -> list[str]:
@@ -246,7 +238,3 @@ def _breaches(cluster: Cluster) -> list[str]:
     if cluster.price and cluster.price.gpu_hour is not None and cluster.price.gpu_hour_buys is None:
         breaches.append("price.gpu_hour_buys: missing; say what price.gpu_hour is the price of")
     return breaches
-
-
-def _names_in(folder: str) -> list[str]:
-    return sorted(file.stem for file in (_SHIPPED / folder).glob("*.toml"))

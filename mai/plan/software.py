@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mai.plan.names import check_name
+from mai.plan.names import check_name, names_in
 from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
 
 _SHIPPED = Path(__file__).parent / "software"
@@ -142,4 +142,4 @@ def load_software(name: str) -> Software:
 
 
 def software_names() -> list[str]:
-    return sorted(file.stem for file in _SHIPPED.glob("*.toml"))
+    return names_in(_SHIPPED)

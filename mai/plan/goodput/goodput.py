@@ -1,0 +1,131 @@
+"""All that `mai plan` tells of failures: how often to save, how many spares, how fast to restart, what that leaves."""
+
+from functools import partial
+from typing import Any
+
+from mai.plan.goodput.course import Course
+from mai.plan.goodput.expected import (
+    NEARLY_ALWAYS,
+    PlannedRun,
+    as_planned,
+    best_course,
+    closed_form,
+    enough_spares,
+    mean_restart_seconds,
+    nodes_in_repair,
+    restart_budget,
+    run_money,
+    tiers,
+)
+from mai.plan.goodput.failures import Failures
+from mai.plan.goodput.levers import levers
+from mai.plan.goodput.simulation import random_failures, simulate
+
+_CONFIDENCES = (0.99, NEARLY_ALWAYS)
+_LEAST_SIMULATED = 0.1
+"""Of goodput: a run that takes longer than that is hopeless, and is simulated for so long only."""
+GOAL = 0.94
+"""What is left of the time at Llama 3's rate if all goes as designed."""
+
+
+def goodput_of(
+    failures: Failures, run: PlannedRun, *, goal: float = GOAL, runs: int = 100, seed: int = 0
+) -> dict[str, Any]:
+    """All that is known of a planned run under failures, as JSON values; `text.lines` shows the same.
+
+    Args:
+        goal: goodput that the restart budget is for.
+        runs: simulated ones, each as long as this one is expected to take.
+    """
+    failures = as_planned(failures, run)
+    course = best_course(failures, run)
+    return {
+        "failures": _of_failures(failures, run),
+        "checkpoint": _of_checkpoint(failures, course, run),
+        "spares": {
+            "nodes": run.spare_nodes,
+            "in_repair": nodes_in_repair(failures, course, run.gpus),
+            "repair_hours": failures.repair.hours,
+            "enough": [
+                {"confidence": each, "nodes": enough_spares(failures, run, confidence=each)} for each in _CONFIDENCES
+            ],
+        },
+        "restart": _of_restart(failures, run, goal=goal),
+        **_of_goodput(failures, course, run, runs=runs, seed=seed),
+        "levers": levers(failures, run),
+        "sources": dict(failures.sources),
+    }
+
+
+def _of_failures(failures: Failures, run: PlannedRun) -> dict[str, Any]:
+    mean = failures.mean_seconds(run.gpus)
+    return {
+        "name": failures.name,
+        "describes": failures.describes,
+        "mean_hours": mean / 3600,
+        "per_day": 86_400 / mean,
+        "near_share": failures.near_share,
+        "node_share": failures.share("node"),
+        "rack_share": failures.share("rack"),
+        "weibull_shape": failures.weibull_shape,
+    }
+
+
+def _of_checkpoint(failures: Failures, course: Course, run: PlannedRun) -> dict[str, Any]:
+    """How often to save where; a far copy from before the longest corruption must still be there."""
+    steps = round(course.near_interval_seconds / run.step_seconds)
+    far_seconds = course.near_interval_seconds * course.saves_per_far_save
+    unnoticed = max(cause.noticed_after_hours for cause in failures.causes.values()) * 3600
+    return {
+        "near": {
+            "every_seconds": course.near_interval_seconds,
+            "every_steps": steps,
+            "stall_seconds": course.near_stall_seconds,
+        },
+        "far": {
+            "every_seconds": far_seconds,
+            "every_steps": steps * course.saves_per_far_save,
+            "stall_seconds": course.far_stall_seconds,
+            "bytes_per_day": 86_400 / far_seconds * run.checkpoint_bytes,
+            "keep": int(unnoticed // far_seconds) + 2,
+        },
+    }
+
+
+def _of_restart(failures: Failures, run: PlannedRun, *, goal: float) -> dict[str, Any]:
+    near, far = tiers(failures)
+    return {
+        "near_seconds": near.restart_seconds,
+        "far_seconds": far.restart_seconds,
+        "mean_seconds": mean_restart_seconds(failures),
+        "steps_seconds": {
+            **failures.restart.steps(is_near=True, replaces=True),
+            **failures.restart.steps(is_near=False, replaces=True),
+        },
+        "goal": goal,
+        "budget_seconds": restart_budget(failures, run, goal=goal),
+    }
+
+
+def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: int, seed: int) -> dict[str, Any]:
+    """In closed form and simulated, and what is lost in days and money."""
+    closed = closed_form(failures, course, run.gpus)
+    wall = run.useful_seconds / max(closed, _LEAST_SIMULATED)
+    found = simulate(course, partial(random_failures, failures, run.gpus), wall_seconds=wall, runs=runs, seed=seed)
+    expected_seconds = run.useful_seconds / closed if closed else None
+    all_of_it, without = run_money(run, closed), run_money(run, 1.0)
+    return {
+        "goodput": {
+            "closed_form": closed,
+            "simulated": found.goodput,
+            "nine_of_ten_between": list(found.goodput_range),
+            "runs": runs,
+            "waiting_share": found.waiting_share,
+            "parts": found.shares,
+        },
+        "days": {"useful": run.useful_seconds / 86_400, "expected": expected_seconds and expected_seconds / 86_400},
+        "money": {
+            "currency": run.currency,
+            "lost": None if all_of_it is None or without is None else all_of_it - without,
+        },
+    }

@@ -1,0 +1,101 @@
+"""What if: goodput against one thing at a time, and which of them buys most."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mai.plan.goodput.expected import NEARLY_ALWAYS, PlannedRun, best_goodput, enough_spares, run_money, tiers
+from mai.plan.goodput.failures import Failures, Restart
+
+_FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+_SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
+_HALF = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    at: float
+    """In the unit of its lever; where the plan is, among others."""
+    goodput: float
+
+
+def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
+    """Each as a curve at the best intervals, with what one move of it buys; the one that buys most first.
+
+    A move is half the time of a restart, half the stall of a save, or spares that are nearly always enough. Another
+    size of cluster is not bought for goodput: it has a curve and no move.
+    """
+    near, _ = tiers(failures)
+    enough = enough_spares(failures, run, confidence=NEARLY_ALWAYS)
+    now = best_goodput(failures, run)
+    moves = [
+        _lever(
+            "restart",
+            unit="seconds",
+            points=[
+                Point(near.restart_seconds * each, best_goodput(_faster(failures, each), run)) for each in _FACTORS
+            ],
+            move=_move("half of each step", now, run, best_goodput(_faster(failures, _HALF), run), run),
+        ),
+        _lever(
+            "stall",
+            unit="seconds",
+            points=[
+                Point(failures.checkpoint.far_stall_seconds * each, best_goodput(_shorter(failures, each), run))
+                for each in _FACTORS
+            ],
+            move=_move("half of each save", now, run, best_goodput(_shorter(failures, _HALF), run), run),
+        ),
+        _spares(failures, run, enough=enough, now=now),
+    ]
+    moves.sort(key=lambda lever: -lever["move"]["points"])
+    return [*moves, _lever("size", unit="GPUs", points=_sizes(failures, run, enough), move=None)]
+
+
+def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> dict[str, Any]:
+    numbers = sorted({0, enough // 4, enough // 2, enough, run.spare_nodes, 2 * enough})
+
+    def with_spares(nodes: int) -> PlannedRun:
+        return replace(run, spare_nodes=nodes)
+
+    most = with_spares(max(enough, run.spare_nodes))
+    return _lever(
+        "spares",
+        unit="nodes",
+        points=[Point(nodes, best_goodput(failures, with_spares(nodes))) for nodes in numbers],
+        move=_move(f"{most.spare_nodes} spare nodes", now, run, best_goodput(failures, most), most),
+    )
+
+
+def _sizes(failures: Failures, run: PlannedRun, enough: int) -> Iterable[Point]:
+    """Each with as many spares as are enough for it."""
+    for factor in _SIZES:
+        gpus = max(run.gpus_per_node, round(run.gpus * factor))
+        sized = replace(run, gpus=gpus)
+        spares = enough if factor == 1 else enough_spares(failures, sized, confidence=NEARLY_ALWAYS)
+        yield Point(gpus, best_goodput(failures, replace(sized, spare_nodes=spares)))
+
+
+def _faster(failures: Failures, factor: float) -> Failures:
+    steps = {name: factor * seconds for name, seconds in asdict(failures.restart).items()}
+    return replace(failures, restart=Restart(**steps))
+
+
+def _shorter(failures: Failures, factor: float) -> Failures:
+    stalls = {name: factor * seconds for name, seconds in asdict(failures.checkpoint).items()}
+    return replace(failures, checkpoint=replace(failures.checkpoint, **stalls))
+
+
+def _move(what: str, now: float, run: PlannedRun, then: float, changed: PlannedRun) -> dict[str, Any]:
+    """In points of goodput, and in money that the whole run costs less: below 0 where it costs more."""
+    before, after = run_money(run, now), run_money(changed, then)
+    return {
+        "what": what,
+        "goodput": then,
+        "points": 100 * (then - now),
+        "money": None if before is None or after is None else before - after,
+    }
+
+
+def _lever(name: str, *, unit: str, points: Iterable[Point], move: dict[str, Any] | None) -> dict[str, Any]:
+    return {"name": name, "unit": unit, "points": [asdict(point) for point in points], "move": move}
