@@ -24,8 +24,6 @@ class Held:
 
     name: str
     elements: int
-    has_own_bucket: bool = False
-    """An embedding that two stages hold: both must share it out alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +54,9 @@ def buckets(parameters: Sequence[Held], *, ranks: int, least: int | None) -> lis
 
     for parameter in reversed(parameters):
         end = _padded(end, _PARAMETER_ELEMENTS)
-        if parameter.has_own_bucket and names:
-            close()
         names.append(parameter.name)
         end += parameter.elements
-        if parameter.has_own_bucket or (least is not None and end - start >= least):
+        if least is not None and end - start >= least:
             close()
     if names:
         close()

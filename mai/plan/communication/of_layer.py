@@ -31,10 +31,10 @@ def embedding(caller: Caller) -> list[Module]:
     return within("embedding", row_parallel(caller, "embedding.word_embeddings", outputs=width, biases=False))
 
 
-def output(caller: Caller, name: str) -> list[Module]:
+def output(caller: Caller) -> list[Module]:
     """Norm, output layer and cross entropy, which are one operation where the weight is held whole (mai/kernels/
     linear_cross_entropy.py)."""
-    matrix = column_parallel(caller, name, inputs=caller.recipe.model.hidden_size, biases=False)
+    matrix = column_parallel(caller, "output_layer", inputs=caller.recipe.model.hidden_size, biases=False)
     chunks = [min(_CHUNK_TOKENS, caller.tokens - first) for first in range(0, caller.tokens, _CHUNK_TOKENS)]
     losses = tuple(
         call for tokens in chunks for call in caller.tensor("all_gather", 3 * tokens, "cross entropy", "float32")

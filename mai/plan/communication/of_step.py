@@ -96,11 +96,12 @@ def _units(caller: Caller, part: Part) -> Iterator[_Unit]:
     for layer in part.layers:
         yield modules_of_layer(caller, layer, prefix=f"decoder.layers.{layer}"), recomputed
     if part.has_loss:
-        yield output(caller, "output_layer"), frozenset()
+        yield output(caller), frozenset()
 
 
 def _parameters(recipe: Recipe, part: Part) -> Iterator[Parameter]:
-    """In the order in which Megatron's modules register them."""
+    """In the order of the forward pass. Megatron's modules register an attention's last matrix before its first, which
+    shows only where a bucket ends between the two."""
     model, last = recipe.model, recipe.model.num_layers - 1
     vocabulary = (model.vocab_size, model.hidden_size)
     if part.has_embedding:

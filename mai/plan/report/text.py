@@ -1,6 +1,6 @@
 """A plan's report as lines for a terminal."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mai.plan.report.quantities import (
@@ -219,19 +219,16 @@ def costs(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     phase, run, disk = found["phase"], found.get("run"), found["disk"]
     price = found["cluster"]["price"]
 
-    def both(tell: Callable[[Mapping[str, Any]], str]) -> tuple[str, ...]:
-        return (tell(phase),) if run is None else (tell(phase), tell(run))
-
-    yield "tokens", *both(lambda of: amount(of["tokens"], "tokens")), ""
-    yield "time", *both(lambda of: duration(of["seconds"])), ""
+    wholes = [phase] if run is None else [phase, run]
+    yield "tokens", *(amount(of["tokens"], "tokens") for of in wholes), ""
+    yield "time", *(duration(of["seconds"]) for of in wholes), ""
     for name, key, unit in (
         ("GPU hours", "gpu_hours", "h"),
         ("money", "money", price["currency"] if price else ""),
         ("energy", "energy_kilowatt_hours", "kWh"),
         ("carbon dioxide", "carbon_kilograms", "kg"),
     ):
-        told = both(lambda of, key=key, unit=unit: amount(of[key], unit))  # type: ignore[misc]
-        yield name, *told, amount(phase["per_million_tokens"][key], unit)
+        yield name, *(amount(of[key], unit) for of in (*wholes, phase["per_million_tokens"]))
     for name, key in (
         ("a checkpoint", "checkpoint_bytes"),
         ("all checkpoints", "checkpoints_bytes"),

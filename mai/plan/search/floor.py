@@ -108,7 +108,7 @@ class Floor:
         layer_degrees = self._of_a_layer(degrees)
         allocated = 0.0
         for kind, number in first.layers:
-            held = self._held_bytes(kind, layer_degrees, sharding.is_full, sharing)
+            held = self._held_bytes(kind, layer_degrees, sharing, is_full=sharding.is_full)
             allocated += number * (held + self._kept_bytes(kind, layer_degrees, recompute) * in_flight)
         return allocated * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30
 
@@ -147,7 +147,7 @@ class Floor:
         experts = architecture.num_expert_parameters({layer: 1}, expert=expert, expert_tensor=expert_tensor)
         return Held(architecture.num_dense_parameters_on(tensor, layer), experts)
 
-    def _held_bytes_of(self, kind: int, degrees: Degrees, is_full: bool, sharing: int) -> int:  # noqa: FBT001
+    def _held_bytes_of(self, kind: int, degrees: Degrees, sharing: int, *, is_full: bool) -> int:
         """Of weights, gradients and optimizer states of a layer, over so many ranks that share out one copy."""
         on_rank = self._num_parameters(kind, degrees.tensor, degrees.expert, degrees.expert_tensor)
         expert_sharing = sharing * degrees.tensor / (degrees.expert * degrees.expert_tensor)

@@ -8,7 +8,7 @@ from mai.errors import RecipeError
 from mai.parallel.layout import Coordinates, Group, Layout, num_micro_batches
 from mai.recipe import ParallelConfig, override
 from recipes.debug.tiny import tiny
-from tests.unit.parallel.upstream import cut_out, source
+from tests.unit.parallel.upstream import source
 
 MEGATRON_ORDER = "tp-cp-ep-dp-pp"
 
@@ -22,15 +22,6 @@ WITH_EXPERTS = [
     for expert, expert_tensor in ((1, 2), (2, 1), (2, 2), (3, 2), (4, 1))
     if tensor * context * data % (expert * expert_tensor) == 0
 ]
-
-
-@pytest.fixture(scope="module")
-def rank_generator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Megatron-Core's own arithmetic."""
-    names = {"parallel_state.py": {"generate_masked_orthogonal_rank_groups", "RankGenerator"}}
-    folder = tmp_path_factory.mktemp("megatron")
-    generator: Callable[..., Any] = cut_out(names, imports="from typing import List", folder=folder).RankGenerator
-    return generator
 
 
 def lists(groups: tuple[Group, ...]) -> list[list[int]]:

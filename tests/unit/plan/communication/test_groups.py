@@ -9,7 +9,7 @@ import pytest
 
 from mai.parallel.layout import Group, Layout
 from mai.plan.communication.groups import families
-from tests.unit.parallel.upstream import cut_out, source
+from tests.unit.parallel.upstream import source
 
 LAYOUTS = [
     Layout(tensor=2, pipeline=2, data=4),
@@ -35,15 +35,6 @@ OF_EXPERTS = {
     "expert_model": "tp-ep-pp",
     "expert_data": "dp",
 }
-
-
-@pytest.fixture(scope="module")
-def rank_generator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Megatron-Core's own arithmetic."""
-    names = {"parallel_state.py": {"generate_masked_orthogonal_rank_groups", "RankGenerator"}}
-    folder = tmp_path_factory.mktemp("megatron")
-    generator: Callable[..., Any] = cut_out(names, imports="from typing import List", folder=folder).RankGenerator
-    return generator
 
 
 def sets(groups: tuple[Group, ...]) -> set[frozenset[int]]:
