@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 @prices
 @imbalance
 @after
+@click.option("--failures", metavar="NAME", help="A list of failures, such as llama3, or a .toml file: adds goodput.")
+@click.option("--prove-schedule", "proves", is_flag=True, help="Prove that the collectives of all ranks match.")
 @click.option("--search", "searches", is_flag=True, help="Rank all layouts of the model and batch instead.")
 @as_json
 @click.option("--html", "page_file", type=click.Path(path_type=Path), help="Also write a page with pictures.")
@@ -47,13 +49,18 @@ def plan(
     page_file: Path | None,
     imbalance: float,
     after: tuple[str, ...],
+    failures: str | None,
+    proves: bool,
     searches: bool,
     **prices: float | None,
 ) -> None:
     """Predict memory, time and money of a recipe on a cluster, without a GPU.
 
     Exits 0 if every rank fits into its GPU's memory, or may, where nobody knows how much of it a process gets, and 80
-    if one does not. With --search, 0 if any layout does.
+    if one does not. With --search, 0 if any layout does. With --prove-schedule, 80 too if the proof fails.
+
+    With --failures it says how often to save, how many spares to hold, how fast to restart, and what failures leave of
+    the time; docs/guides/plan_a_run.md explains each line.
 
     \b
     Example:
@@ -61,8 +68,11 @@ def plan(
       mai plan mai1_500b parallel.recompute=layer --hardware h100 --gpus 15000 --price 2.1 --html plan.html
       mai plan mai1_500b_256k --hardware h100 --gpus 15000 --after mai1_500b
       mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
+      mai plan mai1_500b --hardware h100 --gpus 15000 --failures llama3
+      mai plan mai1_500b --hardware h100 --gpus 15000 --prove-schedule
     """
     from mai.plan import of_recipe
+    from mai.plan.goodput.failures import load_failures
     from mai.plan.hardware import load_cluster
     from mai.plan.report import page, report, scaling, text
     from mai.plan.report.cost import with_prices
@@ -70,8 +80,12 @@ def plan(
     from mai.plan.software import load_software
     from mai.recipe import load, override
 
-    if searches and page_file is not None:
-        raise UsageError("--html draws one layout; leave --search out")
+    of_one_layout = {"--html": page_file, "--failures": failures, "--prove-schedule": proves}
+    if searches and (flags := [flag for flag, given in of_one_layout.items() if given]):
+        raise UsageError(f"--search ranks many layouts; {flags[0]} is of one: leave one of both out")
+    if proves and software != "mai":
+        raise UsageError("--prove-schedule proves what mai calls; leave --software out")
+    breaking = None if failures is None else load_failures(failures)
     cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
     checked = override.apply(load.find(recipe)(), overrides)
     if imbalance > 1 and checked.model.experts is None:
@@ -89,7 +103,18 @@ def plan(
     checked, setting, found = planned(checked)
     if after:
         found = report.of_whole_run([*(planned(load.find(name)())[2] for name in after), found])
+    if breaking is not None:
+        from mai.plan.goodput.expected import planned_run
+        from mai.plan.goodput.goodput import goodput_of
+
+        found["goodput"] = goodput_of(breaking, planned_run(found, cluster))
+    if proves:
+        from mai.plan.communication import proof_values, schedule
+
+        proof = schedule.prove_schedule(checked, setting.layout)
+        found["schedule"] = proof_values.values(proof, setting.layout)
     if page_file is not None:
         write(page_file, page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
     tell(found, text.lines, as_json=as_json)
-    click.get_current_context().exit(0 if found["memory"]["fits"] else int(ExitCode.CONFIG))
+    holds = not proves or found["schedule"]["holds"]
+    click.get_current_context().exit(0 if found["memory"]["fits"] and holds else int(ExitCode.CONFIG))

@@ -71,9 +71,19 @@ def test_json_has_every_stage_and_what_the_user_stated() -> None:
     assert found["phase"]["carbon_kilograms"] == pytest.approx(found["phase"]["energy_kilowatt_hours"] * 0.4)
 
 
-@pytest.mark.parametrize("words", [[], ["--after", "mai1_500b"], ["--search"], ["parallel.data=35"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--after", "mai1_500b"],
+        ["--search"],
+        ["parallel.data=35"],
+        ["--failures", "llama3", "--prove-schedule"],
+    ],
+    ids=str,
+)
 def test_whatever_json_prints_keeps_to_the_published_schema(words: list[str]) -> None:
-    """The last one does not share out its batch: an error."""
+    """parallel.data=35 does not share out its batch: an error."""
     schema = json.loads(FILE.read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(json.loads(mai(*WORDS, *words, "--json").stdout))
 
@@ -111,6 +121,44 @@ def test_a_software_that_is_not_there_is_named_with_those_that_are() -> None:
     result = mai(*WORDS, "--software", "mia")
     assert result.returncode == 80
     assert "mia: no such software; did you mean mai? There are" in result.stderr
+
+
+def test_failures_tell_how_to_save_how_many_spares_and_what_is_left() -> None:
+    lines = mai(*WORDS, "--failures", "llama3").stdout.splitlines()
+    heads = [line[:13].rstrip() for line in lines[-18:]]
+    for head in ("failures", "saves", "spares", "restart", "goodput", "of all time", "takes", "what if"):
+        assert head in heads
+    both = json.loads(mai(*WORDS, "--failures", "llama3", "--json").stdout)["goodput"]["expected"]
+    assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=0.3)
+    assert sum(both["parts"].values()) == pytest.approx(1)
+
+
+def test_failures_that_are_not_there_are_named_with_those_that_are() -> None:
+    result = mai(*WORDS, "--failures", "llama4")
+    assert (result.returncode, result.stdout) == (80, "")
+    assert "llama4: no such failures; did you mean llama3? There are" in result.stderr
+
+
+def test_the_schedule_of_15_000_ranks_is_proved() -> None:
+    result = mai(*WORDS, "--prove-schedule")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1].startswith("proved: every rank reaches the end of its step")
+    schedule = json.loads(mai(*WORDS, "--prove-schedule", "--json").stdout)["schedule"]
+    assert (schedule["holds"], schedule["ranks"], schedule["findings"]) == (True, 14_976, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--search", "--failures", "llama3"], "--search ranks many layouts; --failures is of one"),
+        (["--search", "--prove-schedule"], "--search ranks many layouts; --prove-schedule is of one"),
+        (["--software", "megatron_2025", "--prove-schedule"], "leave --software out"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(words: list[str], told: str) -> None:
+    result = mai(*WORDS, *words)
+    assert result.returncode == 2
+    assert told in result.stderr
 
 
 def test_a_budget_that_is_too_small_exits_80() -> None:

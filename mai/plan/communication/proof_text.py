@@ -1,14 +1,10 @@
-"""A proof as JSON values, and as lines for a terminal."""
+"""A proof as lines for a terminal, from its JSON values."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from mai.parallel.layout import Layout
-from mai.plan.communication.finding import Call, Finding
-from mai.plan.communication.proof import Counts, Proof
-from mai.plan.report.quantities import counted, wrapped
-from mai.plan.report.text import columns
+from mai.plan.report.quantities import counted
+from mai.plan.report.terminal import columns, wrapped
 
 _FAULTS = {
     "kind": "calls of different kinds meet",
@@ -26,44 +22,6 @@ _FAULTS = {
 
 _MOST_CALLS = 12
 """Of a circle; JSON has all."""
-
-
-def values(proof: Proof, layout: Layout) -> dict[str, Any]:
-    """For JSON; `lines` tells them."""
-    return {
-        "ranks": proof.num_ranks,
-        "programs": proof.num_programs,
-        "kinds_of_ranks": proof.num_colours,
-        "operations": _counts(proof.operations),
-        "busiest_rank": {"rank": proof.busiest_rank, "operations": _counts(proof.operations_of_busiest)},
-        "holds": proof.holds,
-        "findings": [_finding(finding, layout) for finding in proof.findings],
-    }
-
-
-def _counts(counts: Counts) -> list[dict[str, Any]]:
-    return [{"kind": kind, "group": group, "count": count} for (kind, group), count in sorted(counts.items())]
-
-
-def _finding(finding: Finding, layout: Layout) -> dict[str, Any]:
-    return {
-        "fault": finding.fault,
-        "group": finding.family,
-        "ranks": list(finding.group),
-        "groups": finding.groups,
-        "further": finding.further,
-        "calls": [_call(call, layout) for call in finding.calls],
-    }
-
-
-def _call(call: Call, layout: Layout) -> dict[str, Any]:
-    at = asdict(layout.coordinates(call.rank))
-    return {
-        "rank": call.rank,
-        "coordinates": {axis: place for axis, place in at.items() if axis in layout.degrees},
-        "number": call.number,
-        "operation": None if call.operation is None else asdict(call.operation),
-    }
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

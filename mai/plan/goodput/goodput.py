@@ -1,5 +1,6 @@
 """All that `mai plan` tells of failures: how often to save, how many spares, how fast to restart, what that leaves."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,7 @@ def goodput_of(
         },
         "restart": _of_restart(failures, run, goal=goal),
         **_of_goodput(failures, course, run, runs=runs, seed=seed),
+        "storage_alone": _of_storage_alone(failures, run),
         "levers": levers(failures, run),
         "sources": dict(failures.sources),
     }
@@ -115,7 +117,7 @@ def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: in
     expected_seconds = run.useful_seconds / closed if closed else None
     all_of_it, without = run_money(run, closed), run_money(run, 1.0)
     return {
-        "goodput": {
+        "expected": {
             "closed_form": closed,
             "simulated": found.goodput,
             "nine_of_ten_between": list(found.goodput_range),
@@ -128,4 +130,15 @@ def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: in
             "currency": run.currency,
             "lost": None if all_of_it is None or without is None else all_of_it - without,
         },
+    }
+
+
+def _of_storage_alone(failures: Failures, run: PlannedRun) -> dict[str, Any]:
+    """At its own best interval, where no state is kept in memory: how mai saves."""
+    alone = replace(failures, near_share=0.0)
+    course = best_course(alone, run)
+    return {
+        "every_seconds": course.near_interval_seconds,
+        "every_steps": round(course.near_interval_seconds / run.step_seconds),
+        "closed_form": closed_form(alone, course, run.gpus),
     }

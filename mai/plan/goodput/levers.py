@@ -35,7 +35,7 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
             points=[
                 Point(near.restart_seconds * each, best_goodput(_faster(failures, each), run)) for each in _FACTORS
             ],
-            move=_move("half of each step", now, run, best_goodput(_faster(failures, _HALF), run), run),
+            move=_move("a restart in half the time", now, run, best_goodput(_faster(failures, _HALF), run), run),
         ),
         _lever(
             "stall",
@@ -44,7 +44,7 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
                 Point(failures.checkpoint.far_stall_seconds * each, best_goodput(_shorter(failures, each), run))
                 for each in _FACTORS
             ],
-            move=_move("half of each save", now, run, best_goodput(_shorter(failures, _HALF), run), run),
+            move=_move("saves in half the time", now, run, best_goodput(_shorter(failures, _HALF), run), run),
         ),
         _spares(failures, run, enough=enough, now=now),
     ]

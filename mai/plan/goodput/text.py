@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mai.plan.report.quantities import amount, counted, disk_size, duration, percent, wrapped
+from mai.plan.report.quantities import amount, counted, disk_size, duration, percent
+from mai.plan.report.terminal import wrapped
 
 _LEAST_POINTS = 0.005
 """Less would show as nothing."""
-_WORDS = {
+PARTS = {
     "useful": "kept",
     "saves": "waiting for saves",
     "lost_work": "computed again",
@@ -19,22 +20,30 @@ _WORDS = {
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The answer of `goodput_of`: failures, saves, spares, restart, goodput, and what would buy most."""
-    yield from _failures(found["failures"])
-    yield from _checkpoint(found["checkpoint"])
-    yield from _spares(found["spares"])
-    yield from _restart(found["restart"])
-    yield from _goodput(found)
-    yield from _levers(found["levers"], found["money"]["currency"])
+    for head, told in _told(found):
+        yield from wrapped(f"{head:<13}{told}")
 
 
-def _failures(failures: Mapping[str, Any]) -> Iterator[str]:
-    yield from wrapped(
-        f"Failures: one in {duration(3600 * failures['mean_hours'])}, {failures['per_day']:.1f} a day "
-        f"({failures['describes']})"
+def _told(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    failures, checkpoint = found["failures"], found["checkpoint"]
+    yield (
+        "failures",
+        f"one in {duration(3600 * failures['mean_hours'])}, {failures['per_day']:.1f} a day ({failures['describes']})",
     )
+    yield "saves", _saves(checkpoint)
+    yield "spares", _spares(found["spares"])
+    yield "restart", _restart(found["restart"])
+    yield "goodput", _goodput(found["expected"])
+    yield "of all time", _parts(found["expected"])
+    if checkpoint["near"]["every_steps"] != checkpoint["far"]["every_steps"]:
+        yield "", _storage_alone(found["storage_alone"])
+    yield "takes", _takes(found["days"], found["money"])
+    moves = [lever["move"] for lever in found["levers"] if lever["move"] and lever["move"]["points"] >= _LEAST_POINTS]
+    for number, move in enumerate(moves):
+        yield "" if number else "what if", _move(move, found["money"]["currency"])
 
 
-def _checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[str]:
+def _saves(checkpoint: Mapping[str, Any]) -> str:
     near, far = checkpoint["near"], checkpoint["far"]
     each = [
         f"to {where} every {counted(tier['every_steps'], 'step')} ({duration(tier['every_seconds'])}), a stall of "
@@ -43,55 +52,60 @@ def _checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[str]:
     ]
     # With one tier every save is a far one.
     kept = each[1:] if near["every_steps"] == far["every_steps"] else each
-    yield from wrapped(f"Saves: {'; '.join(kept)}, {disk_size(far['bytes_per_day'])} a day, keep {far['keep']} or more")
+    return f"{'; '.join(kept)}, {disk_size(far['bytes_per_day'])} a day, keep {far['keep']} or more"
 
 
-def _spares(spares: Mapping[str, Any]) -> Iterator[str]:
+def _spares(spares: Mapping[str, Any]) -> str:
     enough = ", ".join(f"{each['nodes']} are enough {percent(each['confidence'])}" for each in spares["enough"])
-    yield from wrapped(
-        f"Spares: {counted(spares['nodes'], 'node')}; {enough} of the time, where a repair takes "
-        f"{duration(3600 * spares['repair_hours'])}"
-    )
+    repair = duration(3600 * spares["repair_hours"])
+    return f"{counted(spares['nodes'], 'node')}; {enough} of the time, where a repair takes {repair}"
 
 
-def _restart(restart: Mapping[str, Any]) -> Iterator[str]:
+def _restart(restart: Mapping[str, Any]) -> str:
     budget, goal = restart["budget_seconds"], percent(restart["goal"])
     may = (
         f"for {goal} it may take {duration(budget)}" if budget is not None else f"no restart is fast enough for {goal}"
     )
-    yield from wrapped(
-        f"Restart: {duration(restart['mean_seconds'])} on average, {duration(restart['far_seconds'])} from storage; "
+    return (
+        f"{duration(restart['mean_seconds'])} on average, {duration(restart['far_seconds'])} from storage; "
         f"with enough spares {may}"
     )
 
 
-def _goodput(found: Mapping[str, Any]) -> Iterator[str]:
-    goodput, days, money = found["goodput"], found["days"], found["money"]
-    low, high = goodput["nine_of_ten_between"]
-    yield from wrapped(
-        f"Goodput: {percent(goodput['closed_form'])} in closed form, {percent(goodput['simulated'])} in "
-        f"{goodput['runs']} simulated runs, nine of ten between {percent(low)} and {percent(high)}"
+def _goodput(expected: Mapping[str, Any]) -> str:
+    low, high = expected["nine_of_ten_between"]
+    return (
+        f"{percent(expected['closed_form'])} in closed form, {percent(expected['simulated'])} in "
+        f"{expected['runs']} simulated runs, nine of ten between {percent(low)} and {percent(high)}"
     )
-    parts = _parts(goodput["parts"])
-    yield from wrapped("Of all time: " + ", ".join(f"{_WORDS[part]} {percent(share)}" for part, share in parts.items()))
-    if goodput["waiting_share"]:
-        yield from wrapped(f"Spares run out in {percent(goodput['waiting_share'])} of the runs")
+
+
+def _parts(expected: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{PARTS[part]} {percent(share)}" for part, share in parts_of(expected).items())
+    waiting = expected["waiting_share"]
+    return parts + (f"; spares run out in {percent(waiting)} of the runs" if waiting else "")
+
+
+def _storage_alone(alone: Mapping[str, Any]) -> str:
+    every = f"every {counted(alone['every_steps'], 'step')} ({duration(alone['every_seconds'])})"
+    return f"{percent(alone['closed_form'])} with saves to storage alone, as mai's are, {every}"
+
+
+def _takes(days: Mapping[str, Any], money: Mapping[str, Any]) -> str:
     if days["expected"] is None:
-        yield "The run never ends"
-        return
+        return "for ever: it never ends"
     lost = "" if money["lost"] is None else f", {amount(money['lost'], money['currency'])} more"
-    yield f"Takes {days['expected']:.1f} days in place of {days['useful']:.1f}{lost}"
+    return f"{days['expected']:.1f} days in place of {days['useful']:.1f}{lost}"
 
 
-def _parts(shares: Mapping[str, float]) -> dict[str, float]:
-    """With all steps of restarts as one."""
+def _move(move: Mapping[str, Any], currency: str | None) -> str:
+    money = move["money"]
+    saves = "" if not money else f", {amount(abs(money), currency or '')} {'less' if money > 0 else 'more'}"
+    return f"{move['what']}: {move['points']:.2f} points{saves}"
+
+
+def parts_of(expected: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of all time by the keys of PARTS, with all steps of restarts as one."""
+    shares = expected["parts"]
     steps = [share for name, share in shares.items() if name.startswith("restart_")]
-    return {**{name: share for name, share in shares.items() if name in _WORDS}, "restart": sum(steps)}
-
-
-def _levers(levers: list[Mapping[str, Any]], currency: str | None) -> Iterator[str]:
-    for lever in levers:
-        move = lever["move"]
-        if move and move["points"] >= _LEAST_POINTS:
-            saves = "" if not move["money"] else f", {amount(move['money'], currency or '')}"
-            yield f"  {lever['name']}: {move['what']} buys {move['points']:.2f} points{saves}"
+    return {**{name: share for name, share in shares.items() if name in PARTS}, "restart": sum(steps)}

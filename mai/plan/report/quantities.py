@@ -1,14 +1,9 @@
 """Numbers as people read them; None is unknown."""
 
-from collections.abc import Iterator
-from textwrap import wrap
-
 _UNKNOWN = "unknown"
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _DECIMAL_BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 _TIMES = ((86_400, "days"), (3600, "hours"), (60, "minutes"))
-_COLUMNS = 120
-"""Of a terminal line."""
 
 
 def gib(num_bytes: float | None) -> str:
@@ -69,11 +64,3 @@ def _three_digits(number: float) -> str:
     if number == 0:
         return "0"
     return f"{number:,.0f}" if number >= 100 else f"{number:#.3g}".rstrip(".")
-
-
-def wrapped(text: str, *, indent: str = "") -> Iterator[str]:
-    """A sentence as lines of a terminal, the first and the others this far in."""
-    further = indent + "  "
-    yield from wrap(
-        text, _COLUMNS, initial_indent=indent, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
-    )

@@ -10,4 +10,4 @@ from pathlib import Path
 FILE = Path(__file__).parent / "plan-1.json"
 """JSON Schema, draft 2020-12, of this major version; docs/guides/schedulers.md says what a version promises."""
 
-SCHEMA: Mapping[str, str | int] = {"name": "mai-plan", "major": 1, "minor": 0}
+SCHEMA: Mapping[str, str | int] = {"name": "mai-plan", "major": 1, "minor": 1}

@@ -3,17 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mai.plan.report.quantities import (
-    amount,
-    counted,
-    disk_size,
-    duration,
-    gib,
-    is_nothing,
-    percent,
-    seconds,
-    wrapped,
-)
+from mai.plan.communication import proof_text
+from mai.plan.goodput import text as goodput_text
+from mai.plan.report.quantities import amount, counted, disk_size, duration, gib, is_nothing, percent, seconds
+from mai.plan.report.terminal import columns, wrapped
 from mai.plan.scheduler import text as scheduler_text
 from mai.plan.time.step_time import WORDS
 
@@ -22,7 +15,7 @@ _MOST_STAGES = 4
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """What it is of, memory, time, speed, what it costs, and what its scheduler needs to know."""
+    """What it is of, memory, time, speed, what it costs, what its scheduler needs to know, and what else was asked."""
     yield from _heading(found)
     yield ""
     yield from _memory(found["memory"])
@@ -36,6 +29,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     price = found["cluster"]["price"]
     yield from scheduler_text.lines(found["scheduler"], currency=price and price["currency"])
+    for key, of_block in (("goodput", goodput_text.lines), ("schedule", proof_text.lines)):
+        if key in found:
+            yield ""
+            yield from of_block(found[key])
 
 
 def axes(found: Mapping[str, Any]) -> str:
@@ -264,11 +261,3 @@ def _energy(cluster: Mapping[str, Any]) -> Iterator[str]:
     of = "without the building's own" if usage is None else f"with the building's own, {usage:g} times in all"
     yield f"energy: {watts:,.0f} W for a GPU and its share of the node, {of}"
     yield f"power's source: {cluster['gpu_watts_source']}"
-
-
-def columns(*rows: Sequence[str]) -> Iterator[str]:
-    """A table: the first column on the left, numbers on the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()

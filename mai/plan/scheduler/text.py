@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mai.plan.report.quantities import amount, counted, duration, wrapped
+from mai.plan.report.quantities import amount, counted, duration
+from mai.plan.report.terminal import wrapped
 
 _SHOWN_MINUTES = 30
 """Of the table of stops."""

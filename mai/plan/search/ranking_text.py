@@ -9,9 +9,9 @@ from mai.errors import PlanError, RecipeError
 from mai.plan.hardware import Cluster
 from mai.plan.of_layout import trains, words
 from mai.plan.of_recipe import setting_of, usable_gpus, within
-from mai.plan.report.quantities import counted, gib, seconds, wrapped
+from mai.plan.report.quantities import counted, gib, seconds
 from mai.plan.report.schema import SCHEMA
-from mai.plan.report.text import columns
+from mai.plan.report.terminal import columns, wrapped
 from mai.plan.search.reasons import differences, largest
 from mai.plan.search.search import Planned, Ranking, search
 from mai.plan.setting import Setting

@@ -6,7 +6,8 @@ from mai.parallel.layout import Layout
 from mai.plan.communication.groups import families
 from mai.plan.communication.operation import Operation, Program
 from mai.plan.communication.proof import prove
-from mai.plan.communication.proof_text import lines, values
+from mai.plan.communication.proof_text import lines
+from mai.plan.communication.proof_values import values
 from tests.unit.plan.communication.hand_made import changing, leaving_out, planted, programs
 
 LAYOUT = Layout(tensor=2, pipeline=4, data=2)

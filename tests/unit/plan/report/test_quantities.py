@@ -9,8 +9,8 @@ from mai.plan.report.quantities import (
     is_nothing,
     percent,
     seconds,
-    wrapped,
 )
+from mai.plan.report.terminal import wrapped
 
 
 def test_one_is_no_plural() -> None:

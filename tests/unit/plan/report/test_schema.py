@@ -12,6 +12,15 @@ from jsonschema import Draft202012Validator
 
 from mai.command import echo_error
 from mai.errors import ExitCode
+from mai.parallel.layout import Layout
+from mai.plan.communication.groups import families
+from mai.plan.communication.of_step import programs
+from mai.plan.communication.proof import prove
+from mai.plan.communication.proof_values import values
+from mai.plan.communication.schedule import prove_schedule
+from mai.plan.goodput.expected import planned_run
+from mai.plan.goodput.failures import load_failures
+from mai.plan.goodput.goodput import goodput_of
 from mai.plan.hardware import Cluster, Storage, load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.report.report import of_whole_run, report
@@ -40,6 +49,22 @@ ONE_NODE = [f"parallel.{axis}=1" for axis in ("context", "pipeline", "virtual_st
 ]
 
 
+def with_goodput(found: dict[str, Any], failures: str) -> dict[str, Any]:
+    run = planned_run(found, load_cluster(found["cluster"]["name"]))
+    return {**found, "goodput": goodput_of(load_failures(failures), run, runs=2)}
+
+
+def with_proof(name: str, *, fault: bool = False) -> dict[str, Any]:
+    """With a fault, one rank leaves out its last call."""
+    recipe = within(load.find(name)(), load_cluster("h100"), 15_000)
+    layout = Layout.of(recipe.parallel, recipe.parallel.model_ranks * (recipe.parallel.data or 1))
+    proof = prove_schedule(recipe, layout)
+    if fault:
+        (program,) = programs(recipe, layout)
+        proof = prove(families(layout), lambda rank: program[:-1] if rank == 1 else program)
+    return {**shipped(name), "schedule": values(proof, layout)}
+
+
 @cache
 def outputs() -> dict[str, Any]:
     """As a program reads them."""
@@ -56,6 +81,10 @@ def outputs() -> dict[str, Any]:
         "storage": plan(load.find("mai1_500b")(), fast, 15_000),
         "one rank": plan(replace(small(), parallel=replace(small().parallel, data=1)), h100, 8),
         "whole run": of_whole_run([shipped("mai1_500b"), shipped("mai1_500b_256k")]),
+        "failures": with_goodput(shipped("mai1_500b"), "llama3"),
+        "failures without a price": with_goodput(shipped("mai1_500b", "b200"), "meta_rsc1"),
+        "proof": with_proof("mai1_500b_moe"),
+        "proof that fails": with_proof("llama3_8b", fault=True),
         "search": ranked(load.find("mai1_500b")(), h100, MAI, gpus=15_000),
         "search of nothing that fits": ranked(load.find("mai1_500b")(), h100, MAI, gpus=64),
     }
@@ -88,6 +117,10 @@ def test_an_error_keeps_to_the_schema(capsys: pytest.CaptureFixture[str]) -> Non
         ("experts", ("imbalance",), 0.5),
         ("whole run", ("run", "phases"), "mai1-500b"),
         ("search", ("best", 0, "loses"), None),
+        ("failures", ("goodput", "expected", "closed_form"), 94.6),
+        ("failures", ("goodput", "levers", 0, "move", "what"), None),
+        ("proof", ("schedule", "operations", 0, "kind"), "gather"),
+        ("proof that fails", ("schedule", "findings", 0, "calls", 0, "coordinates", "rank"), 1),
     ],
 )
 def test_a_wrong_value_is_found(name: str, path: tuple[Any, ...], wrong: object) -> None:
@@ -116,7 +149,7 @@ def test_the_schema_is_one_and_describes_every_field() -> None:
     silent = [path for path, field in fields(PUBLISHED) if not resolved(field).get("description", "").endswith(".")]
     assert not silent
     open_ended = [path for path, field in fields(PUBLISHED) if is_open(resolved(field))]
-    assert open_ended == ["$defs/cluster/sources"], "keys that nobody can list: the paths of a cluster's file"
+    assert open_ended == ["$defs/cluster/sources", "$defs/goodput/sources"], "keys that nobody can list: of a file"
 
 
 @pytest.mark.parametrize("name", outputs())
@@ -159,5 +192,5 @@ def undescribed(value: Any, schema: dict[str, Any], path: str) -> Iterator[str]:
                 yield f"{path}.{key}"
             else:
                 yield from undescribed(each, schema["properties"][key], f"{path}.{key}")
-    elif isinstance(value, dict) and path != "plan.cluster.sources":
+    elif isinstance(value, dict) and not path.endswith(".sources"):
         yield path
