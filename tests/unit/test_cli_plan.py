@@ -176,6 +176,8 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     html = file.read_text()
     assert f"<p>mai plan {' '.join(WORDS)} --html {file}</p>" in html
     assert html.count("<svg") == 4
+    mai(*WORDS, "--failures", "llama3", "--html", str(file))
+    assert file.read_text().count("<svg") == 4 + 5
     assert not [word for word in ("http", "src=", "@import", "url(", "<script", "<link") if word in html]
     refused = mai(*WORDS, "--html", str(tmp_path / "no" / "plan.html"))
     assert refused.returncode == 2

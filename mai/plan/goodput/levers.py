@@ -22,7 +22,8 @@ class Point:
 def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
     """Each as a curve at the best intervals, with what one move of it buys; the one that buys most first.
 
-    A move is half the time of a restart, half the stall of a save, or spares that are nearly always enough. Another
+    A move is half the time of a restart, half the stall of a save, or as many spares as are nearly always enough, which
+    may be fewer. Another
     size of cluster is not bought for goodput: it has a curve and no move.
     """
     near, _ = tiers(failures)
@@ -32,6 +33,7 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
         _lever(
             "restart",
             unit="seconds",
+            at=near.restart_seconds,
             points=[
                 Point(near.restart_seconds * each, best_goodput(_faster(failures, each), run)) for each in _FACTORS
             ],
@@ -40,6 +42,7 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
         _lever(
             "stall",
             unit="seconds",
+            at=failures.checkpoint.far_stall_seconds,
             points=[
                 Point(failures.checkpoint.far_stall_seconds * each, best_goodput(_shorter(failures, each), run))
                 for each in _FACTORS
@@ -49,7 +52,7 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
         _spares(failures, run, enough=enough, now=now),
     ]
     moves.sort(key=lambda lever: -lever["move"]["points"])
-    return [*moves, _lever("size", unit="GPUs", points=_sizes(failures, run, enough), move=None)]
+    return [*moves, _lever("size", unit="GPUs", at=run.gpus, points=_sizes(failures, run, enough), move=None)]
 
 
 def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> dict[str, Any]:
@@ -58,12 +61,13 @@ def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> 
     def with_spares(nodes: int) -> PlannedRun:
         return replace(run, spare_nodes=nodes)
 
-    most = with_spares(max(enough, run.spare_nodes))
+    moved = with_spares(enough)
     return _lever(
         "spares",
         unit="nodes",
+        at=run.spare_nodes,
         points=[Point(nodes, best_goodput(failures, with_spares(nodes))) for nodes in numbers],
-        move=_move(f"{most.spare_nodes} spare nodes", now, run, best_goodput(failures, most), most),
+        move=_move(f"{enough} spare nodes", now, run, best_goodput(failures, moved), moved),
     )
 
 
@@ -97,5 +101,5 @@ def _move(what: str, now: float, run: PlannedRun, then: float, changed: PlannedR
     }
 
 
-def _lever(name: str, *, unit: str, points: Iterable[Point], move: dict[str, Any] | None) -> dict[str, Any]:
-    return {"name": name, "unit": unit, "points": [asdict(point) for point in points], "move": move}
+def _lever(name: str, *, unit: str, at: float, points: Iterable[Point], move: dict[str, Any] | None) -> dict[str, Any]:
+    return {"name": name, "unit": unit, "at": at, "points": [asdict(point) for point in points], "move": move}

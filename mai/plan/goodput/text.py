@@ -6,7 +6,7 @@ from typing import Any
 from mai.plan.report.quantities import amount, counted, disk_size, duration, percent
 from mai.plan.report.terminal import wrapped
 
-_LEAST_POINTS = 0.005
+_LEAST_POINTS, _LEAST_SHARE = 0.005, 0.0005
 """Less would show as nothing."""
 PARTS = {
     "useful": "kept",
@@ -20,11 +20,12 @@ PARTS = {
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The answer of `goodput_of`: failures, saves, spares, restart, goodput, and what would buy most."""
-    for head, told in _told(found):
+    for head, told in (*sentences(found), *_moves(found)):
         yield from wrapped(f"{head:<13}{told}")
 
 
-def _told(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def sentences(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What each is of, and what is known of it; the levers are left out."""
     failures, checkpoint = found["failures"], found["checkpoint"]
     yield (
         "failures",
@@ -36,11 +37,18 @@ def _told(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "goodput", _goodput(found["expected"])
     yield "of all time", _parts(found["expected"])
     if checkpoint["near"]["every_steps"] != checkpoint["far"]["every_steps"]:
-        yield "", _storage_alone(found["storage_alone"])
+        yield "one tier", _storage_alone(found["storage_alone"])
     yield "takes", _takes(found["days"], found["money"])
-    moves = [lever["move"] for lever in found["levers"] if lever["move"] and lever["move"]["points"] >= _LEAST_POINTS]
+
+
+def _moves(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    moves = [lever["move"] for lever in found["levers"] if lever["move"] and _is_worth_it(lever["move"])]
     for number, move in enumerate(moves):
         yield "" if number else "what if", _move(move, found["money"]["currency"])
+
+
+def _is_worth_it(move: Mapping[str, Any]) -> bool:
+    return move["points"] >= _LEAST_POINTS or (move["money"] or 0) > 0
 
 
 def _saves(checkpoint: Mapping[str, Any]) -> str:
@@ -81,7 +89,8 @@ def _goodput(expected: Mapping[str, Any]) -> str:
 
 
 def _parts(expected: Mapping[str, Any]) -> str:
-    parts = ", ".join(f"{PARTS[part]} {percent(share)}" for part, share in parts_of(expected).items())
+    shares = {PARTS[part]: share for part, share in parts_of(expected).items() if share >= _LEAST_SHARE}
+    parts = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
     waiting = expected["waiting_share"]
     return parts + (f"; spares run out in {percent(waiting)} of the runs" if waiting else "")
 

@@ -1,6 +1,6 @@
 """Pictures as SVG text, inside a page: shapes take their colours from the page's style sheet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import floor, log10
@@ -63,3 +63,22 @@ class Scale:
         size = 10 ** floor(log10(rough))
         step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= rough)
         return [step * number for number in range(int(self.most / step + 1e-9) + 1)]
+
+
+_BAR, _GAP, _TOP = 16, 6, 16
+_BARS_WIDTH, _NAMES_WIDTH, _TOLD_WIDTH = 960, 140, 160
+
+
+def bars(sizes: Mapping[str, float], *, told: Callable[[float], str], style: str, title: str) -> str:
+    """A bar for each name, the longest first, with its size in words behind it."""
+    ordered = sorted(((size, name) for name, size in sizes.items()), reverse=True)
+    scale = Scale(ordered[0][0], _NAMES_WIDTH, _BARS_WIDTH - _TOLD_WIDTH)
+
+    def shapes() -> Iterator[str]:
+        for number, (size, name) in enumerate(ordered):
+            y = _TOP + number * (_BAR + _GAP)
+            yield words(_NAMES_WIDTH - 8, y + _BAR - 4, name, anchor="end")
+            yield rectangle(scale.start, y, scale.at(size) - scale.start, _BAR, style=style)
+            yield words(scale.at(size) + 6, y + _BAR - 4, told(size))
+
+    return svg(_BARS_WIDTH, _TOP + len(ordered) * (_BAR + _GAP), shapes(), title=title)

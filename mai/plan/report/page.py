@@ -8,7 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from mai.plan.report import pictures, text
+from mai.plan.goodput import text as goodput_text
+from mai.plan.report import pictures, text, what_if
 from mai.plan.report.quantities import percent, seconds
 from mai.plan.report.scaling import Scaling
 
@@ -38,6 +39,7 @@ def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date)
             "With more data ranks and fewer. A batch that stays as it is ends where it has too few micro-batches.",
         )
         + pictures.scaling_picture(scaling, found),
+        goodput=_goodput(found["goodput"]) if "goodput" in found else "",
         costs=_table(text.cost_heads(found), text.costs(found)) + _paragraphs(*text.notes(found)),
         footer=_paragraphs(
             command, f"mai {_version()}, {day.isoformat()}", f"fingerprint of the recipe: {found['fingerprint']}"
@@ -55,6 +57,18 @@ def _mends(found: Mapping[str, Any]) -> str:
         return ""
     table = _table(text.MEND_HEADS, text.mends(found)) if found["mends"] else ""
     return table + _paragraphs(*text.no_mend(found))
+
+
+def _goodput(found: Mapping[str, Any]) -> str:
+    """A section of its own, where failures were asked for."""
+    levers = "".join(map(what_if.lever_picture, found["levers"]))
+    inner = [
+        _paragraphs(*(f"{head}: {told}" for head, told in goodput_text.sentences(found))),
+        what_if.lost_picture(found),
+        _table(what_if.MOVE_HEADS, what_if.moves(found)),
+        f'<div class="pairs">{levers}</div>',
+    ]
+    return f"<section><h2>What failures leave</h2>{''.join(inner)}</section>"
 
 
 def _shown(found: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mai.plan.report.drawing import Scale, curve, dot, legend, line, rectangle, ring, svg, words
+from mai.plan.report.drawing import Scale, bars, curve, dot, legend, line, rectangle, ring, svg, words
 from mai.plan.report.quantities import amount, gib, is_nothing, percent, seconds
 from mai.plan.report.scaling import Point, Scaling
 from mai.plan.time.schedule import Span, schedule, timeline
@@ -114,21 +114,12 @@ def _turn(span: Span, scale: Scale, y: float, height: float) -> Iterator[str]:
 def time_picture(step: Mapping[str, Any]) -> str:
     """A bar an item, the longest first."""
     whole, items_seconds = step["seconds"], step["items_seconds"]
-    shown = [(took, item) for item, took in items_seconds.items() if not is_nothing(took, like=whole)]
-    items = sorted(shown, reverse=True)
-    row, gap, left = 16, 6, 140
-    height = _TOP + len(items) * (row + gap)
-    scale = Scale(items[0][0], left, _WIDTH - 160)
+    shown = {WORDS[item]: took for item, took in items_seconds.items() if not is_nothing(took, like=whole)}
 
-    def shapes() -> Iterator[str]:
-        for number, (took, item) in enumerate(items):
-            y = _TOP + number * (row + gap)
-            yield words(left - 8, y + row - 4, WORDS[item], anchor="end")
-            yield rectangle(left, y, scale.at(took) - left, row, style="time")
-            told = f"{seconds(took, like=whole)}, {percent(took / whole)}"
-            yield words(scale.at(took) + 6, y + row - 4, told)
+    def told(took: float) -> str:
+        return f"{seconds(took, like=whole)}, {percent(took / whole)}"
 
-    return svg(_WIDTH, height, shapes(), title="Time of a step by item")
+    return bars(shown, told=told, style="time", title="Time of a step by item")
 
 
 def scaling_picture(scaling: Scaling, found: Mapping[str, Any]) -> str:
