@@ -1,5 +1,6 @@
 """Which rank holds which part: degrees in, coordinates and groups of ranks out. Pure arithmetic."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mai.errors import RecipeError
@@ -167,18 +168,30 @@ class Layout:
     def alike_but_for(self, *axes: str) -> tuple[Group, ...]:
         """Ranks in groups that differ on these axes only, all of the dense cut or all of the experts' cut of a stage;
         groups and ranks ascend."""
-        cut = _DENSE if set(axes) <= set(_DENSE) else _EXPERT
-        assert set(axes) <= set(cut)
-        firsts, steps, stride = [0], [0], 1
+        cut = _cut(axes)
+        steps, firsts = self._along(cut, axes), self._along(cut, set(cut).difference(axes))
+        return tuple(tuple(first + step for step in steps) for first in firsts)
+
+    def first_alike_but_for(self, *axes: str) -> Group:
+        """The first of these groups, that of rank 0: in each other one the ranks are as far from each other."""
+        return self._along(_cut(axes), axes)
+
+    def _along(self, cut: Sequence[str], axes: Collection[str]) -> Group:
+        """The ranks at place 0 of all other axes of the cut."""
+        ranks, stride = [0], 1
         for axis in cut:
             degree = getattr(self, axis)
-            along = range(0, stride * degree, stride)
             if axis in axes:
-                steps = [further + step for further in along for step in steps]
-            else:
-                firsts = [further + first for further in along for first in firsts]
+                ranks = [further + rank for further in range(0, stride * degree, stride) for rank in ranks]
             stride *= degree
-        return tuple(tuple(first + step for step in steps) for first in firsts)
+        return tuple(ranks)
+
+
+def _cut(axes: Collection[str]) -> Sequence[str]:
+    """That has all of these axes."""
+    cut = _DENSE if set(axes) <= set(_DENSE) else _EXPERT
+    assert set(axes) <= set(cut)
+    return cut
 
 
 def num_micro_batches(recipe: Recipe, layout: Layout) -> int:

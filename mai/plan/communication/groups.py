@@ -31,31 +31,38 @@ class Family:
 Families = Mapping[str, Family]
 
 
+AXES: Mapping[str, tuple[str, ...]] = {
+    "tensor": ("tensor",),
+    "context": ("context",),
+    "tensor_context": ("tensor", "context"),
+    "data": ("data",),
+    "data_with_context": ("data", "context"),
+    "tensor_data_context": ("tensor", "context", "data"),
+    "pipeline": ("pipeline",),
+    "model": ("tensor", "pipeline"),
+    "expert": ("expert",),
+    "expert_tensor": ("expert_tensor",),
+    "expert_tensor_and_expert": ("expert_tensor", "expert"),
+    "expert_model": ("expert_tensor", "expert", "pipeline"),
+    "expert_data": ("expert_data",),
+}
+"""On which the ranks of a group differ, by the family's name: of every family that axes make."""
+
+
 def families(layout: Layout) -> Families:
     """Those that Megatron-Core makes (megatron/core/parallel_state.py, initialize_model_parallel; core 0.16.1).
 
     With hybrid sharding a copy is a run of neighbours in each group that shares weights, and an optimizer instance is
     a copy over all stages. Without it `data_within_copy` is `data_with_context`, and a rank alone is `between_copies`.
     """
-    dense, expert, copies = layout.data_with_context_groups, layout.expert_data_groups, layout.sharding_copies
+    of_axes = {name: layout.alike_but_for(*axes) for name, axes in AXES.items()}
+    dense, expert, copies = of_axes["data_with_context"], of_axes["expert_data"], layout.sharding_copies
     groups: dict[str, Iterable[Group]] = {
-        "tensor": layout.tensor_groups,
-        "context": layout.context_groups,
-        "tensor_context": layout.alike_but_for("tensor", "context"),
-        "data": layout.data_groups,
-        "data_with_context": dense,
+        **of_axes,
         "data_within_copy": _within_copies(dense, copies),
         # Of experts too: whatever shares a copy out, the same neighbours make it.
         "between_copies": _between_copies(dense, copies),
-        "tensor_data_context": layout.alike_but_for("tensor", "context", "data"),
-        "pipeline": layout.pipeline_groups,
         "embedding": layout.embedding_groups,
-        "model": layout.model_groups,
-        "expert": layout.expert_groups,
-        "expert_tensor": layout.expert_tensor_groups,
-        "expert_tensor_and_expert": layout.alike_but_for("expert_tensor", "expert"),
-        "expert_model": layout.alike_but_for("expert_tensor", "expert", "pipeline"),
-        "expert_data": expert,
         "expert_data_within_copy": _within_copies(expert, copies),
         "optimizer_instance": _instances(layout),
         "world": (tuple(range(layout.world_size)),),

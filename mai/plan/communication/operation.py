@@ -5,6 +5,8 @@ from typing import Literal
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "receive"]
 
+_ELEMENT_BYTES = {"bfloat16": 2, "float32": 4, "int32": 4, "float64": 8, "int64": 8}
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -22,6 +24,11 @@ class Operation:
     nothing else."""
     depends_on_routing: bool = False
     """Its ranks tell each other before how much it is; `elements` is what an even router would send."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of `elements`."""
+        return self.elements * _ELEMENT_BYTES[self.dtype]
 
 
 Together = tuple[Operation, ...]

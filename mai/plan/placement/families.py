@@ -1,37 +1,28 @@
 """The groups of each family, and the smallest part of a cluster that holds each of them whole.
 
-Every family of `Layout` cuts the ranks alike: `ranks` of a group, each `stride` from the next, and as many groups side
-by side as fit between two neighbours. So its ranks lie in blocks of ranks * stride, each block filled by its groups.
+Each family here cuts the ranks alike: `ranks` of a group, each `stride` from the next, and as many groups side by side
+as fit between two neighbours. So its ranks lie in blocks of ranks * stride, each block filled by its groups.
 """
 
 from collections.abc import Iterator, Mapping
 
 from mai.parallel.layout import Layout
+from mai.plan.communication.groups import AXES
 from mai.plan.hardware import Cluster
 from mai.plan.placement.topology import CLUSTER, Level
 from mai.plan.time.network import Group
 
+NAMES = ("tensor", "context", "data", "data_with_context", "pipeline", "expert_tensor", "expert", "expert_data")
+"""What a scheduler is told of; the ranks of each lie equally far from each other."""
+
 
 def families(layout: Layout) -> Mapping[str, Group]:
-    """By the names of the groups of `Layout`; those of one rank are left out."""
-    of_sequence = layout.tensor * layout.context
-    of_experts = layout.expert_tensor * layout.expert
-    found = {
-        "tensor": Group(layout.tensor),
-        "context": Group(layout.context, layout.tensor),
-        "data": Group(layout.data, of_sequence),
-        "data_with_context": Group(layout.context * layout.data, layout.tensor),
-        "pipeline": Group(layout.pipeline, layout.stage_ranks),
-        "expert_tensor": Group(layout.expert_tensor),
-        "expert": Group(layout.expert, layout.expert_tensor),
-        "expert_data": Group(layout.expert_data, of_experts),
+    """By the names of communication/groups.py; those of one rank are left out."""
+    has_experts = layout.expert_tensor * layout.expert > 1
+    firsts = {
+        name: layout.first_alike_but_for(*AXES[name]) for name in NAMES if has_experts or not name.startswith("expert")
     }
-    has_experts = of_experts > 1
-    return {
-        name: group
-        for name, group in found.items()
-        if group.ranks > 1 and (has_experts or not name.startswith("expert"))
-    }
+    return {name: Group(len(ranks), ranks[1] - ranks[0]) for name, ranks in firsts.items() if len(ranks) > 1}
 
 
 def block_ranks(group: Group) -> int:

@@ -3,6 +3,7 @@
 import pytest
 
 from mai.parallel.layout import Layout
+from mai.plan.communication import groups
 from mai.plan.placement.families import families, is_on_one_rail, level_of, members, most_parts, stays_inside
 from mai.plan.placement.topology import Level, place_of
 from tests.unit.plan.placement.test_topology import cluster
@@ -20,15 +21,25 @@ SIZES = (2, 3, 4, 6, 8, 12, 100)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_families_are_the_groups_of_the_layout(layout: Layout) -> None:
+def test_families_are_those_that_call_together(layout: Layout) -> None:
+    called = groups.families(layout)
     found = families(layout)
     for name, group in found.items():
-        assert {tuple(ranks) for ranks in members(group, layout.world_size)} == set(getattr(layout, f"{name}_groups"))
-    every = {name for name in dir(Layout) if name.endswith("_groups")} - {"model_groups", "embedding_groups"}
-    for name in {name.removesuffix("_groups") for name in every} - found.keys():
+        assert tuple(tuple(ranks) for ranks in members(group, layout.world_size)) == tuple(called[name].groups), name
+    for name in (
+        "tensor",
+        "context",
+        "data",
+        "data_with_context",
+        "pipeline",
+        "expert_tensor",
+        "expert",
+        "expert_data",
+    ):
         # Only what moves nothing is left out: single ranks, or copies of experts that are the data ranks themselves.
-        ranks = len(getattr(layout, f"{name}_groups")[0])
-        assert ranks == 1 or (name == "expert_data" and layout.expert * layout.expert_tensor == 1)
+        is_single = len(called[name].groups[0]) == 1
+        is_there_already = name == "expert_data" and layout.expert * layout.expert_tensor == 1
+        assert (name in found) == (not is_single and not is_there_already)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
