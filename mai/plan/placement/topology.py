@@ -4,6 +4,7 @@ That is how torchrun numbers them, and Slurm under `--distribution=block`, the d
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from mai.plan.hardware import Cluster, FabricLevel
 
@@ -56,6 +57,17 @@ def levels(cluster: Cluster) -> tuple[Level, ...]:
     # A pod of one leaf is that leaf.
     found = {part.nodes * node: name for name, part in _fabric(cluster)} | found
     return tuple(Level(found[gpus], gpus) for gpus in sorted(found))
+
+
+def outward_gb_per_second(cluster: Cluster, level: Level) -> float | None:
+    """What a part can send out of itself at most, one way: the links of its GPUs, over what its switches hold back.
+
+    None where the part is smaller than the NVLink domain: what leaves it goes over two networks.
+    """
+    if level.gpus < cluster.scale_up.gpus:
+        return None
+    inside = [part for _, part in _fabric(cluster) if part.nodes * cluster.gpus_per_node <= level.gpus]
+    return level.gpus * cluster.scale_out.gb_per_second / prod(part.oversubscription for part in inside)
 
 
 def _fabric(cluster: Cluster) -> list[tuple[str, FabricLevel]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mai.plan.hardware import Cluster, FabricLevel, ScaleOut, ScaleUp, load_cluster, load_gpu
-from mai.plan.placement.topology import Level, Place, levels, place_of
+from mai.plan.placement.topology import Level, Place, levels, outward_gb_per_second, place_of
 
 
 def cluster(*, node: int = 4, scale_up: int = 4, rails: int | None = None, **fabric: FabricLevel) -> Cluster:
@@ -55,3 +55,16 @@ def test_levels_are_named_once_the_smallest_first(made: Cluster, expected: list[
 def test_a_pod_of_one_leaf_is_that_leaf() -> None:
     leaf = FabricLevel(nodes=2, oversubscription=1)
     assert [level.name for level in levels(replace(cluster(), leaf=leaf, pod=leaf))] == ["node", "leaf"]
+
+
+def test_a_part_sends_what_its_gpus_can_over_what_its_switches_hold_back() -> None:
+    made = cluster(
+        leaf=FabricLevel(nodes=2, oversubscription=1.25), pod=FabricLevel(nodes=6, oversubscription=4)
+    )  # 4 GPUs of 50 GB/s a node
+    found = {level.name: outward_gb_per_second(made, level) for level in levels(made)}
+    assert found == {"node": 200, "leaf": 400 / 1.25, "pod": 1200 / (1.25 * 4)}
+
+
+def test_what_leaves_a_part_of_an_nvlink_domain_goes_over_two_networks() -> None:
+    rack = load_cluster("gb200_nvl72")
+    assert [outward_gb_per_second(rack, level) for level in levels(rack)] == [None, 72 * 50]

@@ -1,0 +1,63 @@
+"""The blocks `map` and `traffic` of a plan: where ranks lie, and what of a step leaves each part, as JSON values."""
+
+from typing import Any
+
+from mai.plan.communication.lanes import operations
+from mai.plan.communication.of_step import programs
+from mai.plan.hardware import Cluster
+from mai.plan.placement.rank_map import rank_map
+from mai.plan.placement.topology import Level, levels, outward_gb_per_second
+from mai.plan.placement.traffic import Leaving, leaving
+from mai.plan.setting import Setting
+from mai.recipe import Recipe
+
+_GPU = Level("gpu", 1)
+"""What leaves it is all that is sent."""
+
+
+def answers(recipe: Recipe, setting: Setting, *, step_seconds: float, gpus_booked: int) -> dict[str, Any]:
+    """Both blocks, of what mai itself sends; `recipe` and `setting` are of the same layout."""
+    layout, cluster = setting.layout, setting.cluster
+    of_stages, there = programs(recipe, layout), (_GPU, *levels(cluster))
+    found = leaving(of_stages, layout, there)
+    return {
+        "map": rank_map(layout, cluster, gpus_booked=gpus_booked),
+        "traffic": {
+            "even_router": any(each.depends_on_routing for program in of_stages for each in operations(program)),
+            "unstated": [name for name in ("leaf", "pod") if getattr(cluster, name) is None],
+            "levels": [
+                {
+                    "level": level.name,
+                    "gpus": level.gpus,
+                    "bytes": _sum(left),
+                    "share": _sum(left) / max(1, _sum(found[0])),
+                    "families": [{"family": name, "bytes": num_bytes} for name, num_bytes in _sums(left).items()],
+                    "busiest": _busiest(left, level, cluster, step_seconds),
+                }
+                for level, left in zip(there, found, strict=True)
+            ],
+        },
+    }
+
+
+def _sums(left: Leaving) -> dict[str, int]:
+    """By family, of all parts."""
+    return {name: round(sum(parts)) for name, parts in left.items()}
+
+
+def _sum(left: Leaving) -> int:
+    return sum(_sums(left).values())
+
+
+def _busiest(left: Leaving, level: Level, cluster: Cluster, step_seconds: float) -> dict[str, Any]:
+    """The part that sends most; the first of several, which rounding must not tell apart."""
+    of_parts = [round(sum(families)) for families in zip(*left.values(), strict=True)]
+    most = max(of_parts, default=0)
+    rate, capacity = most / step_seconds / 1e9, outward_gb_per_second(cluster, level)
+    return {
+        "part": of_parts.index(most) if most else None,
+        "bytes": most,
+        "gb_per_second": rate,
+        "capacity_gb_per_second": capacity,
+        "capacity_share": None if capacity is None else rate / capacity,
+    }
