@@ -1,5 +1,6 @@
 """The command `mai plan`."""
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @after
 @click.option("--failures", metavar="NAME", help="A list of failures, such as llama3, or a .toml file: adds goodput.")
 @click.option("--prove-schedule", "proves", is_flag=True, help="Prove that the collectives of all ranks match.")
+@click.option("--placement", "places", is_flag=True, help="Also which ranks lie where, and what leaves each node.")
 @click.option("--search", "searches", is_flag=True, help="Rank all layouts of the model and batch instead.")
 @as_json
 @click.option("--html", "page_file", type=click.Path(path_type=Path), help="Also write a page with pictures.")
@@ -51,6 +53,7 @@ def plan(
     after: tuple[str, ...],
     failures: str | None,
     proves: bool,
+    places: bool,
     searches: bool,
     **prices: float | None,
 ) -> None:
@@ -70,6 +73,7 @@ def plan(
       mai plan mai1_500b_moe --hardware h100 --gpus 15000 --search
       mai plan mai1_500b --hardware h100 --gpus 15000 --failures llama3
       mai plan mai1_500b --hardware h100 --gpus 15000 --prove-schedule
+      mai plan mai1_500b --hardware h100 --gpus 15000 --placement
     """
     from mai.plan import of_recipe
     from mai.plan.goodput.failures import load_failures
@@ -80,11 +84,12 @@ def plan(
     from mai.plan.software import load_software
     from mai.recipe import load, override
 
-    of_one_layout = {"--html": page_file, "--failures": failures, "--prove-schedule": proves}
-    if searches and (flags := [flag for flag, given in of_one_layout.items() if given]):
-        raise UsageError(f"--search ranks many layouts; {flags[0]} is of one: leave one of both out")
-    if proves and software != "mai":
-        raise UsageError("--prove-schedule proves what mai calls; leave --software out")
+    of_mai = {"--prove-schedule": proves, "--placement": places}
+    if searches:
+        why = "--search ranks many layouts; {} is of one: leave one of both out"
+        _refuse({"--html": page_file, "--failures": failures, **of_mai}, why)
+    if software != "mai":
+        _refuse(of_mai, "{} is of what mai calls; leave --software out")
     breaking = None if failures is None else load_failures(failures)
     cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
     checked = override.apply(load.find(recipe)(), overrides)
@@ -108,13 +113,33 @@ def plan(
         from mai.plan.goodput.goodput import goodput_of
 
         found["goodput"] = goodput_of(breaking, planned_run(found, cluster))
-    if proves:
-        from mai.plan.communication import proof_values, schedule
-
-        proof = schedule.prove_schedule(checked, setting.layout)
-        found["schedule"] = proof_values.values(proof, setting.layout)
+    found |= _of_programs(checked, setting, found, proves=proves, places=places)
     if page_file is not None:
         write(page_file, page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
     tell(found, text.lines, as_json=as_json)
     holds = not proves or found["schedule"]["holds"]
     click.get_current_context().exit(0 if found["memory"]["fits"] and holds else int(ExitCode.CONFIG))
+
+
+def _refuse(flags: Mapping[str, object], why: str) -> None:
+    """Raise UsageError at the first flag that is given."""
+    for flag, given in flags.items():
+        if given:
+            raise UsageError(why.format(flag))
+
+
+def _of_programs(
+    recipe: "Recipe", setting: "Setting", found: Mapping[str, Any], *, proves: bool, places: bool
+) -> dict[str, Any]:
+    """The blocks of a plan that follow from what every rank calls, which takes as long as all others."""
+    blocks: dict[str, Any] = {}
+    if proves:
+        from mai.plan.communication import proof_values, schedule
+
+        blocks["schedule"] = proof_values.values(schedule.prove_schedule(recipe, setting.layout), setting.layout)
+    if places:
+        from mai.plan.placement.answers import answers
+
+        took, booked = found["step"]["seconds"], found["gpus"]["booked"]
+        blocks |= answers(recipe, setting, step_seconds=took, gpus_booked=booked)
+    return blocks

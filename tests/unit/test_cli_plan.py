@@ -78,7 +78,7 @@ def test_json_has_every_stage_and_what_the_user_stated() -> None:
         ["--after", "mai1_500b"],
         ["--search"],
         ["parallel.data=35"],
-        ["--failures", "llama3", "--prove-schedule"],
+        ["--failures", "llama3", "--prove-schedule", "--placement"],
     ],
     ids=str,
 )
@@ -147,12 +147,26 @@ def test_the_schedule_of_15_000_ranks_is_proved() -> None:
     assert (schedule["holds"], schedule["ranks"], schedule["findings"]) == (True, 14_976, [])
 
 
+def test_placement_tells_where_ranks_lie_and_what_leaves_a_node() -> None:
+    lines = mai(*WORDS, "--placement").stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith("stage 25")] == [
+        ["stage", "25", "14400-14975", "1800-1871", "56-58"]
+    ]
+    found = json.loads(mai(*WORDS, "--placement", "--json").stdout)
+    gpu, node, leaf = found["traffic"]["levels"]
+    assert gpu["bytes"] > node["bytes"] > leaf["bytes"] > 0
+    assert found["map"]["spares"][0]["first_node"] == found["map"]["nodes"] == 1872
+    assert node["busiest"]["gb_per_second"] == node["busiest"]["bytes"] / 1e9 / found["step"]["seconds"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["--search", "--failures", "llama3"], "--search ranks many layouts; --failures is of one"),
         (["--search", "--prove-schedule"], "--search ranks many layouts; --prove-schedule is of one"),
+        (["--search", "--placement"], "--search ranks many layouts; --placement is of one"),
         (["--software", "megatron_2025", "--prove-schedule"], "leave --software out"),
+        (["--software", "megatron_2025", "--placement"], "--placement is of what mai calls; leave --software out"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(words: list[str], told: str) -> None:

@@ -11,6 +11,15 @@ from mai.plan.hardware import Cluster, FabricLevel
 CLUSTER = "cluster"
 """Above every level that a cluster names."""
 
+PLACES = {
+    "gpu": "a GPU",
+    "scale_up": "an NVLink domain",
+    "node": "a node",
+    "leaf": "a leaf",
+    "pod": "a pod",
+}
+"""A part of each level, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

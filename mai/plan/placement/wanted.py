@@ -5,11 +5,9 @@ from typing import Any
 
 from mai.plan.hardware import Cluster
 from mai.plan.placement.families import block_ranks, families, is_on_one_rail, level_of, most_parts
-from mai.plan.placement.topology import CLUSTER, Level, levels
+from mai.plan.placement.topology import CLUSTER, PLACES, Level, levels
 from mai.plan.setting import Setting
 from mai.plan.time.network import Group
-
-_PLACES = {"scale_up": "an NVLink domain", "node": "a node", "leaf": "a leaf", "pod": "a pod"}
 
 
 def placement(setting: Setting) -> dict[str, Any]:
@@ -56,11 +54,11 @@ def _sentences(cluster: Cluster, found: Sequence[Mapping[str, Any]]) -> Iterator
         if least is not None:
             of = f"all {ranks}" if least["ranks"] == ranks else f"every {least['ranks']} of the {ranks}"
             broken = "" if family["minimum_holds"] else ", which this order does not give to all of them"
-            yield f"{name}: {of} ranks of a group must share {_PLACES[least['level']]}{broken}"
+            yield f"{name}: {of} ranks of a group must share {PLACES[least['level']]}{broken}"
         if (place := family["preferred"]) in ("leaf", "pod"):
             in_a_row = ranks * family["stride"]
             broken = "" if family["level"] == place else ", and some of them reach over its end in this order"
-            yield f"{name}: {in_a_row:,} ranks in a row had better share {_PLACES[place]}{broken}"
+            yield f"{name}: {in_a_row:,} ranks in a row had better share {PLACES[place]}{broken}"
     rails = [_words(family) for family in found if family["one_rail"]]
     if rails:
         yield f"on one rail each, where GPUs keep their number in the node: {', '.join(rails)}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from mai.plan.communication import proof_text
 from mai.plan.goodput import text as goodput_text
+from mai.plan.placement import text as placement_text
 from mai.plan.report.quantities import amount, counted, disk_size, duration, gib, is_nothing, percent, seconds
 from mai.plan.report.terminal import columns, wrapped
 from mai.plan.scheduler import text as scheduler_text
@@ -29,7 +30,12 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     price = found["cluster"]["price"]
     yield from scheduler_text.lines(found["scheduler"], currency=price and price["currency"])
-    for key, of_block in (("goodput", goodput_text.lines), ("schedule", proof_text.lines)):
+    for key, of_block in (
+        ("goodput", goodput_text.lines),
+        ("map", placement_text.map_lines),
+        ("traffic", placement_text.traffic_lines),
+        ("schedule", proof_text.lines),
+    ):
         if key in found:
             yield ""
             yield from of_block(found[key])

@@ -23,6 +23,7 @@ from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.hardware import Cluster, Storage, load_cluster
 from mai.plan.of_recipe import setting_of, within
+from mai.plan.placement.answers import answers
 from mai.plan.report.report import of_whole_run, report
 from mai.plan.report.schema import FILE, SCHEMA
 from mai.plan.search.ranking_text import ranked
@@ -65,6 +66,12 @@ def with_proof(name: str, *, fault: bool = False) -> dict[str, Any]:
     return {**shipped(name), "schedule": values(proof, layout)}
 
 
+def with_placement(name: str, cluster: Cluster, gpus: int) -> dict[str, Any]:
+    recipe = within(load.find(name)(), cluster, gpus)
+    told = answers(recipe, setting_of(recipe, cluster, MAI), step_seconds=1.0, gpus_booked=gpus)
+    return {**plan(recipe, cluster, gpus), **told}
+
+
 @cache
 def outputs() -> dict[str, Any]:
     """As a program reads them."""
@@ -85,6 +92,9 @@ def outputs() -> dict[str, Any]:
         "failures without a price": with_goodput(shipped("mai1_500b", "b200"), "meta_rsc1"),
         "proof": with_proof("mai1_500b_moe"),
         "proof that fails": with_proof("llama3_8b", fault=True),
+        "placement": with_placement("mai1_500b_moe", h100, 15_000),
+        "placement on racks": with_placement("mai1_500b", load_cluster("gb200_nvl72"), 15_000),
+        "placement of one rank": with_placement("tiny", h100, 1),
         "search": ranked(load.find("mai1_500b")(), h100, MAI, gpus=15_000),
         "search of nothing that fits": ranked(load.find("mai1_500b")(), h100, MAI, gpus=64),
     }
@@ -120,6 +130,8 @@ def test_an_error_keeps_to_the_schema(capsys: pytest.CaptureFixture[str]) -> Non
         ("failures", ("goodput", "expected", "closed_form"), 94.6),
         ("failures", ("goodput", "levers", 0, "move", "what"), None),
         ("proof", ("schedule", "operations", 0, "kind"), "gather"),
+        ("placement", ("map", "runs", 0, "leaf"), "leaf0"),
+        ("placement", ("traffic", "levels", 1, "families", 0, "bytes"), 0.5),
         ("proof that fails", ("schedule", "findings", 0, "calls", 0, "coordinates", "rank"), 1),
     ],
 )

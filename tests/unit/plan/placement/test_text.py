@@ -1,0 +1,48 @@
+"""What a terminal shows of a small plan's placement."""
+
+from mai.plan.placement.text import map_lines, traffic_lines
+
+NODES = {"scale_up": None, "pod": None}
+
+
+def run(stage: int, ranks: tuple[int, int], nodes: tuple[int, int], leaf: int) -> dict[str, int | None]:
+    first_and_last = dict(zip(("first_rank", "last_rank", "first_node", "last_node"), ranks + nodes, strict=True))
+    return {"stage": stage, **first_and_last, "leaf": leaf, **NODES}
+
+
+def test_a_stage_is_a_row_from_its_first_run_to_its_last() -> None:
+    runs = [run(0, (0, 7), (0, 1), 0), run(0, (8, 9), (2, 2), 1), run(1, (10, 19), (2, 4), 1)]
+    spares = [{"first_node": 5, "last_node": 5, "leaf": 2, **NODES}]
+    assert list(map_lines({"runs": runs, "spares": spares})) == [
+        "where ranks lie  ranks  nodes  leaves",
+        "stage 0            0-9    0-2     0-1",
+        "stage 1          10-19    2-4       1",
+        "spares                      5       2",
+    ]
+
+
+def level(name: str, share: float, capacity_share: float | None, **families: int) -> dict[str, object]:
+    busiest = {"part": 0, "bytes": 10**9, "gb_per_second": 2.0, "capacity_share": capacity_share}
+    listed = [{"family": family, "bytes": num_bytes} for family, num_bytes in families.items()]
+    return {"level": name, "bytes": sum(families.values()), "share": share, "families": listed, "busiest": busiest}
+
+
+def test_families_stand_in_order_of_size_and_traces_together() -> None:
+    levels = [
+        level("gpu", 1.0, None, pipeline=4 * 10**9, tensor=9 * 10**9, world=8, data=16),
+        level("node", 0.3, 0.125, pipeline=4 * 10**9, tensor=0, world=4, data=0),
+    ]
+    assert list(traffic_lines({"levels": levels, "even_router": True, "unstated": ["leaf", "pod"]})) == [
+        "sent in a step, out of      a GPU     a node",
+        "tensor                    9.00 GB          0",
+        "pipeline                  4.00 GB    4.00 GB",
+        "others                   24 bytes    4 bytes",
+        "all                       13.0 GB    4.00 GB",
+        "of all that is sent        100.0%      30.0%",
+        "the busiest               1.00 GB    1.00 GB",
+        "over the whole step     2.00 GB/s  2.00 GB/s",
+        "of its links                           12.5%",
+        "  links: one way, less what switches hold back, if the bytes were spread evenly over the step",
+        "  experts: a router that spreads tokens evenly, which no router does",
+        "  not told: a leaf, a pod; the cluster states none",
+    ]
