@@ -155,7 +155,7 @@ def test_placement_tells_where_ranks_lie_and_what_leaves_a_node() -> None:
     found = json.loads(mai(*WORDS, "--placement", "--json").stdout)
     gpu, node, leaf = found["traffic"]["levels"]
     assert gpu["bytes"] > node["bytes"] > leaf["bytes"] > 0
-    assert found["map"]["spares"][0]["first_node"] == found["map"]["nodes"] == 1872
+    assert found["map"]["spares"]["first_node"] == found["map"]["nodes"] == 1872
     assert node["busiest"]["gb_per_second"] == node["busiest"]["bytes"] / 1e9 / found["step"]["seconds"]
 
 
@@ -190,8 +190,8 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     html = file.read_text()
     assert f"<p>mai plan {' '.join(WORDS)} --html {file}</p>" in html
     assert html.count("<svg") == 4
-    mai(*WORDS, "--failures", "llama3", "--html", str(file))
-    assert file.read_text().count("<svg") == 4 + 5
+    mai(*WORDS, "--failures", "llama3", "--placement", "--html", str(file))
+    assert file.read_text().count("<svg") == 4 + 5 + 1
     assert not [word for word in ("http", "src=", "@import", "url(", "<script", "<link") if word in html]
     refused = mai(*WORDS, "--html", str(tmp_path / "no" / "plan.html"))
     assert refused.returncode == 2

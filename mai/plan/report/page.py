@@ -9,8 +9,10 @@ from string import Template
 from typing import Any
 
 from mai.plan.goodput import text as goodput_text
+from mai.plan.placement import text as placement_text
 from mai.plan.report import pictures, text, what_if
 from mai.plan.report.quantities import percent, seconds
+from mai.plan.report.rank_picture import rank_picture
 from mai.plan.report.scaling import Scaling
 
 _TEMPLATE = Path(__file__).parent / "page.html"
@@ -40,6 +42,7 @@ def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date)
         )
         + pictures.scaling_picture(scaling, found),
         goodput=_goodput(found["goodput"]) if "goodput" in found else "",
+        placement=_placement(found) if "map" in found else "",
         costs=_table(text.cost_heads(found), text.costs(found)) + _paragraphs(*text.notes(found)),
         footer=_paragraphs(
             command, f"mai {_version()}, {day.isoformat()}", f"fingerprint of the recipe: {found['fingerprint']}"
@@ -69,6 +72,13 @@ def _goodput(found: Mapping[str, Any]) -> str:
         f'<div class="pairs">{levers}</div>',
     ]
     return f"<section><h2>What failures leave</h2>{''.join(inner)}</section>"
+
+
+def _placement(found: Mapping[str, Any]) -> str:
+    """A section of its own, where it was asked for."""
+    heads, *rows = placement_text.traffic_rows(found["traffic"])
+    inner = rank_picture(found["map"]) + _table(heads, rows) + _paragraphs(*placement_text.notes(found["traffic"]))
+    return f"<section><h2>Where ranks lie, and what they send</h2>{inner}</section>"
 
 
 def _shown(found: Mapping[str, Any]) -> str:

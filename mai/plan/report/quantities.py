@@ -35,6 +35,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def from_to(first: int, last: int) -> str:
+    """`7`, `0-575`: numbers of ranks, nodes and other parts, as schedulers write them."""
+    return str(first) if first == last else f"{first}-{last}"
+
+
 def seconds(number: float, *, like: float | None = None) -> str:
     """In milliseconds where it, or the number beside which it stands, is below a tenth of a second."""
     if (number if like is None else like) < 0.1:

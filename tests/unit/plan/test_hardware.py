@@ -68,10 +68,10 @@ def test_every_number_of_a_shipped_cluster_has_a_source(name: str) -> None:
 
 
 def test_what_ships() -> None:
-    racks = ["gb200_nvl72", "gb300_nvl72"]
-    assert cluster_names() == ["a100", "b200", *racks, "h100", "h200", "maia100", "mi300x", "mi355x"]
+    racks, others = ["gb200_nvl72", "gb300_nvl72"], ["maia100", "mi300x", "mi355x"]
+    assert cluster_names() == ["a100", "b200", *racks, "h100", "h100_llama3", "h200", *others]
     nvidia = ["a100_40gb", "a100_80gb", "b200", "b300", "gb200", "gb300", "h100", "h200"]
-    assert gpu_names() == [*nvidia, "maia100", "mi300x", "mi355x"]
+    assert gpu_names() == [*nvidia, *others]
 
 
 # name: dense TFLOP/s in bf16, fp8 and fp4, memory as sold, HBM TB/s, NVLink GB/s one way, TDP.
@@ -132,6 +132,7 @@ def test_a_node_of_h100_was_measured() -> None:
     [
         ("a100", 8, 8, 300, 25),
         ("h100", 8, 8, 450, 50),
+        ("h100_llama3", 8, 8, 450, 50),
         ("h200", 8, 8, 450, 50),
         ("b200", 8, 8, 900, 50),
         ("gb200_nvl72", 4, 72, 900, 50),

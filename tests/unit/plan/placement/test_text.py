@@ -1,27 +1,33 @@
 """What a terminal shows of a small plan's placement."""
 
+from typing import Any
+
 from mai.plan.placement.text import map_lines, traffic_lines
 
-NODES = {"scale_up": None, "pod": None}
+
+def place(nodes: tuple[int, int], leaves: tuple[int, int]) -> dict[str, Any]:
+    parts = [{"level": "leaf", "first": leaves[0], "last": leaves[1]}]
+    return {"first_node": nodes[0], "last_node": nodes[1], "parts": parts}
 
 
-def run(stage: int, ranks: tuple[int, int], nodes: tuple[int, int], leaf: int) -> dict[str, int | None]:
-    first_and_last = dict(zip(("first_rank", "last_rank", "first_node", "last_node"), ranks + nodes, strict=True))
-    return {"stage": stage, **first_and_last, "leaf": leaf, **NODES}
-
-
-def test_a_stage_is_a_row_from_its_first_run_to_its_last() -> None:
-    runs = [run(0, (0, 7), (0, 1), 0), run(0, (8, 9), (2, 2), 1), run(1, (10, 19), (2, 4), 1)]
-    spares = [{"first_node": 5, "last_node": 5, "leaf": 2, **NODES}]
-    assert list(map_lines({"runs": runs, "spares": spares})) == [
+def test_a_stage_is_a_row_from_its_first_rank_to_its_last() -> None:
+    found = {
+        "levels": [{"level": "leaf", "nodes": 2}],
+        "stages": [
+            {"stage": 0, "first_rank": 0, "last_rank": 9, **place((0, 2), (0, 1))},
+            {"stage": 1, "first_rank": 10, "last_rank": 19, **place((2, 4), (1, 2))},
+        ],
+        "spares": place((5, 5), (2, 2)),
+    }
+    assert list(map_lines(found)) == [
         "where ranks lie  ranks  nodes  leaves",
         "stage 0            0-9    0-2     0-1",
-        "stage 1          10-19    2-4       1",
+        "stage 1          10-19    2-4     1-2",
         "spares                      5       2",
     ]
 
 
-def level(name: str, share: float, capacity_share: float | None, **families: int) -> dict[str, object]:
+def level(name: str, share: float, capacity_share: float | None, **families: int) -> dict[str, Any]:
     busiest = {"part": 0, "bytes": 10**9, "gb_per_second": 2.0, "capacity_share": capacity_share}
     listed = [{"family": family, "bytes": num_bytes} for family, num_bytes in families.items()]
     return {"level": name, "bytes": sum(families.values()), "share": share, "families": listed, "busiest": busiest}
@@ -44,5 +50,5 @@ def test_families_stand_in_order_of_size_and_traces_together() -> None:
         "of its links                           12.5%",
         "  links: one way, less what switches hold back, if the bytes were spread evenly over the step",
         "  experts: a router that spreads tokens evenly, which no router does",
-        "  not told: a leaf, a pod; the cluster states none",
+        "  not told: the cluster states no leaf, no pod",
     ]

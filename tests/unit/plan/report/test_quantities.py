@@ -5,12 +5,17 @@ from mai.plan.report.quantities import (
     counted,
     disk_size,
     duration,
+    from_to,
     gib,
     is_nothing,
     percent,
     seconds,
 )
 from mai.plan.report.terminal import wrapped
+
+
+def test_ranks_in_a_row_are_told_from_the_first_to_the_last() -> None:
+    assert (from_to(1872, 1874), from_to(58, 58)) == ("1872-1874", "58")
 
 
 def test_one_is_no_plural() -> None:

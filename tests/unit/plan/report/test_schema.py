@@ -130,7 +130,7 @@ def test_an_error_keeps_to_the_schema(capsys: pytest.CaptureFixture[str]) -> Non
         ("failures", ("goodput", "expected", "closed_form"), 94.6),
         ("failures", ("goodput", "levers", 0, "move", "what"), None),
         ("proof", ("schedule", "operations", 0, "kind"), "gather"),
-        ("placement", ("map", "runs", 0, "leaf"), "leaf0"),
+        ("placement", ("map", "stages", 0, "first_node"), "node0"),
         ("placement", ("traffic", "levels", 1, "families", 0, "bytes"), 0.5),
         ("proof that fails", ("schedule", "findings", 0, "calls", 0, "coordinates", "rank"), 1),
     ],
