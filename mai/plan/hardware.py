@@ -131,6 +131,17 @@ class Storage:
     node_read_gb_per_second: float | None = None
     capacity_tb: float | None = None
 
+    def write_bytes_per_second(self, nodes: int) -> float | None:
+        """Of so many nodes together; unknown where only the rate of one is stated: all of them may be too many."""
+        return _together(self.write_gb_per_second, self.node_write_gb_per_second, nodes)
+
+    def read_bytes_per_second(self, nodes: int) -> float | None:
+        return _together(self.read_gb_per_second, self.node_read_gb_per_second, nodes)
+
+
+def _together(storage: float | None, node: float | None, nodes: int) -> float | None:
+    return None if storage is None else 1e9 * min(storage, nodes * (node or storage))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Price:

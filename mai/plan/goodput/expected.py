@@ -1,25 +1,24 @@
 """What failures are expected to leave of a planned run, in closed form, and the course that leaves most.
 
 What the plan knows goes before what the list of failures says: with the bandwidth of the cluster's storage a far save
-and a far load take what the bytes of the checkpoint take.
+and a far load take what the plan's checkpoint takes.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from math import ceil, inf
+from math import inf
 from typing import Any
 
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.failures import Failures
 from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput
 from mai.plan.goodput.spares import poisson_quantile, waiting_share
-from mai.plan.hardware import Cluster, Storage
+from mai.plan.hardware import Cluster
 
 NEARLY_ALWAYS = 0.999
 """Of the time, that spares should be enough."""
 _LONGEST_RESTART_SECONDS = 1e6
 _EXACT_ENOUGH_SECONDS = 0.1
-_GB = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +33,9 @@ class PlannedRun:
     useful_seconds: float
     """Of all steps, if nothing fails and no save stalls."""
     checkpoint_bytes: int
-    storage: Storage
+    save_seconds: float | None = None
+    load_seconds: float | None = None
+    """Of that to and from storage; None is unknown."""
     gpu_hour_price: float | None = None
     currency: str | None = None
 
@@ -45,7 +46,7 @@ class PlannedRun:
 
 def planned_run(found: Mapping[str, Any], cluster: Cluster) -> PlannedRun:
     """Of the report of a plan (mai/plan/report/report.py) on this cluster."""
-    run = found.get("run", found["phase"])
+    run, scheduler = found.get("run", found["phase"]), found["scheduler"]
     return PlannedRun(
         gpus=found["gpus"]["in_use"],
         gpus_per_node=cluster.gpus_per_node,
@@ -53,29 +54,23 @@ def planned_run(found: Mapping[str, Any], cluster: Cluster) -> PlannedRun:
         step_seconds=found["step"]["seconds"],
         useful_seconds=run["seconds"],
         checkpoint_bytes=found["disk"]["checkpoint_bytes"],
-        storage=cluster.storage,
+        save_seconds=scheduler["grace"]["save_seconds"],
+        load_seconds=scheduler["stopping"]["load_seconds"],
         gpu_hour_price=cluster.price.gpu_hour if cluster.price else None,
         currency=cluster.price.currency if cluster.price else None,
     )
 
 
 def as_planned(failures: Failures, run: PlannedRun) -> Failures:
-    """With the plan's own seconds of a far save and a far load, where the bandwidth of its storage is known."""
-    nodes, storage, sources = ceil(run.gpus / run.gpus_per_node), run.storage, dict(failures.sources)
-    checkpoint, restart = failures.checkpoint, failures.restart
-    if write := _bandwidth(storage.write_gb_per_second, storage.node_write_gb_per_second, nodes):
-        # mai's save waits until all bytes are on storage.
-        checkpoint = replace(checkpoint, far_stall_seconds=run.checkpoint_bytes / _GB / write)
-        sources["checkpoint.far_stall_seconds"] = f"the plan: its checkpoint at {write:g} GB/s"
-    if read := _bandwidth(storage.read_gb_per_second, storage.node_read_gb_per_second, nodes):
-        restart = replace(restart, load_far_seconds=run.checkpoint_bytes / _GB / read)
-        sources["restart.load_far_seconds"] = f"the plan: its checkpoint at {read:g} GB/s"
+    """With the plan's own seconds of a far save and a far load, where they are known."""
+    checkpoint, restart, sources = failures.checkpoint, failures.restart, dict(failures.sources)
+    if run.save_seconds is not None:
+        checkpoint = replace(checkpoint, far_stall_seconds=run.save_seconds)
+        sources["checkpoint.far_stall_seconds"] = "the plan: scheduler.grace.save_seconds"
+    if run.load_seconds is not None:
+        restart = replace(restart, load_far_seconds=run.load_seconds)
+        sources["restart.load_far_seconds"] = "the plan: scheduler.stopping.load_seconds"
     return replace(failures, checkpoint=checkpoint, restart=restart, sources=sources)
-
-
-def _bandwidth(whole: float | None, node: float | None, nodes: int) -> float | None:
-    known = [each for each in (whole, node and node * nodes) if each]
-    return min(known, default=None)
 
 
 def tiers(failures: Failures) -> tuple[Tier, Tier]:

@@ -6,7 +6,7 @@ time: what is computed and kept.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, exp, expm1, inf, sqrt
+from math import ceil, exp, expm1, sqrt
 
 _GOLDEN = (sqrt(5) - 1) / 2
 _EXACT_ENOUGH = 1e-6
@@ -18,41 +18,6 @@ _LARGEST_EXPONENT = 700.0
 def young_interval(stall_seconds: float, mean_seconds: float) -> float:
     """Useful seconds between saves (Young, CACM 17, 1974)."""
     return sqrt(2 * stall_seconds * mean_seconds)
-
-
-def daly_interval(stall_seconds: float, mean_seconds: float) -> float:
-    """The same of higher order (Daly, FGCS 22, 2006, equation 37)."""
-    if stall_seconds >= 2 * mean_seconds:
-        return mean_seconds
-    half = stall_seconds / (2 * mean_seconds)
-    return young_interval(stall_seconds, mean_seconds) * (1 + sqrt(half) / 3 + half / 9) - stall_seconds
-
-
-def goodput(interval_seconds: float, *, stall_seconds: float, restart_seconds: float, mean_seconds: float) -> float:
-    """Of a run that saves after so much useful time; failures hit saves and restarts too (Daly 2006, equation 20)."""
-    if mean_seconds == inf:
-        return interval_seconds / (interval_seconds + stall_seconds)
-    exponent = (interval_seconds + stall_seconds + restart_seconds) / mean_seconds
-    if exponent > _LARGEST_EXPONENT:
-        return 0.0
-    wall = mean_seconds * exp(restart_seconds / mean_seconds)
-    wall *= expm1((interval_seconds + stall_seconds) / mean_seconds)
-    return interval_seconds / wall
-
-
-def best_interval(*, stall_seconds: float, restart_seconds: float, mean_seconds: float) -> float:
-    """Useful seconds between saves that leave most, by search; infinite where nothing fails, 0 where a save is free."""
-    if mean_seconds == inf:
-        return inf
-    if stall_seconds == 0:
-        return 0.0
-    return _argmax(
-        lambda interval: goodput(
-            interval, stall_seconds=stall_seconds, restart_seconds=restart_seconds, mean_seconds=mean_seconds
-        ),
-        low=young_interval(stall_seconds, mean_seconds) / 20,
-        high=young_interval(stall_seconds, mean_seconds) * 5,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +37,8 @@ def two_tier_goodput(
 
     The near tier is enough for `near_share` of the failures; the others go back to the last far save. Between two far
     saves the expected time from the start of piece i is a line in that from the first piece, so it is solved backwards.
-    A restart that is hit by a failure starts again.
+    A restart that is hit by a failure starts again. Of one tier it is Daly's model (FGCS 22, 2006, equation 20).
     """
-    if mean_seconds == inf:
-        stalls = (saves_per_far_save - 1) * near.stall_seconds + far.stall_seconds
-        return saves_per_far_save * interval_seconds / (saves_per_far_save * interval_seconds + stalls)
     longest = max(near.stall_seconds, far.stall_seconds) + interval_seconds
     restarts = [tier.restart_seconds / mean_seconds for tier in (near, far)]
     if max(longest / mean_seconds, *restarts) > _LARGEST_EXPONENT:
@@ -147,11 +109,6 @@ def best_two_tiers(*, near: Tier, far: Tier, mean_seconds: float, near_share: fl
             low = middle + 1
     tried.setdefault(low, best_of(low))
     return max(tried.values(), key=lambda one: one.goodput)
-
-
-def restart_budget(goal: float, *, interval_seconds: float, stall_seconds: float, mean_seconds: float) -> float:
-    """Seconds that a restart may take to leave this much, at first order; below 0 where no restart is fast enough."""
-    return (1 - goal) * mean_seconds - interval_seconds / 2 - stall_seconds * mean_seconds / interval_seconds
 
 
 def _argmax(value: Callable[[float], float], *, low: float, high: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from mai.plan.of_recipe import usable_gpus
 from mai.plan.placement.wanted import placement
 from mai.plan.scheduler.contract import SIGNALS, exit_codes
-from mai.plan.scheduler.saving import grace
+from mai.plan.scheduler.saving import grace, load_seconds
 from mai.plan.scheduler.stopping import stopping
 from mai.plan.scheduler.world_sizes import world_sizes
 from mai.plan.setting import Setting
@@ -27,6 +27,7 @@ def answers(
             step_seconds=step_seconds,
             every_steps=recipe.checkpoint.every_steps,
             save_seconds=needed.save_seconds,
+            load_seconds=load_seconds(recipe, setting),
             gpus_in_use=in_use,
             gpus_booked=gpus_booked,
         ),

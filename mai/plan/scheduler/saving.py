@@ -1,12 +1,12 @@
-"""How long a save takes, and so how long before its end a job must be told.
+"""How long a save and a load take, and so how long before its end a job must be told.
 
 Every rank copies its shard to the host, hashes and writes it, one tensor at a time, while training waits
-(mai/checkpoint/save.py). The three do not overlap, so their seconds add up.
+(mai/checkpoint/save.py). The three do not overlap, so their seconds add up. A load reads, hashes and copies the same
+(mai/checkpoint/load.py).
 """
 
 from dataclasses import dataclass
 
-from mai.plan.hardware import Storage
 from mai.plan.report.cost import CHECKPOINT_BYTES, disk
 from mai.plan.setting import Setting
 from mai.recipe import Recipe
@@ -39,10 +39,8 @@ class Grace:
 
 def grace(recipe: Recipe, setting: Setting, step_seconds: float) -> Grace:
     """Of the plan's checkpoint on the cluster's storage."""
-    largest = _largest_shard_bytes(setting)
-    copy, hashed = largest / _COPY_BYTES_PER_SECOND, largest / _HASH_BYTES_PER_SECOND
-    nodes = -(-setting.layout.world_size // setting.cluster.gpus_per_node)
-    rate = _write_bytes_per_second(setting.cluster.storage, nodes)
+    copy, hashed = _copy_and_hash_seconds(setting)
+    rate = setting.cluster.storage.write_bytes_per_second(_nodes(setting))
     write = None if rate is None else disk(recipe).checkpoint_bytes / rate
     save = None if write is None else copy + hashed + write
     return Grace(
@@ -55,17 +53,23 @@ def grace(recipe: Recipe, setting: Setting, step_seconds: float) -> Grace:
     )
 
 
+def load_seconds(recipe: Recipe, setting: Setting) -> float | None:
+    """Of the plan's checkpoint from the cluster's storage, in the layout that saved it; None is unknown."""
+    rate = setting.cluster.storage.read_bytes_per_second(_nodes(setting))
+    return None if rate is None else disk(recipe).checkpoint_bytes / rate + sum(_copy_and_hash_seconds(setting))
+
+
+def _copy_and_hash_seconds(setting: Setting) -> tuple[float, float]:
+    largest = _largest_shard_bytes(setting)
+    return largest / _COPY_BYTES_PER_SECOND, largest / _HASH_BYTES_PER_SECOND
+
+
+def _nodes(setting: Setting) -> int:
+    return -(-setting.layout.world_size // setting.cluster.gpus_per_node)
+
+
 def _largest_shard_bytes(setting: Setting) -> float:
     """That one rank writes, on the stage that holds most."""
     shards, expert_shards = setting.shards
     held = [setting.held_on(stage) for stage in range(setting.parallel.pipeline)]
     return CHECKPOINT_BYTES * max(rank.dense / shards + rank.experts / expert_shards for rank in held)
-
-
-def _write_bytes_per_second(storage: Storage, nodes: int) -> float | None:
-    """Of all nodes together: what the storage takes, and no more than they can send."""
-    if storage.write_gb_per_second is None:
-        return None
-    of_nodes = storage.node_write_gb_per_second
-    sent = storage.write_gb_per_second if of_nodes is None else min(storage.write_gb_per_second, nodes * of_nodes)
-    return sent * 1e9

@@ -1,18 +1,14 @@
 """What it costs to stop the run and start it again: work that is done twice, the save, and the restart."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from mai.plan.goodput.failures import Restart
 from mai.plan.hardware import Cluster
 from mai.plan.report.cost import cost
 
 MINUTES = (0, 5, 15, 30, 60)
 """After a save, or after the start where the run does not save in between."""
-
-RESTART_SECONDS: Mapping[str, float] = {"start": 45.0, "communicators": 60.0, "load": 60.0, "first_step": 60.0}
-"""Assumed, of a job that has its nodes: processes and imports, groups of ranks, the checkpoint from storage, the first
-step and what warms up in it. Waiting in the queue is not in it."""
 
 
 def stopping(
@@ -21,12 +17,18 @@ def stopping(
     step_seconds: float,
     every_steps: int | None,
     save_seconds: float | None,
+    load_seconds: float | None,
     gpus_in_use: int,
     gpus_booked: int,
 ) -> dict[str, Any]:
-    """A row for each of MINUTES, as JSON values; without grace nothing is saved, with grace nothing is done twice."""
+    """A row for each of MINUTES, as JSON values; without grace nothing is saved, with grace nothing is done twice.
+
+    The job has its nodes again: waiting in the queue is not in it. An unknown load takes what a budget assumes.
+    """
     interval = None if every_steps is None else every_steps * step_seconds
-    restart = sum(RESTART_SECONDS.values())
+    budget = Restart() if load_seconds is None else Restart(load_far_seconds=load_seconds)
+    items = budget.steps(is_near=False, replaces=False, is_planned=True)
+    restart = sum(items.values())
 
     def costs(seconds: float | None) -> dict[str, float | None]:
         if seconds is None:
@@ -42,8 +44,9 @@ def stopping(
         rows.append({"minutes": minutes, "without_grace": without, "with_grace": costs(with_grace)})
     return {
         "save_interval_seconds": interval,
+        "load_seconds": load_seconds,
         "restart_seconds": restart,
-        "restart_items_seconds": dict(RESTART_SECONDS),
+        "restart_items_seconds": items,
         "rows": rows,
     }
 

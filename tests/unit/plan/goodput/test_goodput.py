@@ -19,10 +19,10 @@ from mai.plan.goodput.expected import (
 )
 from mai.plan.goodput.failures import Cause, Checkpoint, Restart, load_failures
 from mai.plan.goodput.goodput import goodput_of
-from mai.plan.goodput.intervals import best_interval, goodput
-from mai.plan.goodput.intervals import restart_budget as first_order_budget
+from mai.plan.goodput.intervals import best_two_tiers, two_tier_goodput
 from mai.plan.goodput.text import lines
-from mai.plan.hardware import Storage, load_cluster
+from mai.plan.hardware import load_cluster
+from tests.unit.plan.goodput.one_tier import first_order_budget, tiers
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 LLAMA_3 = load_failures("llama3")
@@ -33,7 +33,6 @@ RUN = PlannedRun(
     step_seconds=9.0,
     useful_seconds=90 * DAY,
     checkpoint_bytes=6 * 10**12,
-    storage=Storage(),
     gpu_hour_price=2.0,
     currency="USD",
 )
@@ -86,26 +85,23 @@ def test_a_restart_of_the_budget_just_reaches_the_goal() -> None:
     assert restart_budget(LLAMA_3, RUN, goal=0.999) is None
 
 
-def test_the_bandwidth_of_the_storage_goes_before_the_list_of_failures() -> None:
-    run = replace(RUN, storage=Storage(write_gb_per_second=2000, node_read_gb_per_second=0.5))
-    planned = as_planned(LLAMA_3, run)
-    assert planned.checkpoint.far_stall_seconds == pytest.approx(3)
-    assert planned.restart.load_far_seconds == pytest.approx(6000 / (1875 * 0.5))
+def test_the_plans_saves_and_loads_go_before_those_of_the_list_of_failures() -> None:
+    planned = as_planned(LLAMA_3, replace(RUN, save_seconds=3.0, load_seconds=7.0))
+    assert (planned.checkpoint.far_stall_seconds, planned.restart.load_far_seconds) == (3, 7)
     assert planned.sources["checkpoint.far_stall_seconds"].startswith("the plan")
     assert as_planned(LLAMA_3, RUN) == LLAMA_3
 
 
 def test_what_llama_3s_90_percent_implies() -> None:
     # 16,384 GPUs, a failure in 3.09 hours: over 90% needs saves of half a minute and restarts of 8, or better.
-    mean = LLAMA_3.mean_seconds(16_384)
+    def facts(stall: float, restart: float) -> dict[str, Any]:
+        mean = LLAMA_3.mean_seconds(16_384)
+        return tiers(stall_seconds=stall, restart_seconds=restart * MINUTE, mean_seconds=mean)
 
     def best(stall: float, restart: float) -> float:
-        facts = {"stall_seconds": stall, "restart_seconds": restart * MINUTE, "mean_seconds": mean}
-        return goodput(best_interval(**facts), **facts)
+        return best_two_tiers(**facts(stall, restart)).goodput
 
-    assert goodput(15 * MINUTE, stall_seconds=30, restart_seconds=8 * MINUTE, mean_seconds=mean) == pytest.approx(
-        0.889, abs=0.003
-    )
+    assert two_tier_goodput(15 * MINUTE, 1, **facts(30, 8)) == pytest.approx(0.889, abs=0.003)
     assert best(30, 8) < 0.9 < best(30, 5)
     assert best(5, 8) > 0.9
 
@@ -116,11 +112,11 @@ def test_what_llama_3s_90_percent_implies() -> None:
 def test_what_ft_hsdp_implies(kept: float, stall_minutes: float, first_order: float, exact: float) -> None:
     # FT-HSDP on 100,000 GPUs: 44% with stalls of 10 minutes, 80% with stalls of 3; no work is lost. At first order a
     # failure in 18 or 15 minutes; in closed form, where stalls are hit by failures too, in 12 or 13.
-    facts = {"interval_seconds": 1e-3, "stall_seconds": 0.0}
     stall = stall_minutes * MINUTE
-    budget = first_order_budget(kept, **facts, mean_seconds=first_order * MINUTE)
+    budget = first_order_budget(kept, interval=1e-3, stall_seconds=0.0, mean_seconds=first_order * MINUTE)
     assert budget == pytest.approx(stall, rel=0.01)
-    assert goodput(**facts, restart_seconds=stall, mean_seconds=exact * MINUTE) == pytest.approx(kept, abs=0.005)
+    facts = tiers(stall_seconds=0.0, restart_seconds=stall, mean_seconds=exact * MINUTE)
+    assert two_tier_goodput(1e-3, 1, **facts) == pytest.approx(kept, abs=0.005)
     # Llama 3's rate gives 30 minutes there: theirs is 1.7 to 2.5 times as high.
     assert 1.65 < LLAMA_3.mean_seconds(100_000) / (first_order * MINUTE) < 2.05
     assert 2.2 < LLAMA_3.mean_seconds(100_000) / (exact * MINUTE) < 2.55
@@ -183,10 +179,12 @@ def test_a_run_is_that_of_the_plans_report() -> None:
         "step": {"seconds": 7.5},
         "phase": {"seconds": 750.0},
         "disk": {"checkpoint_bytes": 10},
+        "scheduler": {"grace": {"save_seconds": 3.0}, "stopping": {"load_seconds": None}},
     }
     run = planned_run(report, load_cluster("h100"))
     assert (run.gpus, run.spare_nodes, run.gpus_booked) == (14_976, 3, 15_000)
     assert (run.step_seconds, run.useful_seconds) == (7.5, 750.0)
+    assert (run.save_seconds, run.load_seconds) == (3, None)
     assert planned_run({**report, "run": {"seconds": 900.0}}, load_cluster("h100")).useful_seconds == 900
 
 

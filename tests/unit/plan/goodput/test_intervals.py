@@ -1,19 +1,9 @@
 """The published cases of checkpoint intervals and goodput (docs: reliability at 15,000 GPUs)."""
 
-from math import inf
-
 import pytest
 
-from mai.plan.goodput.intervals import (
-    Tier,
-    best_interval,
-    best_two_tiers,
-    daly_interval,
-    goodput,
-    restart_budget,
-    two_tier_goodput,
-    young_interval,
-)
+from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput, young_interval
+from tests.unit.plan.goodput.one_tier import daly_goodput, daly_interval, first_order_budget, tiers
 
 MINUTE, HOUR = 60.0, 3600.0
 LLAMA_3 = 203 * MINUTE
@@ -26,8 +16,8 @@ LLAMA_3 = 203 * MINUTE
 def test_intervals_are_those_of_dalys_figures(mean: float, daly: float, exact: float) -> None:
     # Daly 2006, figures 3 to 5: a save of 5 minutes, a restart of 10; 117, 57 and 9.1 minutes.
     assert daly_interval(5 * MINUTE, mean) / MINUTE == pytest.approx(daly, abs=0.05)
-    found = best_interval(stall_seconds=5 * MINUTE, restart_seconds=10 * MINUTE, mean_seconds=mean)
-    assert found / MINUTE == pytest.approx(exact, abs=0.05)
+    found = best_two_tiers(**tiers(stall_seconds=5 * MINUTE, restart_seconds=10 * MINUTE, mean_seconds=mean))
+    assert found.far_interval_seconds / MINUTE == pytest.approx(exact, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +25,8 @@ def test_intervals_are_those_of_dalys_figures(mean: float, daly: float, exact: f
     [(60, 2, 10, 78.8), (17, 0.5, 10, 88.5), (5.5, 5 / 60, 5, 94.8), (2.5, 1 / 60, 3, 97.3)],
 )
 def test_goodput_is_that_of_the_monte_carlo(interval: float, stall: float, restart: float, expected: float) -> None:
-    found = goodput(
-        interval * MINUTE, stall_seconds=stall * MINUTE, restart_seconds=restart * MINUTE, mean_seconds=LLAMA_3
-    )
-    assert 100 * found == pytest.approx(expected, abs=0.3)
+    facts = {"stall_seconds": stall * MINUTE, "restart_seconds": restart * MINUTE, "mean_seconds": LLAMA_3}
+    assert 100 * two_tier_goodput(interval * MINUTE, 1, **tiers(**facts)) == pytest.approx(expected, abs=0.3)
 
 
 @pytest.mark.parametrize(
@@ -54,35 +42,39 @@ def test_goodput_is_that_of_the_monte_carlo(interval: float, stall: float, resta
 def test_the_table_of_15000_gpus(stall: float, interval: float, row: tuple[float, ...]) -> None:
     for restart, expected in zip((20, 10, 5, 3, 1), row, strict=True):
         facts = {"stall_seconds": stall, "restart_seconds": restart * MINUTE, "mean_seconds": LLAMA_3}
-        best = best_interval(**facts)
-        assert best / MINUTE == pytest.approx(interval, rel=0.05)
-        assert 100 * goodput(best, **facts) == pytest.approx(expected, abs=0.1)
+        best = best_two_tiers(**tiers(**facts))
+        assert best.far_interval_seconds / MINUTE == pytest.approx(interval, rel=0.05)
+        assert 100 * best.goodput == pytest.approx(expected, abs=0.1)
 
 
 def test_each_minute_of_restart_costs_half_a_percent() -> None:
-    at = [goodput(350, stall_seconds=5, restart_seconds=minutes * MINUTE, mean_seconds=LLAMA_3) for minutes in (5, 6)]
-    assert 100 * (at[0] - at[1]) == pytest.approx(0.49, abs=0.03)
+    five, six = (
+        two_tier_goodput(350, 1, **tiers(stall_seconds=5, restart_seconds=minutes * MINUTE, mean_seconds=LLAMA_3))
+        for minutes in (5, 6)
+    )
+    assert 100 * (five - six) == pytest.approx(0.49, abs=0.03)
 
 
-def test_nothing_fails_and_nothing_stalls_is_all_of_the_time() -> None:
-    assert goodput(60, stall_seconds=0, restart_seconds=0, mean_seconds=inf) == 1
-    assert goodput(1e-3, stall_seconds=0, restart_seconds=0, mean_seconds=LLAMA_3) == pytest.approx(1)
-    assert best_interval(stall_seconds=5, restart_seconds=0, mean_seconds=inf) == inf
+def test_free_saves_and_restarts_leave_all_of_the_time() -> None:
+    free = tiers(stall_seconds=0, restart_seconds=0, mean_seconds=LLAMA_3)
+    assert two_tier_goodput(1e-3, 1, **free) == pytest.approx(1)
+    assert best_two_tiers(**free).goodput == pytest.approx(1)
 
 
 def test_a_run_that_cannot_get_on_leaves_nothing_and_no_nan() -> None:
-    assert goodput(600, stall_seconds=1e9, restart_seconds=0, mean_seconds=HOUR) == 0
-    assert goodput(600, stall_seconds=5, restart_seconds=1000 * HOUR, mean_seconds=HOUR) == 0
-    assert goodput(60, stall_seconds=5, restart_seconds=10 * HOUR, mean_seconds=HOUR) < 1e-4
+    for stall, restart, most in ((1e9, 0, 0), (5, 1000 * HOUR, 0), (5, 10 * HOUR, 1e-4)):
+        facts = tiers(stall_seconds=stall, restart_seconds=restart, mean_seconds=HOUR)
+        assert two_tier_goodput(600, 1, **facts) <= most
     nowhere = Tier(stall_seconds=1e9, restart_seconds=0)
     assert two_tier_goodput(600, 3, near=nowhere, far=nowhere, mean_seconds=HOUR, near_share=0.5) == 0
 
 
-def test_two_equal_tiers_are_one() -> None:
-    tier = Tier(stall_seconds=30, restart_seconds=600)
-    two = two_tier_goodput(840, 1, near=tier, far=tier, mean_seconds=LLAMA_3, near_share=0.5)
-    one = goodput(840, stall_seconds=30, restart_seconds=600, mean_seconds=LLAMA_3)
-    assert two == pytest.approx(one, rel=1e-3)
+@pytest.mark.parametrize("near_share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("mean", [LLAMA_3, 10 * MINUTE])
+def test_one_tier_is_dalys_complete_model(near_share: float, mean: float) -> None:
+    facts = {"stall_seconds": 30, "restart_seconds": 600, "mean_seconds": mean}
+    found = two_tier_goodput(840, 1, **{**tiers(**facts), "near_share": near_share})
+    assert found == pytest.approx(daly_goodput(840, **facts), rel=1e-12)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.75, 95.4), (0.9, 96.2)])
@@ -94,6 +86,6 @@ def test_two_tiers_leave_what_their_first_order_says(share: float, expected: flo
 
 
 def test_a_goal_leaves_so_much_time_for_a_restart() -> None:
-    budget = restart_budget(0.94, interval_seconds=350, stall_seconds=5, mean_seconds=LLAMA_3)
-    left = goodput(350, stall_seconds=5, restart_seconds=budget, mean_seconds=LLAMA_3)
-    assert left == pytest.approx(0.94, abs=0.005)
+    budget = first_order_budget(0.94, interval=350, stall_seconds=5, mean_seconds=LLAMA_3)
+    facts = tiers(stall_seconds=5, restart_seconds=budget, mean_seconds=LLAMA_3)
+    assert two_tier_goodput(350, 1, **facts) == pytest.approx(0.94, abs=0.005)

@@ -10,7 +10,7 @@ import pytest
 
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.failures import Cause, Failures, Restart, load_failures
-from mai.plan.goodput.intervals import Tier, goodput, two_tier_goodput
+from mai.plan.goodput.intervals import Tier, two_tier_goodput
 from mai.plan.goodput.simulation import Failure, Simulated, random_failures, simulate, simulated_run
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
@@ -61,12 +61,8 @@ def test_one_tier_leaves_what_the_closed_form_says(
 ) -> None:
     tier = Tier(stall * MINUTE, restart * MINUTE)
     found = simulated(course(near=tier, far=tier, interval=interval * MINUTE), plain_failures(0), runs=100)
-    closed = goodput(
-        interval * MINUTE,
-        stall_seconds=tier.stall_seconds,
-        restart_seconds=tier.restart_seconds,
-        mean_seconds=LLAMA_3.mean_seconds(15_000),
-    )
+    mean = LLAMA_3.mean_seconds(15_000)
+    closed = two_tier_goodput(interval * MINUTE, 1, near=tier, far=tier, mean_seconds=mean, near_share=0.0)
     assert 100 * found.goodput == pytest.approx(expected, abs=0.3)
     assert 100 * found.goodput == pytest.approx(100 * closed, abs=0.3)
 

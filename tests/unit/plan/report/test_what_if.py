@@ -9,7 +9,6 @@ import pytest
 from mai.plan.goodput.expected import PlannedRun
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
-from mai.plan.hardware import Storage
 from mai.plan.report.what_if import lever_picture, lost_picture, moves
 
 
@@ -22,7 +21,6 @@ def found() -> dict[str, Any]:
         step_seconds=9.0,
         useful_seconds=7_776_000.0,
         checkpoint_bytes=6 * 10**12,
-        storage=Storage(),
         gpu_hour_price=2.0,
         currency="USD",
     )

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from mai.plan.goodput.failures import Restart
 from mai.plan.hardware import load_cluster
 from mai.plan.scheduler.stopping import MINUTES, lost_seconds, stopping
 
 
 def table(**changed: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {"step_seconds": 6.0, "every_steps": 100, "save_seconds": 30.0} | changed
+    given: dict[str, Any] = {"step_seconds": 6.0, "every_steps": 100, "save_seconds": 30.0, "load_seconds": None}
+    given |= changed
     cluster = given.pop("cluster", load_cluster("h100"))
     return stopping(cluster, gpus_in_use=14_976, gpus_booked=15_000, **given)
 
@@ -34,11 +36,17 @@ def test_a_run_that_never_saves_in_between_loses_everything() -> None:
 
 def test_costs_are_of_all_booked_gpus() -> None:
     found = table()
-    assert found["restart_seconds"] == sum(found["restart_items_seconds"].values()) == 225.0
+    assert found["restart_seconds"] == sum(found["restart_items_seconds"].values()) == 260.0
     row = found["rows"][1]
-    assert row["without_grace"]["gpu_hours"] == pytest.approx((300 + 225) / 3600 * 15_000)
+    assert row["without_grace"]["gpu_hours"] == pytest.approx((300 + 260) / 3600 * 15_000)
     assert row["without_grace"]["money"] == pytest.approx(row["without_grace"]["gpu_hours"] * 2.35)
-    assert row["with_grace"]["seconds"] == 30 + 225
+    assert row["with_grace"]["seconds"] == 30 + 260
+
+
+def test_a_restart_is_that_of_goodput_and_loads_what_the_plan_loads() -> None:
+    steps = Restart().steps(is_near=False, replaces=False, is_planned=True)
+    assert table()["restart_items_seconds"] == steps
+    assert table(load_seconds=7.0)["restart_items_seconds"] == steps | {"load_far": 7.0}
 
 
 def test_unknown_is_never_0() -> None:
