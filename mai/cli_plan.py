@@ -22,6 +22,9 @@ from mai.command import (
 from mai.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from mai.plan.goodput.failures import Failures
+    from mai.plan.goodput.measured import Measured
+    from mai.plan.goodput.record import Record
     from mai.plan.setting import Setting
     from mai.recipe import Recipe
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 @prices
 @imbalance
 @after
-@click.option("--failures", metavar="NAME", help="A list of failures, such as llama3, or a .toml file: adds goodput.")
+@click.option("--failures", metavar="NAME", help="A list such as llama3, a .toml file, or a run folder: adds goodput.")
 @click.option("--prove-schedule", "proves", is_flag=True, help="Prove that the collectives of all ranks match.")
 @click.option("--placement", "places", is_flag=True, help="Also which ranks lie where, and what leaves each node.")
 @click.option("--search", "searches", is_flag=True, help="Rank all layouts of the model and batch instead.")
@@ -63,7 +66,7 @@ def plan(
     if one does not. With --search, 0 if any layout does. With --prove-schedule, 80 too if the proof fails.
 
     With --failures it says how often to save, how many spares to hold, how fast to restart, and what failures leave of
-    the time; docs/guides/plan_a_run.md explains each line.
+    the time; docs/guides/plan_a_run.md explains each line. Of a run folder it takes what was measured.
 
     \b
     Example:
@@ -76,7 +79,6 @@ def plan(
       mai plan mai1_500b --hardware h100 --gpus 15000 --placement
     """
     from mai.plan import of_recipe
-    from mai.plan.goodput.failures import load_failures
     from mai.plan.hardware import load_cluster
     from mai.plan.report import page, report, scaling, text
     from mai.plan.report.cost import with_prices
@@ -90,7 +92,7 @@ def plan(
         _refuse({"--html": page_file, "--failures": failures, **of_mai}, why)
     if software != "mai":
         _refuse(of_mai, "{} is of what mai calls; leave --software out")
-    breaking = None if failures is None else load_failures(failures)
+    breaking = None if failures is None else _failures(failures)
     cluster, framework = with_prices(load_cluster(hardware), **prices), load_software(software)
     checked = override.apply(load.find(recipe)(), overrides)
     if imbalance > 1 and checked.model.experts is None:
@@ -112,7 +114,7 @@ def plan(
         from mai.plan.goodput.expected import planned_run
         from mai.plan.goodput.goodput import goodput_of
 
-        found["goodput"] = goodput_of(breaking, planned_run(found, cluster))
+        found["goodput"] = goodput_of(breaking[0], planned_run(found, cluster), own=breaking[1])
     found |= _of_programs(checked, setting, found, proves=proves, places=places)
     if page_file is not None:
         write(page_file, page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
@@ -143,3 +145,34 @@ def _of_programs(
         took, booked = found["step"]["seconds"], found["gpus"]["booked"]
         blocks |= answers(recipe, setting, step_seconds=took, gpus_booked=booked)
     return blocks
+
+
+def _failures(name: str) -> "tuple[Failures, Measured | None]":
+    """Of a list, or of a run folder, with what was measured there."""
+    from mai.plan.goodput.failures import failure_names, load_failures
+
+    if name in failure_names() or not Path(name).is_dir():
+        return load_failures(name), None
+    from mai.plan.goodput.own import own_failures
+    from mai.plan.goodput.record import measured
+
+    run = measured(record_of(Path(name)))
+    return own_failures(run), run
+
+
+def record_of(path: Path) -> "Record":
+    """What a run folder holds of its course, for mai/plan, which reads no folder."""
+    from mai.plan.goodput.record import Record
+    from mai.run_folder import RunFolder
+    from mai.run_folder.disk import read_lines
+
+    folder = RunFolder(path)
+    attempts = folder.attempts()
+    ended = attempts[:-1] if folder.is_busy() is not None else attempts
+    ends = {number: folder.read_terminal(number) for number in ended}
+    return Record(
+        name=str(path),
+        events={number: list(folder.read_events(number)) for number in attempts},
+        metrics=list(read_lines(folder.metrics)),
+        codes={number: end.code if end else None for number, end in ends.items()},
+    )

@@ -1,16 +1,19 @@
 """A run that is killed again and again: what it lost is measured, and the simulation over the same failures agrees."""
 
+import json
 import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from mai.plan.goodput.replay import measured, predicted
+from mai.cli_plan import plan, record_of
+from mai.errors import ExitCode
+from mai.plan.goodput.record import measured
+from mai.plan.goodput.replay import predicted
 from mai.recipe import Recipe
-from mai.run_folder import RunFolder
-from mai.run_folder.disk import read_lines
 from tests.fault.small_run import train
 from tests.jobs import Job
 
@@ -31,11 +34,15 @@ def test_the_goodput_of_a_run_with_kills_is_predicted_from_its_failures(
         job.send(signal.SIGKILL)
         job.exit_code()
     assert launch(command, folder=folder).exit_code() == 0
-    run = RunFolder(folder)
-    found = measured(
-        {attempt: list(run.read_events(attempt)) for attempt in run.attempts()}, list(read_lines(run.metrics))
-    )
-    assert len(found.failures) == KILLS + 1
+    found = measured(record_of(folder))
+    assert [code for _, code in found.interruptions] == KILLS * [ExitCode.PEER_LOST]
     assert found.lost_seconds > 0
     assert sum(found.parts_seconds.values()) == pytest.approx(found.wall_seconds)
     assert 100 * predicted(found).goodput == pytest.approx(100 * found.goodput, abs=2)
+    words = ["tiny", "--hardware", "h100", "--gpus", "8", "--failures", str(folder), "--json"]
+    planned = CliRunner().invoke(plan, words)
+    assert planned.exit_code == 0, planned.output
+    goodput = json.loads(planned.stdout)["goodput"]
+    assert f"{KILLS} interruptions in " in goodput["failures"]["describes"]
+    assert goodput["replayed"]["own_measured"] == found.goodput
+    assert 0 < goodput["replayed"]["goodput"] < 1

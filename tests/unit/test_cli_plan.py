@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from mai.plan.report.schema import FILE
 from tests.house.sources import ROOT
+from tests.unit.plan.goodput.recorder import Recorder
 
 WORDS = ["mai1_500b", "--hardware", "h100", "--gpus", "15000"]
 
@@ -131,6 +132,26 @@ def test_failures_tell_how_to_save_how_many_spares_and_what_is_left() -> None:
     both = json.loads(mai(*WORDS, "--failures", "llama3", "--json").stdout)["goodput"]["expected"]
     assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=0.3)
     assert sum(both["parts"].values()) == pytest.approx(1)
+
+
+def test_a_run_folder_is_a_list_of_failures_and_is_replayed(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    for steps in (95, 41, 120):
+        recorder.live(steps)
+    words = ["tiny", "--hardware", "h100", "--gpus", "8", "--failures", str(tmp_path / "run")]
+    result = mai(*words)
+    assert result.stderr == ""
+    told = " ".join(result.stdout.split())
+    assert "3 interruptions in 11.5 minutes on 16 GPUs; the true mean is 0.818 to 7.75, with 90% confidence" in told
+    replayed = json.loads(mai(*words, "--json").stdout)["goodput"]["replayed"]
+    assert replayed["interruptions"] == 3
+    assert 100 * replayed["own_predicted"] == pytest.approx(100 * replayed["own_measured"], abs=2)
+
+
+def test_a_folder_that_holds_no_run_is_named(tmp_path: Path) -> None:
+    result = mai(*WORDS, "--failures", str(tmp_path))
+    assert (result.returncode, result.stdout) == (80, "")
+    assert f"{tmp_path}: metrics.jsonl holds no step" in result.stderr
 
 
 def test_failures_that_are_not_there_are_named_with_those_that_are() -> None:

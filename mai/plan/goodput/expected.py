@@ -5,14 +5,15 @@ and a far load take what the plan's checkpoint takes.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 from mai.plan.goodput.course import Course
-from mai.plan.goodput.failures import Failures
+from mai.plan.goodput.failures import Failures, restart_of
 from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput
-from mai.plan.goodput.spares import poisson_quantile, waiting_share
+from mai.plan.goodput.poisson import poisson_quantile
+from mai.plan.goodput.spares import waiting_share
 from mai.plan.hardware import Cluster
 
 NEARLY_ALWAYS = 0.999
@@ -132,7 +133,10 @@ def nodes_in_repair(failures: Failures, course: Course, gpus: int) -> float:
 
 
 def enough_spares(failures: Failures, run: PlannedRun, *, confidence: float) -> int:
-    """The fewest that are enough this share of the time."""
+    """The fewest that are enough this share of the time.
+
+    Nodes in repair follow Poisson's law around their mean, however long single repairs take (Palm's theorem).
+    """
     return poisson_quantile(nodes_in_repair(failures, best_course(failures, run), run.gpus), confidence)
 
 
@@ -168,10 +172,9 @@ def restart_budget(failures: Failures, run: PlannedRun, *, goal: float) -> float
     longer than a near one by as much as now; None where no restart is fast enough."""
     run = replace(run, spare_nodes=enough_spares(failures, run, confidence=NEARLY_ALWAYS))
     far_extra = max(0.0, failures.restart.load_far_seconds - failures.restart.load_near_seconds)
-    nothing = replace(failures.restart, **dict.fromkeys(asdict(failures.restart), 0.0))
 
     def reaches(seconds: float) -> bool:
-        restart = replace(nothing, first_step_seconds=seconds, load_far_seconds=far_extra)
+        restart = restart_of(first_step_seconds=seconds, load_far_seconds=far_extra)
         return best_goodput(replace(failures, restart=restart), run) >= goal
 
     if not reaches(0.0):

@@ -82,6 +82,11 @@ class Restart:
         return {name: seconds for name, seconds in every.items() if name not in left_out}
 
 
+def restart_of(**seconds: float) -> Restart:
+    """Of these steps alone: all others take no time."""
+    return Restart(**{**{each.name: 0.0 for each in fields(Restart)}, **seconds})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     """What a save to each tier keeps the run waiting: near is memory of other nodes, far is storage."""

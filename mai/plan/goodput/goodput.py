@@ -20,21 +20,32 @@ from mai.plan.goodput.expected import (
 )
 from mai.plan.goodput.failures import Failures
 from mai.plan.goodput.levers import levers
+from mai.plan.goodput.measured import Measured
+from mai.plan.goodput.replay import replayed
 from mai.plan.goodput.simulation import random_failures, simulate
 
 _CONFIDENCES = (0.99, NEARLY_ALWAYS)
 _LEAST_SIMULATED = 0.1
 """Of goodput: a run that takes longer than that is hopeless, and is simulated for so long only."""
+_MOST_FAILURES = 2000
+"""Of a simulated run: three months of 45,000 GPUs at Llama 3's rate. More of them say the same once more."""
 GOAL = 0.94
 """What is left of the time at Llama 3's rate if all goes as designed."""
 
 
 def goodput_of(
-    failures: Failures, run: PlannedRun, *, goal: float = GOAL, runs: int = 100, seed: int = 0
+    failures: Failures,
+    run: PlannedRun,
+    *,
+    own: Measured | None = None,
+    goal: float = GOAL,
+    runs: int = 100,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """All that is known of a planned run under failures, as JSON values; `text.lines` shows the same.
 
     Args:
+        own: the run that `failures` was measured on, to be replayed; None where they are a rate.
         goal: goodput that the restart budget is for.
         runs: simulated ones, each as long as this one is expected to take.
     """
@@ -53,6 +64,7 @@ def goodput_of(
         },
         "restart": _of_restart(failures, run, goal=goal),
         **_of_goodput(failures, course, run, runs=runs, seed=seed),
+        "replayed": None if own is None else replayed(own, failures, course, seed=seed),
         "storage_alone": _of_storage_alone(failures, run),
         "levers": levers(failures, run),
         "sources": dict(failures.sources),
@@ -113,6 +125,7 @@ def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: in
     """In closed form and simulated, and what is lost in days and money."""
     closed = closed_form(failures, course, run.gpus)
     wall = run.useful_seconds / max(closed, _LEAST_SIMULATED)
+    wall = min(wall, _MOST_FAILURES * failures.mean_seconds(run.gpus))
     found = simulate(course, partial(random_failures, failures, run.gpus), wall_seconds=wall, runs=runs, seed=seed)
     expected_seconds = run.useful_seconds / closed if closed else None
     all_of_it, without = run_money(run, closed), run_money(run, 1.0)

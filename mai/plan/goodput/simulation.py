@@ -27,6 +27,8 @@ class Failure(NamedTuple):
     """Whether the newest copy, of either tier, is enough."""
     unnoticed_seconds: float = 0.0
     """That the numbers have been wrong: no copy younger than that is good."""
+    is_asked: bool = False
+    """No failure: somebody asked the run to stop. It has saved all work, and nothing is to be found out."""
 
 
 def random_failures(failures: Failures, gpus: int, random: Random) -> Iterator[Failure]:
@@ -119,7 +121,7 @@ class _Run:
             broken = failure.broken_nodes + self._is_noticed
             if self._is_noticed:
                 self._be_at_full_speed()
-            self._restart(broken, is_near=is_near, is_planned=False)
+            self._restart(broken, is_near=is_near, is_planned=failure.is_asked)
 
     def _restart(self, broken_nodes: int, *, is_near: bool, is_planned: bool) -> None:
         """Until the run trains again, or the next failure, or the end."""
@@ -133,6 +135,9 @@ class _Run:
             self._left -= seconds
 
     def _go_back(self, failure: Failure) -> None:
+        if failure.is_asked:
+            self._stand = self._stand._replace(stall_seconds=0.0)
+            return
         course = self._course
         saves = self._stand.saves
         if failure.unnoticed_seconds:

@@ -1,25 +1,6 @@
-"""How many nodes wait for another one to break."""
+"""How long a run waits for a node: what its spares leave."""
 
 from collections.abc import Mapping
-from itertools import count
-from math import exp, lgamma, log
-
-
-def poisson_quantile(mean: float, confidence: float) -> int:
-    """The smallest number that is not exceeded with this probability, which is below 1.
-
-    Nodes in repair follow Poisson's law around their mean, however long single repairs take (Palm's theorem): so many
-    spares are enough this share of the time.
-    """
-    if mean == 0:
-        return 0
-    total = 0.0
-    for number in count():
-        total += exp(number * log(mean) - mean - lgamma(number + 1))
-        # Rounding may leave the sum a little below 1 for good.
-        if total >= confidence or (number > mean and total > 1 - 1e-12):
-            return number
-    raise AssertionError
 
 
 def waiting_share(failures_per_repair: Mapping[int, float], spares: int) -> float:

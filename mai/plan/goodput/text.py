@@ -38,6 +38,8 @@ def sentences(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "of all time", _parts(found["expected"])
     if checkpoint["near"]["every_steps"] != checkpoint["far"]["every_steps"]:
         yield "one tier", _storage_alone(found["storage_alone"])
+    if found["replayed"] is not None:
+        yield "replayed", _replayed(found["replayed"])
     yield "takes", _takes(found["days"], found["money"])
 
 
@@ -93,6 +95,15 @@ def _parts(expected: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
     waiting = expected["waiting_share"]
     return parts + (f"; spares run out in {percent(waiting)} of the runs" if waiting else "")
+
+
+def _replayed(replayed: Mapping[str, Any]) -> str:
+    measured, predicted = replayed["own_measured"], replayed["own_predicted"]
+    return (
+        f"{percent(replayed['goodput'])} over the {counted(replayed['interruptions'], 'interruption')} of "
+        f"{replayed['run']} as they came; that run kept {percent(measured)}, and the simulation makes "
+        f"{percent(predicted)} of it, {100 * abs(predicted - measured):.1f} points off"
+    )
 
 
 def _storage_alone(alone: Mapping[str, Any]) -> str:

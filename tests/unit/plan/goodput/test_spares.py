@@ -2,7 +2,8 @@ from math import factorial
 
 import pytest
 
-from mai.plan.goodput.spares import poisson_quantile, waiting_share
+from mai.plan.goodput.poisson import poisson_quantile
+from mai.plan.goodput.spares import waiting_share
 
 # 1,875 nodes of 15,000 GPUs, 2.61 failures of 1,000 nodes a day: Llama 3's 289 that a node is to blame for.
 NODES, RATE = 1875, 2.61e-3

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from mai.plan.communication.schedule import prove_schedule
 from mai.plan.goodput.expected import planned_run
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
+from mai.plan.goodput.measured import Measured
+from mai.plan.goodput.own import own_failures
 from mai.plan.hardware import Cluster, Storage, load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.placement.answers import answers
@@ -29,6 +33,7 @@ from mai.plan.report.schema import FILE, SCHEMA
 from mai.plan.search.ranking_text import ranked
 from mai.plan.software import load_software
 from mai.recipe import Recipe, load, override
+from tests.unit.plan.goodput.recorder import Recorder
 from tests.unit.recipe.samples import small
 
 PUBLISHED = json.loads(FILE.read_text(encoding="utf-8"))
@@ -50,9 +55,19 @@ ONE_NODE = [f"parallel.{axis}=1" for axis in ("context", "pipeline", "virtual_st
 ]
 
 
-def with_goodput(found: dict[str, Any], failures: str) -> dict[str, Any]:
+def with_goodput(found: dict[str, Any], failures: str | Measured) -> dict[str, Any]:
     run = planned_run(found, load_cluster(found["cluster"]["name"]))
-    return {**found, "goodput": goodput_of(load_failures(failures), run, runs=2)}
+    if isinstance(failures, str):
+        return {**found, "goodput": goodput_of(load_failures(failures), run, runs=2)}
+    return {**found, "goodput": goodput_of(own_failures(failures), run, own=failures, runs=2)}
+
+
+def own_run() -> Measured:
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder) / "run")
+        recorder.live(40, code=ExitCode.NODE_BAD)
+        recorder.live(60)
+        return recorder.measured
 
 
 def with_proof(name: str, *, fault: bool = False) -> dict[str, Any]:
@@ -89,6 +104,7 @@ def outputs() -> dict[str, Any]:
         "one rank": plan(replace(small(), parallel=replace(small().parallel, data=1)), h100, 8),
         "whole run": of_whole_run([shipped("mai1_500b"), shipped("mai1_500b_256k")]),
         "failures": with_goodput(shipped("mai1_500b"), "llama3"),
+        "failures of a run folder": with_goodput(shipped("mai1_500b"), own_run()),
         "failures without a price": with_goodput(shipped("mai1_500b", "b200"), "meta_rsc1"),
         "proof": with_proof("mai1_500b_moe"),
         "proof that fails": with_proof("llama3_8b", fault=True),
@@ -128,6 +144,7 @@ def test_an_error_keeps_to_the_schema(capsys: pytest.CaptureFixture[str]) -> Non
         ("whole run", ("run", "phases"), "mai1-500b"),
         ("search", ("best", 0, "loses"), None),
         ("failures", ("goodput", "expected", "closed_form"), 94.6),
+        ("failures of a run folder", ("goodput", "replayed", "goodput"), None),
         ("failures", ("goodput", "levers", 0, "move", "what"), None),
         ("proof", ("schedule", "operations", 0, "kind"), "gather"),
         ("placement", ("map", "stages", 0, "first_node"), "node0"),
