@@ -1,10 +1,10 @@
 """The blocks `map` and `traffic` of a plan: where ranks lie, and what of a step leaves each part, as JSON values."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mai.plan.communication.lanes import operations
 from mai.plan.communication.of_step import programs
-from mai.plan.hardware import Cluster
 from mai.plan.placement.rank_map import rank_map
 from mai.plan.placement.topology import Level, levels, outward_gb_per_second
 from mai.plan.placement.traffic import Leaving, leaving
@@ -20,6 +20,7 @@ def answers(recipe: Recipe, setting: Setting, *, step_seconds: float, gpus_booke
     layout, cluster = setting.layout, setting.cluster
     of_stages, there = programs(recipe, layout), (_GPU, *levels(cluster))
     found = leaving(of_stages, layout, there)
+    sent = sum(_sums(found[0]).values())
     return {
         "map": rank_map(layout, cluster, gpus_booked=gpus_booked),
         "traffic": {
@@ -29,10 +30,8 @@ def answers(recipe: Recipe, setting: Setting, *, step_seconds: float, gpus_booke
                 {
                     "level": level.name,
                     "gpus": level.gpus,
-                    "bytes": _sum(left),
-                    "share": _sum(left) / max(1, _sum(found[0])),
-                    "families": [{"family": name, "bytes": num_bytes} for name, num_bytes in _sums(left).items()],
-                    "busiest": _busiest(left, level, cluster, step_seconds),
+                    **_of_level(_sums(left), sent),
+                    "busiest": _busiest(left, outward_gb_per_second(cluster, level), step_seconds),
                 }
                 for level, left in zip(there, found, strict=True)
             ],
@@ -45,15 +44,20 @@ def _sums(left: Leaving) -> dict[str, int]:
     return {name: round(sum(parts)) for name, parts in left.items()}
 
 
-def _sum(left: Leaving) -> int:
-    return sum(_sums(left).values())
+def _of_level(sums: Mapping[str, int], sent: int) -> dict[str, Any]:
+    leaves = sum(sums.values())
+    return {
+        "bytes": leaves,
+        "share": leaves / sent if sent else 0.0,
+        "families": [{"family": name, "bytes": num_bytes} for name, num_bytes in sums.items()],
+    }
 
 
-def _busiest(left: Leaving, level: Level, cluster: Cluster, step_seconds: float) -> dict[str, Any]:
+def _busiest(left: Leaving, capacity: float | None, step_seconds: float) -> dict[str, Any]:
     """The part that sends most; the first of several, which rounding must not tell apart."""
     of_parts = [round(sum(families)) for families in zip(*left.values(), strict=True)]
     most = max(of_parts, default=0)
-    rate, capacity = most / step_seconds / 1e9, outward_gb_per_second(cluster, level)
+    rate = most / step_seconds / 1e9
     return {
         "part": of_parts.index(most) if most else None,
         "bytes": most,
