@@ -68,7 +68,8 @@ def as_planned(failures: Failures, run: PlannedRun) -> Failures:
     if run.save_seconds is not None:
         checkpoint = replace(checkpoint, far_stall_seconds=run.save_seconds)
         sources["checkpoint.far_stall_seconds"] = "the plan: scheduler.grace.save_seconds"
-    if run.load_seconds is not None:
+    # A measured restart has its load within another step.
+    if run.load_seconds is not None and restart.load_far_seconds:
         restart = replace(restart, load_far_seconds=run.load_seconds)
         sources["restart.load_far_seconds"] = "the plan: scheduler.stopping.load_seconds"
     return replace(failures, checkpoint=checkpoint, restart=restart, sources=sources)

@@ -28,7 +28,7 @@ class Attempt:
     first_step: float
     """When its first step began."""
     stopped: float
-    """The last word of it."""
+    """Its last step or save; from there to the next start is to detect what happened, and to launch."""
     interrupted_by: ExitCode | None
     """None if somebody asked for its end, or it still runs."""
     step_seconds: Sequence[float]
@@ -38,7 +38,7 @@ class Attempt:
 
     @property
     def pause_seconds(self) -> float:
-        """Time between its steps, and behind the last: saves, evaluations."""
+        """Time between its steps, and that of a last save: saves, evaluations."""
         return max(0.0, self.stopped - self.first_step - sum(self.step_seconds))
 
 

@@ -76,31 +76,35 @@ def _attempts(record: Record, steps: Sequence[_Step]) -> list[Attempt]:
     attempts: list[Attempt] = []
     first_try: float | None = None
     stood_still, was_asked = 0.0, False
-    for number in sorted(record.events):
-        events, file = record.events[number], f"{record.name}: events-{number}.jsonl"
-        starts = [line for line in events if _value(line, "kind", str, file) == _STARTED]
-        taken = [step for step in steps if step.attempt == number]
+    taken: dict[int, list[_Step]] = {number: [] for number in sorted(record.events)}
+    for step in steps:
+        taken[step.attempt].append(step)
+    for number, its_steps in taken.items():
+        file, events = f"{record.name}: events-{number}.jsonl", record.events[number]
+        start = next((line for line in events if _value(line, "kind", str, file) == _STARTED), None)
+        if first_try is None and start is not None:
+            first_try = _time(start, file)
         interruption = _interruption(record, number)
-        if first_try is None and starts:
-            first_try = _time(starts[0], file)
-        if taken:
-            if first_try is None or not starts:
+        if its_steps:
+            if first_try is None or start is None:
                 raise PlanError(f"{file}: no line of kind {_STARTED}, and the attempt took steps")
             if attempts and was_asked:
                 stood_still = first_try - attempts[-1].stopped
+            saves = [line for line in events if _value(line, "kind", str, file) == _COMMITTED]
+            resumed = [_value(line, "step", int, file) for line in events if line["kind"] == _RESUMED]
             attempts.append(
                 Attempt(
-                    ranks=_value(starts[0], "ranks", int, file),
+                    ranks=_value(start, "ranks", int, file),
                     started=first_try - stood_still,
-                    first_step=taken[0].ended - taken[0].seconds - stood_still,
-                    stopped=max([_time(line, file) for line in events] + [step.ended for step in taken]) - stood_still,
+                    first_step=its_steps[0].ended - its_steps[0].seconds - stood_still,
+                    stopped=max([its_steps[-1].ended, *(_time(line, file) for line in saves)]) - stood_still,
                     interrupted_by=interruption,
-                    step_seconds=[step.seconds for step in taken],
-                    began_at=(_steps_of(_RESUMED, events, file) or [0])[-1],
-                    saved_steps=_steps_of(_COMMITTED, events, file),
+                    step_seconds=[step.seconds for step in its_steps],
+                    began_at=resumed[-1] if resumed else 0,
+                    saved_steps=[_value(line, "step", int, file) for line in saves],
                 )
             )
-        if taken or interruption is None:
+        if its_steps or interruption is None:
             first_try, was_asked = None, interruption is None
     return attempts
 
@@ -115,10 +119,6 @@ def _interruption(record: Record, number: int) -> ExitCode | None:
     if code not in list(ExitCode):
         raise PlanError(f"{record.name}: terminal-{number}.json: code={code}: no exit code of mai")
     return None if code in ASKED_FOR else ExitCode(code)
-
-
-def _steps_of(kind: str, events: Sequence[Line], file: str) -> list[int]:
-    return [_value(line, "step", int, file) for line in events if line["kind"] == kind]
 
 
 def _time(line: Line, file: str) -> float:

@@ -45,6 +45,7 @@ class Recorder:
                 self.saved = step
         self.now += 0.0 if is_asked else STEP_SECONDS / 2 + RELAUNCH_SECONDS
         if code is not None:
+            self._event("job_ended", code=int(code), name=code.name)
             self._end(code, last)
 
     def rest(self, seconds: float) -> None:

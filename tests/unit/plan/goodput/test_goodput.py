@@ -17,7 +17,7 @@ from mai.plan.goodput.expected import (
     planned_run,
     restart_budget,
 )
-from mai.plan.goodput.failures import Cause, Checkpoint, Restart, load_failures
+from mai.plan.goodput.failures import Cause, Checkpoint, Restart, load_failures, restart_of
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.goodput.intervals import best_two_tiers, two_tier_goodput
 from mai.plan.goodput.text import lines
@@ -90,6 +90,11 @@ def test_the_plans_saves_and_loads_go_before_those_of_the_list_of_failures() -> 
     assert (planned.checkpoint.far_stall_seconds, planned.restart.load_far_seconds) == (3, 7)
     assert planned.sources["checkpoint.far_stall_seconds"].startswith("the plan")
     assert as_planned(LLAMA_3, RUN) == LLAMA_3
+
+
+def test_a_measured_restart_does_not_load_twice() -> None:
+    own = replace(LLAMA_3, restart=restart_of(detect_seconds=13, start_processes_seconds=25))
+    assert as_planned(own, replace(RUN, load_seconds=7.0)).restart == own.restart
 
 
 def test_what_llama_3s_90_percent_implies() -> None:
