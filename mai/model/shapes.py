@@ -48,16 +48,29 @@ _ShapesAndSplits = dict[str, tuple[tuple[int, ...], Split]]
 
 def parameters(model: ModelConfig) -> Iterator[Parameter]:
     """All parameters in the order of the forward pass."""
-    last = model.num_layers - 1
-    vocabulary = (model.vocab_size, model.hidden_size)
-    yield Parameter("embedding.word_embeddings.weight", vocabulary, Split.VOCABULARY_ROWS, 0)
+    yield embedding(model)
     for layer in range(model.num_layers):
         yield from layer_parameters(model, layer)
-    yield Parameter("decoder.final_layernorm.weight", (model.hidden_size,), Split.NONE, last)
+    yield final_norm(model)
     for depth in range(model.multi_token_depths):
         yield from depth_parameters(model, depth)
     if not model.tied_embeddings:
-        yield Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, last)
+        yield output_layer(model)
+
+
+def embedding(model: ModelConfig) -> Parameter:
+    vocabulary = (model.vocab_size, model.hidden_size)
+    return Parameter("embedding.word_embeddings.weight", vocabulary, Split.VOCABULARY_ROWS, 0)
+
+
+def final_norm(model: ModelConfig) -> Parameter:
+    return Parameter("decoder.final_layernorm.weight", (model.hidden_size,), Split.NONE, model.num_layers - 1)
+
+
+def output_layer(model: ModelConfig) -> Parameter:
+    """Where it is not the embedding itself."""
+    vocabulary = (model.vocab_size, model.hidden_size)
+    return Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, model.num_layers - 1)
 
 
 def buffers(model: ModelConfig) -> Iterator[Parameter]:

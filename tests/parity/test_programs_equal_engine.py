@@ -1,71 +1,156 @@
-"""The planner's programs of a step are the calls that the running engine makes, rank by rank, in every layout."""
+"""The planner's programs of a step are the calls that the running engine makes, rank by rank: in every layout, of every
+kind of model, in buckets of any size."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from mai.parallel.layout import Layout
-from mai.plan.communication.groups import Families, families
-from mai.plan.communication.of_step import programs
-from mai.plan.communication.operation import Operation
-from mai.recipe import Recipe
-from tests.parity.matrix import LAYOUTS, SHAPES, recipe_of
+from mai.parallel.place import Place
+from mai.plan.communication import buckets
+from mai.recipe import DenseFeedForward, GroupedQueryAttention, ParallelConfig, Recipe
+from tests.corpus import changed
+from tests.parity.matrix import LAYOUTS, ONE_RANK, SHAPES, Layout, recipe_of
+from tests.parity.planned import assert_programs_are, by_ranks
 from tests.parity.recorded import Call, recorded
-from tests.parity.trainer import name_of, num_ranks
+from tests.parity.trainer import name_of
 from tests.ranks import on_ranks
 
-ROUTED = -1
-"""In place of how much is sent where a router decides."""
 
-_MOST_RANKS = 8
-
-
-def recipes(shape: str) -> dict[str, Recipe]:
-    found = [recipe_of(shape, layout) for layout in LAYOUTS]
-    return {name_of(recipe.parallel): recipe for recipe in found if num_ranks(recipe.parallel) <= _MOST_RANKS}
+def found(recipes: Mapping[str, Recipe], work: Any, *arguments: Any) -> dict[str, tuple[Recipe, list[list[Call]]]]:
+    """Each recipe with the calls of all ranks."""
+    (ranks,) = by_ranks(recipes)
+    answers = on_ranks(ranks, work, recipes, *arguments)
+    return {name: (recipe, [answer[name] for answer in answers]) for name, recipe in recipes.items()}
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def steps(request: pytest.FixtureRequest) -> dict[str, tuple[Recipe, list[list[Call]]]]:
-    """Of every layout of a shape, the calls of each rank; all layouts of one size in one set of processes."""
-    by_ranks: dict[int, dict[str, Recipe]] = defaultdict(dict)
-    for name, recipe in recipes(request.param).items():
-        by_ranks[num_ranks(recipe.parallel)][name] = recipe
-    found = {}
-    for ranks, some in by_ranks.items():
-        answers = on_ranks(ranks, recorded, some)
-        found |= {name: (recipe, [answer[name] for answer in answers]) for name, recipe in some.items()}
-    return found
+def in_layouts(shape: str, layouts: Sequence[Layout]) -> dict[str, Recipe]:
+    recipes = [recipe_of(shape, layout) for layout in layouts]
+    return {f"{shape}: {name_of(recipe.parallel)}": recipe for recipe in recipes}
 
 
-def test_every_rank_calls_what_its_program_says(steps: dict[str, tuple[Recipe, list[list[Call]]]]) -> None:
-    for name, (recipe, calls_of_ranks) in steps.items():
-        layout = Layout.of(recipe.parallel, len(calls_of_ranks))
-        of_stages, groups = programs(recipe, layout), families(layout)
-        for rank, calls in enumerate(calls_of_ranks):
-            program = of_stages[layout.coordinates(rank).pipeline]
-            planned = [_call(groups, rank, operation) for together in program for operation in together]
-            seen = [call for call in calls if len(call.ranks) > 1]
-            pairs = zip(planned, _unrouted(planned, seen), strict=False)
-            differs = next((number for number, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
-            assert differs is None, f"{name}, rank {rank}, call {differs}: {planned[differs]}, not {seen[differs]}"
-            assert len(planned) == len(seen), f"{name}, rank {rank}"
+def variant(shape: str, model: dict[str, Any] | None = None, *, kernels: Any = "auto", **axes: Any) -> Recipe:
+    """A shape with other fields of its model, in this layout."""
+    recipe = changed(recipe_of(shape, ONE_RANK), model=model or {})
+    return replace(recipe, kernels=kernels, parallel=ParallelConfig(**{"data": 1, "micro_batch_sequences": 4, **axes}))
 
 
-def _call(groups: Families, rank: int, operation: Operation) -> Call:
-    ranks = groups[operation.group].group_of(rank)
-    if operation.kind in ("send", "receive"):
-        assert operation.peer is not None
-        ends = (rank, ranks[operation.peer])
-        ranks = ends if operation.kind == "send" else ends[::-1]
-    elements = ROUTED if operation.depends_on_routing else operation.elements
-    return Call(operation.kind, tuple(ranks), elements, operation.dtype)
+def bf16(recipe: Recipe) -> Recipe:
+    return changed(recipe, precision={"compute": "bf16"})
 
 
-def _unrouted(planned: list[Call], seen: list[Call]) -> Iterator[Call]:
-    for ours, theirs in zip(planned, seen, strict=False):
-        elements = ROUTED if ours.elements == ROUTED else theirs.elements
-        in_order = theirs.kind in ("send", "receive")
-        ranks = theirs.ranks if in_order else tuple(sorted(theirs.ranks))
-        yield Call(theirs.kind, ranks, elements, theirs.dtype)
+def of_experts(shape: str = "experts", **fields: Any) -> dict[str, Any]:
+    return {"feed_forward": replace(SHAPES[shape].feed_forward, **fields)}
+
+
+SEQUENCE = {"tensor": 2, "sequence": True}
+INTERLEAVED = {"pipeline": 2, "virtual_stages": 2}
+BIASED = {"biases": True, "attention": GroupedQueryAttention(qk_norm=True, sinks=True), "window": 16, "global_every": 2}
+BIASED_EXPERTS = {**BIASED, **of_experts(shared_ffn_hidden_size=0)}
+LATENT_EXPERTS = of_experts(latent_size=32)
+SOME_EXPERTS = of_experts(auxiliary_loss="none", num_dense_layers=0, every=2)
+LATENT_DENSE = {"feed_forward": DenseFeedForward()}
+TIED = {"tied_embeddings": True}
+FURTHER = {"num_layers": 2, "multi_token_depths": 2}
+
+MODELS = {
+    "reference": variant("dense", kernels="reference", tensor=2),
+    "reference, full": variant("dense", FURTHER, kernels="reference", **SEQUENCE, data=2, sharding="full"),
+    "bf16": bf16(variant("dense", tensor=2, context=2, data=2)),
+    "bf16, full": bf16(variant("dense", **SEQUENCE, pipeline=2, data=2, sharding="full")),
+    "bf16, experts": bf16(variant("experts", **SEQUENCE, **INTERLEAVED, data=2, expert=2, expert_tensor=2)),
+    "bf16, latent": bf16(variant("latent", **SEQUENCE, context=2, data=2, expert=4)),
+    "biased": variant("dense", BIASED, tensor=2, data=2),
+    "biased, sequence": variant("dense", BIASED, **SEQUENCE, pipeline=2),
+    "biased experts": variant("experts", BIASED_EXPERTS, **SEQUENCE, data=2, expert=2),
+    "biased experts, full": variant("experts", BIASED_EXPERTS, data=2, sharding="full", recompute=("layer",)),
+    "latent experts": variant("experts", LATENT_EXPERTS, **SEQUENCE, data=2, expert=2, expert_tensor=2),
+    "latent experts, full": variant("experts", LATENT_EXPERTS, data=2, sharding="full", recompute=("experts",)),
+    "some experts": variant("experts", SOME_EXPERTS, context=2, pipeline=2, expert=2),
+    "shared expert recomputed": variant("experts", **SEQUENCE, data=2, expert=2, recompute=("shared_experts",)),
+    "latent, dense": variant("latent", LATENT_DENSE, tensor=2, data=2),
+    "tied": variant("dense", TIED, tensor=2, data=2),
+    "tied, pipeline": variant("dense", TIED, tensor=2, pipeline=2, data=2),
+    "tied, interleaved": variant("dense", TIED, **INTERLEAVED, data=2, sharding_ranks=1),
+    "tied, full": variant("dense", TIED, tensor=2, data=2, sharding="full"),
+    "tied, full, pipeline": variant("dense", TIED, **SEQUENCE, pipeline=2, data=2, sharding="full"),
+    "further": variant("dense", FURTHER, **SEQUENCE, data=2, recompute=("layer",)),
+    "further, no sequence": variant("dense", {**FURTHER, **TIED}, tensor=2, data=2),
+    "further, part of its own": variant("dense", FURTHER, **INTERLEAVED, stages="E|t|t|L", data=2),
+    "further, part of its own, full": variant("dense", FURTHER, pipeline=2, stages="Ett|L", data=2, sharding="full"),
+    "further, full": variant("dense", FURTHER, data=2, pipeline=2, sharding="full", recompute=("layer",)),
+    "further, experts": variant(
+        "experts", FURTHER, **SEQUENCE, pipeline=2, data=2, expert=2, recompute=("attention_core", "experts")
+    ),
+    "further, experts, full": variant("experts", FURTHER, **SEQUENCE, data=2, sharding="full", recompute=("layer",)),
+}
+SIXTEEN = {shape: recipe_of(shape, LAYOUTS[-1]) for shape in SHAPES}
+SETS = {
+    f"{what}, {ranks} ranks": recipes
+    for what, some in {
+        "dense": in_layouts("dense", LAYOUTS[:-1]),
+        "experts": in_layouts("experts", LAYOUTS[:-1]),
+        # Its attention is all that it has of its own.
+        "latent": in_layouts("latent", [layout for layout in LAYOUTS[:-1] if layout.every_commit]),
+        "models": MODELS,
+        "every axis": SIXTEEN,
+    }.items()
+    for ranks, recipes in by_ranks(some).items()
+}
+"""Recipes of one size share a set of processes."""
+
+
+@pytest.mark.parametrize("some", SETS)
+def test_every_rank_calls_what_its_program_says(some: str) -> None:
+    for name, (recipe, calls) in found(SETS[some], recorded).items():
+        assert_programs_are(name, recipe, calls)
+
+
+def test_the_layout_of_sixteen_ranks_is_cut_along_every_axis() -> None:
+    parallel = SIXTEEN["experts"].parallel
+    axes = ("tensor", "context", "pipeline", "virtual_stages", "data", "expert", "expert_tensor")
+    assert [getattr(parallel, axis) for axis in axes] == [2] * len(axes)
+
+
+ONE_EACH = 1
+"""Every parameter in a bucket of its own."""
+IN_BUCKETS = {
+    f"{elements} elements, {ranks} ranks": (elements, recipes)
+    for elements, some in {
+        ONE_EACH: {
+            "biased": variant("dense", BIASED, tensor=2, data=2),
+            "biased experts": variant("experts", BIASED_EXPERTS, data=2),
+            "latent experts": variant("experts", LATENT_EXPERTS, **SEQUENCE, data=2, recompute=("layer",)),
+            "latent": variant("latent", data=2, expert=2),
+            "further": variant("experts", FURTHER, data=2, recompute=("experts", "norms")),
+            "tied, reference": variant("dense", {**TIED, "biases": True}, kernels="reference", data=2),
+        },
+        20_000: {
+            "interleaved": variant("experts", **SEQUENCE, **INTERLEAVED, data=2, expert=2),
+            "copies": variant("latent", data=4, sharding_ranks=2, expert=2),
+        },
+    }.items()
+    for ranks, recipes in by_ranks(some).items()
+}
+
+
+def recorded_in_buckets(place: Place, recipes: dict[str, Recipe], elements: int) -> dict[str, list[Call]]:
+    """Runs on every rank: of an engine whose buckets have at least so many elements."""
+    from mai.engine import optimizer_sharding
+
+    theirs = optimizer_sharding.data_parallel_config
+    optimizer_sharding.data_parallel_config = lambda layout: replace(theirs(layout), bucket_size=elements)
+    return recorded(place, recipes)
+
+
+@pytest.mark.parametrize("some", IN_BUCKETS)
+def test_buckets_of_the_first_part_begin_and_end_where_the_engines_do(
+    some: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of these sizes have one bucket a part; large ones have their first part cut at 40 million elements."""
+    elements, recipes = IN_BUCKETS[some]
+    monkeypatch.setattr(buckets, "LEAST_ELEMENTS", elements)
+    monkeypatch.setattr(buckets, "LEAST_ELEMENTS_A_RANK", 0)
+    for name, (recipe, calls) in found(recipes, recorded_in_buckets, elements).items():
+        assert_programs_are(name, recipe, calls)

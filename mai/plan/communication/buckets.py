@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from mai.plan.communication.operation import Operation
 
-_LEAST_ELEMENTS, _LEAST_ELEMENTS_A_RANK = 40_000_000, 1_000_000
+LEAST_ELEMENTS, LEAST_ELEMENTS_A_RANK = 40_000_000, 1_000_000
+"""Of a bucket, where a model is cut into buckets at all: the former, or the latter times the data ranks."""
 _PARAMETER_ELEMENTS, _BUCKET_ELEMENTS = 64, 128
 """What begins of parameters, and ends of buckets, are padded to."""
 
@@ -24,6 +25,8 @@ class Held:
 
     name: str
     elements: int
+    stands_alone: bool
+    """In a bucket of its own: one that another stage holds too, so that both share it out alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Bucket:
 
 def least_elements(data_ranks: int) -> int:
     """Of a bucket, where a model is cut into buckets at all."""
-    return max(_LEAST_ELEMENTS, _LEAST_ELEMENTS_A_RANK * data_ranks)
+    return max(LEAST_ELEMENTS, LEAST_ELEMENTS_A_RANK * data_ranks)
 
 
 def buckets(parameters: Sequence[Held], *, ranks: int, least: int | None) -> list[Bucket]:
@@ -54,9 +57,11 @@ def buckets(parameters: Sequence[Held], *, ranks: int, least: int | None) -> lis
 
     for parameter in reversed(parameters):
         end = _padded(end, _PARAMETER_ELEMENTS)
+        if parameter.stands_alone and names:
+            close()
         names.append(parameter.name)
         end += parameter.elements
-        if least is not None and end - start >= least:
+        if parameter.stands_alone or (least is not None and end - start >= least):
             close()
     if names:
         close()
@@ -94,26 +99,28 @@ class Sums:
         self._used: set[int] = set()
         self._left = {number: {n for b in group for n in b.names} for number, group in enumerate(self._groups)}
 
-    def before(self, names: Sequence[str]) -> Iterator[Operation]:
-        """A module with these parameters runs for the first time."""
-        for number in self._numbers(names):
-            if number not in self._gathered:
-                yield from self._gather(number)
-            if number not in self._used:
-                self._used.add(number)
-                if number > 0 and number - 1 not in self._gathered:
-                    yield from self._gather(number - 1)
+    def before(self, name: str) -> Iterator[Operation]:
+        """A module that holds this parameter runs."""
+        number = self._number_of.get(name)
+        if number is None or number in self._used:
+            return
+        self._used.add(number)
+        for wanted in (number, number - 1):
+            if wanted >= 0 and wanted not in self._gathered:
+                yield from self._gather(wanted)
 
-    def behind(self, names: Sequence[str]) -> Iterator[Operation]:
-        """Their gradients are complete."""
-        for number in self._numbers(names):
-            left = self._left[number]
-            left.difference_update(names)
-            if not left:
+    def behind(self, name: str) -> Iterator[Operation]:
+        """Its gradient is complete."""
+        number = self._number_of.get(name)
+        if number is not None:
+            self._left[number].remove(name)
+            if not self._left[number]:
                 yield from self._sum(number)
 
-    def _numbers(self, names: Sequence[str]) -> list[int]:
-        return sorted({self._number_of[name] for name in names if name in self._number_of}, reverse=True)
+    @property
+    def left(self) -> Iterator[str]:
+        """Parameters whose gradients are not complete."""
+        return (name for names in self._left.values() for name in names)
 
     def _gather(self, number: int) -> Iterator[Operation]:
         self._gathered.add(number)

@@ -1,16 +1,16 @@
 """Modules of a layer: what a rank calls in them forward and backward, and what is computed once more."""
 
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mai.plan.communication.operation import Operation
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A module is about to use these parameters, or, in a backward pass, their gradients are complete."""
+    """A module is about to use this parameter, or, in a backward pass, its gradient is complete."""
 
-    names: tuple[str, ...]
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,10 @@ class Module:
     @property
     def first(self) -> tuple[Event, ...]:
         return self.forward if self.without_gradients is None else self.without_gradients
+
+
+Stretch = tuple[list[Module], Set[str]]
+"""Modules one after the other, and what of them is recomputed: a layer, or an end of the model."""
 
 
 def within(unit: str, *modules: Module) -> list[Module]:
@@ -70,6 +74,11 @@ def backward(modules: Sequence[Module], recomputed: Set[str] = frozenset()) -> I
         if module.name in recomputed and "layer" not in recomputed:
             yield from _again(module.forward)
         yield from module.backward
+
+
+def recomputed(module: Module) -> Module:
+    """A module that is computed once more in the backward pass, whatever it is part of."""
+    return replace(module, backward=(*_again(module.forward), *module.backward))
 
 
 def _again(events: Iterable[Event]) -> Iterator[Event]:

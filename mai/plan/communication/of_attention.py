@@ -1,8 +1,8 @@
 """What a rank calls for an attention: with grouped queries (GQA), or with latent vectors (MLA)."""
 
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import column_parallel, norm, row_parallel
-from mai.plan.communication.modules import Module
+from mai.plan.communication.matrices import column_parallel, norm, row_parallel, with_bias
+from mai.plan.communication.modules import Event, Module, Weights
 from mai.recipe import GroupedQueryAttention
 
 
@@ -10,11 +10,18 @@ def grouped_query_attention(caller: Caller, name: str) -> list[Module]:
     model = caller.recipe.model
     attention = model.attention
     assert isinstance(attention, GroupedQueryAttention)
+    projection = row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size)
     return [
         column_parallel(caller, f"{name}.linear_qkv", inputs=model.hidden_size, biases=model.biases),
         *(norm(f"{name}.{which}_layernorm") for which in "qk" if attention.qk_norm),
-        _core(caller, key_heads=model.num_kv_heads, key_size=model.head_size, value_size=model.head_size),
-        row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size, biases=model.biases),
+        _core(
+            caller,
+            key_heads=model.num_kv_heads,
+            key_size=model.head_size,
+            value_size=model.head_size,
+            weights=(Weights(f"{name}.core_attention.sinks"),) if attention.sinks else (),
+        ),
+        with_bias(projection, f"{name}.linear_proj") if model.biases else projection,
     ]
 
 
@@ -24,18 +31,18 @@ def latent_attention(caller: Caller, name: str) -> list[Module]:
     latent = model.latent_attention
     assert latent is not None
     if latent.query_rank is None:
-        queries = [column_parallel(caller, f"{name}.linear_q_proj", inputs=model.hidden_size, biases=False)]
+        queries = [column_parallel(caller, f"{name}.linear_q_proj", inputs=model.hidden_size)]
     else:
         queries = [
             norm(f"{name}.linear_q_down_proj"),
             norm(f"{name}.q_layernorm"),
-            column_parallel(caller, f"{name}.linear_q_up_proj", inputs=latent.query_rank, biases=False),
+            column_parallel(caller, f"{name}.linear_q_up_proj", inputs=latent.query_rank),
         ]
     return [
         *queries,
         norm(f"{name}.linear_kv_down_proj"),
         norm(f"{name}.kv_layernorm"),
-        column_parallel(caller, f"{name}.linear_kv_up_proj", inputs=latent.key_value_rank, biases=False),
+        column_parallel(caller, f"{name}.linear_kv_up_proj", inputs=latent.key_value_rank),
         _rotary_key(caller, latent.rotary_head_size),
         _core(
             caller,
@@ -43,7 +50,7 @@ def latent_attention(caller: Caller, name: str) -> list[Module]:
             key_size=model.head_size + latent.rotary_head_size,
             value_size=latent.value_head_size,
         ),
-        row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size, biases=False),
+        row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size),
     ]
 
 
@@ -56,7 +63,7 @@ def _rotary_key(caller: Caller, size: int) -> Module:
     return Module("rotary key", gather, caller.tensor("reduce_scatter", whole, "gradient of the rotary key"))
 
 
-def _core(caller: Caller, *, key_heads: int, key_size: int, value_size: int) -> Module:
+def _core(caller: Caller, *, key_heads: int, key_size: int, value_size: int, weights: tuple[Event, ...] = ()) -> Module:
     """Keys and values of all context ranks; their gradients are summed in fp32 (mai/engine/context.py)."""
     rows = caller.tokens * (key_heads // caller.layout.tensor)
     key, value = rows * key_size, rows * value_size
@@ -64,4 +71,4 @@ def _core(caller: Caller, *, key_heads: int, key_size: int, value_size: int) -> 
     forward = caller.context("all_gather", key, "keys") + caller.context("all_gather", value, "values")
     backward = caller.context("reduce_scatter", value * ranks, "gradients of values", "float32")
     backward += caller.context("reduce_scatter", key * ranks, "gradients of keys", "float32")
-    return Module("attention_core", forward, backward)
+    return Module("attention_core", weights + forward, weights + backward)

@@ -1,8 +1,8 @@
 """What a rank calls for a layer of experts: a shared expert, the router, tokens to their experts and back."""
 
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import network
-from mai.plan.communication.modules import Edge, Event, Module, Weights, joined
+from mai.plan.communication.matrices import network, norm
+from mai.plan.communication.modules import Edge, Event, Module, Weights, joined, recomputed
 from mai.plan.communication.operation import Kind
 
 
@@ -13,7 +13,13 @@ def of_experts(caller: Caller, name: str) -> Module:
     shared = []
     if experts.shared_ffn_hidden_size:
         shared = [network(caller, "shared_experts", f"{name}.shared_experts")]
-    return joined("experts", *shared, _router(caller, f"{name}.router"), _routed(caller, f"{name}.experts.experts"))
+        if "shared_experts" in caller.recipe.parallel.recompute:
+            shared = [recomputed(module) for module in shared]
+    routed = [_routed(caller, f"{name}.experts.experts")]
+    if experts.latent_size is not None:
+        # Every tensor rank holds both whole, as norms.
+        routed = [norm(f"{name}.fc1_latent_proj"), *routed, norm(f"{name}.fc2_latent_proj")]
+    return joined("experts", *shared, _router(caller, f"{name}.router"), *routed)
 
 
 def _router(caller: Caller, name: str) -> Module:
@@ -21,15 +27,15 @@ def _router(caller: Caller, name: str) -> Module:
     model, layout = caller.recipe.model, caller.layout
     experts = model.experts
     assert experts is not None
-    weights = (Weights((f"{name}.weight", f"{name}.bias") if model.biases else (f"{name}.weight",)),)
+    weights = tuple(Weights(f"{name}.{kind}") for kind in (("weight", "bias") if model.biases else ("weight",)))
     if experts.auxiliary_loss == "none":
-        return Module("router", weights, weights)
+        return Module("router", weights, weights[::-1])
     sequences = caller.recipe.parallel.micro_batch_sequences if experts.auxiliary_loss == "sequence" else 1
     ranks = layout.tensor * layout.context
     counts = caller.call(
         "all_reduce", "tensor_context", ranks, sequences * experts.num_experts, "tokens of each expert", "int64"
     )
-    return Module("router", weights + counts, weights, without_gradients=weights)
+    return Module("router", weights + counts, weights[::-1], without_gradients=weights)
 
 
 def _routed(caller: Caller, name: str) -> Module:
@@ -47,9 +53,8 @@ def _routed(caller: Caller, name: str) -> Module:
         elements *= ranks if kind == "reduce_scatter" else 1
         return caller.call(kind, "expert_tensor", ranks, elements, what, dtype, depends_on_routing=True)
 
-    matrices = ("linear_fc1", "linear_fc2")
     kinds = ("weight", "bias") if model.biases else ("weight",)
-    weights = [Weights(tuple(f"{name}.{matrix}.{kind}" for kind in kinds)) for matrix in matrices]
+    weights = [Weights(f"{name}.{matrix}.{kind}") for matrix in ("linear_fc1", "linear_fc2") for kind in kinds]
     unit = name.removesuffix(".experts")
     begin, end = Edge(unit, is_begin=True), Edge(unit, is_begin=False)
     ranks = layout.expert * layout.expert_tensor

@@ -3,28 +3,33 @@
 Ranks of a stage call alike: whatever their place on the other axes, their parts are as large.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from mai.model.shapes import Parameter, Split, depth_parameters, layer_parameters
+from mai.errors import PlanError
+from mai.model.shapes import Parameter, Split
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part, parts_of_stage
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.modules import Module, backward, forward
-from mai.plan.communication.of_layer import embedding, modules_of_layer, output
+from mai.plan.communication.matrices import norm
+from mai.plan.communication.modules import Stretch, backward, forward, within
+from mai.plan.communication.of_depths import of_depths
+from mai.plan.communication.of_layer import embedding, modules_of_layer
+from mai.plan.communication.of_output import output
 from mai.plan.communication.operation import Operation, Program, Together
+from mai.plan.communication.parameters import both_ends_hold, elements_of, has_final_norm, parameters_of
 from mai.plan.communication.sends import Send, turns_and_sends
 from mai.plan.communication.sharing import SharedWeights, bucketed, fully_shared, own_elements
 from mai.plan.time.schedule import Turn
 from mai.recipe import Recipe
 
-_Unit = tuple[list[Module], Set[str]]
-"""A layer or an end of the model, and what of it is recomputed."""
-
 
 def programs(recipe: Recipe, layout: Layout) -> tuple[Program, ...]:
-    """Of the ranks of every stage, of a step that is not the first."""
+    """Of the ranks of every stage, of a step that is not the first.
+
+    Raises PlanError for a layer of the user's own, whose calls nobody knows, and for what `_refuse` says."""
+    _refuse(recipe)
     caller = Caller(recipe, layout)
     return tuple(tuple(_Stage(caller, stage).program()) for stage in range(layout.pipeline))
 
@@ -54,12 +59,12 @@ class _Stage:
         return parts_of_stage(recipe.model.num_layers, recipe.parallel, self.stage)
 
     @cached_property
-    def units(self) -> list[list[_Unit]]:
-        return [list(_units(self.caller, part)) for part in self.parts]
+    def stretches(self) -> list[list[Stretch]]:
+        return [list(_stretches(self.caller, part)) for part in self.parts]
 
     @cached_property
     def parameters(self) -> list[list[Parameter]]:
-        return [list(_parameters(self.caller.recipe, part)) for part in self.parts]
+        return [parameters_of(self.caller.recipe, part) for part in self.parts]
 
     @cached_property
     def shared(self) -> list[SharedWeights]:
@@ -67,13 +72,13 @@ class _Stage:
         return [of_part(self.caller, self.stage, number, held) for number, held in enumerate(self.parameters)]
 
     def _turn(self, turn: Turn) -> Iterator[Together]:
-        units, shared = self.units[turn.part], self.shared[turn.part]
+        stretches, shared = self.stretches[turn.part], self.shared[turn.part]
         when = f"{turn.direction} of micro-batch {turn.micro_batch}"
         is_forward = turn.direction == "forward"
         for operation in shared.begin(turn):
             yield (operation,)
-        for unit in units if is_forward else reversed(units):
-            for event in forward(*unit) if is_forward else backward(*unit):
+        for stretch in stretches if is_forward else reversed(stretches):
+            for event in forward(*stretch) if is_forward else backward(*stretch):
                 if isinstance(event, Operation):
                     yield (replace(event, what=f"{event.what}, {when}"),)
                 else:
@@ -88,40 +93,31 @@ class _Stage:
         return Operation(send.kind, "pipeline", elements, caller.dtype, peer=send.peer, what=what)
 
 
-def _units(caller: Caller, part: Part) -> Iterator[_Unit]:
+def _stretches(caller: Caller, part: Part) -> Iterator[Stretch]:
     """Ends are never recomputed."""
     recomputed = frozenset(caller.recipe.parallel.recompute)
     if part.has_embedding:
         yield embedding(caller), frozenset()
     for layer in part.layers:
-        yield modules_of_layer(caller, layer, prefix=f"decoder.layers.{layer}"), recomputed
+        prefix = f"decoder.layers.{layer}"
+        yield within(prefix, *modules_of_layer(caller, layer, prefix=prefix)), recomputed
+    if has_final_norm(caller.recipe, part):
+        yield [norm("decoder.final_layernorm")], frozenset()
     if part.has_loss:
         yield output(caller), frozenset()
-
-
-def _parameters(recipe: Recipe, part: Part) -> Iterator[Parameter]:
-    """In the order of the forward pass. Megatron's modules register an attention's last matrix before its first, which
-    shows only where a bucket ends between the two."""
-    model, last = recipe.model, recipe.model.num_layers - 1
-    vocabulary = (model.vocab_size, model.hidden_size)
-    if part.has_embedding:
-        yield Parameter("embedding.word_embeddings.weight", vocabulary, Split.VOCABULARY_ROWS, 0)
-    for layer in part.layers:
-        yield from layer_parameters(model, layer)
-    if part.has_loss:
-        yield Parameter("decoder.final_layernorm.weight", (model.hidden_size,), Split.NONE, last)
-        for depth in range(model.multi_token_depths):
-            yield from depth_parameters(model, depth)
-        yield Parameter("output_layer.weight", vocabulary, Split.VOCABULARY_ROWS, last)
+        yield from of_depths(caller, recomputed, has_embedding=part.has_embedding)
 
 
 def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]]) -> Iterator[Operation]:
     """Behind all turns: what is left of gradients, their norm, and the loss."""
-    layout, sequence = caller.layout, caller.recipe.parallel.sequence
+    layout = caller.layout
     if layout.tensor > 1:
-        uncut = sum(_held(caller, p) for part in parameters for p in part if _is_summed(p, sequence=sequence))
+        uncut = sum(_held(caller, p) for part in parameters for p in part if _is_summed(caller, p))
         if uncut:
             yield Operation("all_reduce", "tensor", uncut, "float32", what="gradients of what tensor ranks hold alike")
+    for parameter in (p for part in parameters for p in part if p.name in both_ends_hold(caller.recipe)):
+        elements = _held(caller, parameter)
+        yield Operation("all_reduce", "embedding", elements, "float32", what="gradient of the embedding")
     sharing = layout.context * layout.data
     if layout.pipeline > 1:
         yield Operation("broadcast", "pipeline", 1, "int32", peer=layout.pipeline - 1, what="number of tokens")
@@ -143,10 +139,30 @@ def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]
 def _held(caller: Caller, parameter: Parameter) -> int:
     """Elements of its gradient on a rank; of full sharding's uneven rows, the first ranks'."""
     if caller.recipe.parallel.sharding == "optimizer":
-        return parameter.num_elements
+        return elements_of(parameter, caller.layout)
     return own_elements(parameter, caller.layout)
 
 
-def _is_summed(parameter: Parameter, *, sequence: bool) -> bool:
-    is_head_norm = parameter.name.endswith(("q_layernorm.weight", "k_layernorm.weight"))
-    return not parameter.is_expert and parameter.split is Split.NONE and (sequence or is_head_norm)
+def _refuse(recipe: Recipe) -> None:
+    if recipe.model.layer is not None:
+        raise PlanError(
+            f"model.layer={recipe.model.layer}: what your own layer sends is not known before it runs; "
+            "use model.layer=none"
+        )
+    if recipe.model.multi_token_depths and recipe.parallel.context > 1:
+        raise PlanError(
+            f"model.multi_token_depths={recipe.model.multi_token_depths}, parallel.context={recipe.parallel.context}: "
+            "context ranks that hand tokens on to each other are not described yet; use parallel.context=1 or "
+            "model.multi_token_depths=0"
+        )
+
+
+def _is_summed(caller: Caller, parameter: Parameter) -> bool:
+    """Over tensor ranks, of which each has a part of its gradient: of its own tokens or, of a norm of each head, of its
+    own heads (megatron/core/distributed/finalize_model_grads.py, core 0.16.1)."""
+    model = caller.recipe.model
+    is_head_norm = model.latent_attention is None and parameter.name.endswith(
+        ("q_layernorm.weight", "k_layernorm.weight")
+    )
+    is_whole = not parameter.is_expert and parameter.split is Split.NONE
+    return is_whole and (caller.recipe.parallel.sequence or is_head_norm)

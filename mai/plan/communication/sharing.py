@@ -10,6 +10,7 @@ from mai.plan.communication.caller import Caller
 from mai.plan.communication.full_sharding import ROOT, Unit, Units
 from mai.plan.communication.modules import Edge, Weights
 from mai.plan.communication.operation import Operation
+from mai.plan.communication.parameters import both_ends_hold, elements_of
 from mai.plan.time.schedule import Turn
 
 
@@ -31,9 +32,14 @@ def bucketed(caller: Caller, stage: int, virtual_stage: int, parameters: Sequenc
     layout, part = caller.layout, virtual_stage * caller.layout.pipeline + stage
     # Only the first part's sums have nothing to hide behind (optimizer_sharding.py).
     least = least_elements(layout.data) if part == 0 else None
+    doubled = both_ends_hold(caller.recipe)
     sums = []
     for is_expert in (False, True):
-        held = [Held(each.name, _elements(each, layout)) for each in parameters if each.is_expert == is_expert]
+        held = [
+            Held(each.name, elements_of(each, layout), stands_alone=each.name in doubled)
+            for each in parameters
+            if each.is_expert == is_expert
+        ]
         family, ranks = _sharers(layout, is_expert=is_expert)
         sharing = Sharing(family, ranks, layout.sharding_copies, caller.dtype)
         what = f"{'experts' if is_expert else 'weights'} of part {part}, bucket"
@@ -45,14 +51,18 @@ def bucketed(caller: Caller, stage: int, virtual_stage: int, parameters: Sequenc
 def fully_shared(caller: Caller, stage: int, virtual_stage: int, parameters: Sequence[Parameter]) -> SharedWeights:
     """Of full sharding."""
     layout, part = caller.layout, virtual_stage * caller.layout.pipeline + stage
+    has_further = any(each.name.startswith("mtp.") for each in parameters)
+    ends_are_units = not (caller.recipe.model.tied_embeddings or has_further)
     own: dict[str, int] = {}
     families = {}
-    for parameter in sorted(parameters, key=lambda each: _unit_of(each) != ROOT):
-        unit = _unit_of(parameter)
+    of_units = [(_unit_of(parameter, ends_are_units=ends_are_units), parameter) for parameter in parameters]
+    for unit, parameter in sorted(of_units, key=lambda one: one[0] != ROOT):
         families[unit] = _sharers(layout, is_expert=parameter.is_expert)
         own[unit] = own.get(unit, 0) + own_elements(parameter, layout)
     units = {name: Unit(own[name], *families[name], layout.sharding_copies) for name in own}
-    return _FullyShared(Units(units, dtype=caller.dtype, what=f"part {part}"))
+    is_last = part == layout.pipeline * layout.virtual_stages - 1
+    ends_in_unit = not (is_last or any(each.name == "decoder.final_layernorm.weight" for each in parameters))
+    return _FullyShared(Units(units, dtype=caller.dtype, what=f"part {part}"), ends_in_unit=ends_in_unit)
 
 
 class _Bucketed:
@@ -67,20 +77,28 @@ class _Bucketed:
             return
         for sums in self._sums:
             if turn.direction == "forward" and turn.micro_batch == 0:
-                yield from sums.before(event.names)
+                yield from sums.before(event.name)
             if turn.direction == "backward" and turn.micro_batch == self._last_micro_batch:
-                yield from sums.behind(event.names)
+                yield from sums.behind(event.name)
 
     def end(self, turn: Turn) -> Iterator[Operation]:
         yield from ()
+        if turn.direction == "backward" and turn.micro_batch == self._last_micro_batch:
+            left = sorted(name for sums in self._sums for name in sums.left)
+            assert not left, f"no module has these parameters: {left}"
 
 
 class _FullyShared:
-    def __init__(self, units: Units) -> None:
-        self._units = units
+    def __init__(self, units: Units, *, ends_in_unit: bool) -> None:
+        """`ends_in_unit`: the last unit's output is that of the part."""
+        self._units, self._ends_in_unit = units, ends_in_unit
+        self._must_enter_root = False
 
     def begin(self, turn: Turn) -> Iterator[Operation]:
-        return self.at(Edge(ROOT, is_begin=True), turn)
+        # Of two that have one output the inner hears of its gradient first.
+        self._must_enter_root = turn.direction == "backward" and self._ends_in_unit
+        if not self._must_enter_root:
+            yield from self.at(Edge(ROOT, is_begin=True), turn)
 
     def at(self, event: Weights | Edge, turn: Turn) -> Iterator[Operation]:
         if isinstance(event, Weights):
@@ -91,6 +109,9 @@ class _FullyShared:
             self._units.end_forward(event.unit)
         elif event.is_begin:
             yield from self._units.begin_backward(event.unit)
+            if self._must_enter_root:
+                self._must_enter_root = False
+                yield from self._units.begin_backward(ROOT)
         elif event.unit != "embedding":
             # Tokens have no gradient, so nothing tells the embedding where its backward pass ends.
             yield from self._units.end_backward(event.unit)
@@ -108,29 +129,23 @@ def _sharers(layout: Layout, *, is_expert: bool) -> tuple[str, int]:
     return family, (layout.expert_data if is_expert else layout.context * layout.data) // layout.sharding_copies
 
 
-def _unit_of(parameter: Parameter) -> str:
+def _unit_of(parameter: Parameter, *, ends_are_units: bool) -> str:
     """As mai/engine/full_sharding.py cuts the model."""
     name = parameter.name
-    if name.startswith(("embedding.", "output_layer.")):
-        return name.partition(".")[0]
-    if name.startswith("decoder.layers."):
-        layer = ".".join(name.split(".")[:3])
-        return f"{layer}.mlp.experts" if parameter.is_expert else layer
-    return ROOT
-
-
-def _elements(parameter: Parameter, layout: Layout) -> int:
-    """On this rank, before it is shared out."""
     if parameter.is_expert:
-        return parameter.num_elements // layout.expert // (1 if parameter.split is Split.NONE else layout.expert_tensor)
-    return parameter.num_elements // (1 if parameter.split is Split.NONE else layout.tensor)
+        return name[: name.index(".experts.")] + ".experts"
+    if name.startswith(("decoder.layers.", "mtp.layers.")):
+        return ".".join(name.split(".")[:3])
+    if ends_are_units and name.startswith(("embedding.", "output_layer.")):
+        return name.partition(".")[0]
+    return ROOT
 
 
 def own_elements(parameter: Parameter, layout: Layout) -> int:
     """Of the rows that a rank of full sharding gets, padded to the same for all; experts' matrices stand one below the
     other."""
     _, ranks = _sharers(layout, is_expert=parameter.is_expert)
-    elements, (_, *inner) = _elements(parameter, layout), parameter.shape
+    elements, (_, *inner) = elements_of(parameter, layout), parameter.shape
     columns = inner[-1] if inner else 1
     if parameter.is_expert and len(inner) == 1:
         columns = 1
