@@ -66,7 +66,7 @@ def plan(
     if one does not. With --search, 0 if any layout does. With --prove-schedule, 80 too if the proof fails.
 
     With --failures it says how often to save, how many spares to hold, how fast to restart, and what failures leave of
-    the time; docs/guides/plan_a_run.md explains each line. Of a run folder it takes what was measured.
+    the time; docs/guides/plan_reference.md explains each line. Of a run folder it takes what was measured.
 
     \b
     Example:
@@ -135,15 +135,20 @@ def _of_programs(
 ) -> dict[str, Any]:
     """The blocks of a plan that follow from what every rank calls, which takes as long as all others."""
     blocks: dict[str, Any] = {}
+    if not (proves or places):
+        return blocks
+    from mai.plan.communication.of_step import programs
+
+    of_stages = programs(recipe, setting.layout)
     if proves:
         from mai.plan.communication import proof_values, schedule
 
-        blocks["schedule"] = proof_values.values(schedule.prove_schedule(recipe, setting.layout), setting.layout)
+        blocks["schedule"] = proof_values.values(schedule.prove_schedule(of_stages, setting.layout), setting.layout)
     if places:
         from mai.plan.placement.answers import answers
 
         took, booked = found["step"]["seconds"], found["gpus"]["booked"]
-        blocks |= answers(recipe, setting, step_seconds=took, gpus_booked=booked)
+        blocks |= answers(of_stages, setting, step_seconds=took, gpus_booked=booked)
     return blocks
 
 

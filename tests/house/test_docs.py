@@ -1,6 +1,7 @@
 """What the documents say is so: links lead somewhere, commands parse, the drawn tree is the tree."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -51,27 +52,58 @@ def test_quoted_commands_parse(path: Path) -> None:
 
 
 PLANS = [command for path in DOCUMENTS for command in _commands(path) if command.startswith("mai plan ")]
-GUIDE = ROOT / "docs" / "guides" / "plan_a_run.md"
+GUIDES = ROOT / "docs" / "guides"
+GUIDE, REFERENCE = GUIDES / "plan_a_run.md", GUIDES / "plan_reference.md"
+ANSWERED = re.compile(r"^```bash\n(mai plan [^\n]*)\n```\n+```text\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ANSWERS = [pair for path in DOCUMENTS for pair in ANSWERED.findall(path.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("command", [*PLANS, *_examples("plan")])
 def test_quoted_plans_can_be_made(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the cluster file that the guide shows, where the guide puts it."""
-    (tmp_path / "clusters").mkdir()
-    (cluster,) = re.findall(r"^```toml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    (tmp_path / "clusters" / "ours.toml").write_text(cluster)
-    monkeypatch.chdir(tmp_path)
-    words, _, comment = command.partition("#")
-    code = cli.main(shlex.split(words)[1:], prog_name="mai", standalone_mode=False)
+    code = _plan(command, tmp_path, monkeypatch)
     told = capsys.readouterr()
     assert told.err == ""
-    assert code == (80 if "does not fit" in comment else 0), told.out
+    assert code == (80 if "does not fit" in command.partition("#")[2] else 0), told.out
 
 
-def test_the_guide_explains_every_row_of_a_plan() -> None:
-    guide = GUIDE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("command", "shown"), ANSWERS)
+def test_what_a_document_shows_of_an_answer_is_in_it(
+    command: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line by line and in order; dots stand for lines that are left out."""
+    _plan(command, tmp_path, monkeypatch)
+    printed = iter(capsys.readouterr().out.splitlines())
+    wrong = [line for line in shown.splitlines() if line != "..." and line not in printed]
+    assert not wrong, "not in the answer, or not at this place"
+
+
+def _plan(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """With the cluster file that the guide shows, where the guide puts it."""
+    (folder / "clusters").mkdir()
+    (cluster,) = re.findall(r"^```toml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (folder / "clusters" / "ours.toml").write_text(cluster)
+    monkeypatch.chdir(folder)
+    words = shlex.split(command, comments=True)
+    return int(cli.main(words[1:], prog_name="mai", standalone_mode=False))
+
+
+def test_the_guides_pictures_are_those_that_the_planner_draws(tmp_path: Path) -> None:
+    """But for rounding; `python docs/guides/plan_a_run/draw.py` draws them anew."""
+    runpy.run_path(str(GUIDE.with_suffix("") / "draw.py"))["draw"](tmp_path)
+    drawn = sorted(tmp_path.glob("*.svg"))
+    assert [file.name for file in drawn] == sorted(file.name for file in GUIDE.with_suffix("").glob("*.svg"))
+    number = re.compile(r"-?\d+\.\d+")
+    for file in drawn:
+        now, shown = file.read_text(), (GUIDE.with_suffix("") / file.name).read_text()
+        assert number.sub("", now) == number.sub("", shown), f"{file.name} is another picture now"
+        moved = [float(new) - float(old) for new, old in zip(number.findall(now), number.findall(shown), strict=True)]
+        assert max(map(abs, moved)) < 0.1, f"{file.name} has moved"
+
+
+def test_the_reference_explains_every_row_of_a_plan() -> None:
+    guide = REFERENCE.read_text(encoding="utf-8")
     rows = {f"| {words} | `{item}` |" for item, words in WORDS.items()}
     rows |= {f"| {item} | `items_bytes.{item}` |" for item in MEMORY_ITEMS if item != "outside the allocator"}
     assert not {row for row in rows if row not in guide}

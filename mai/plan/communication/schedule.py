@@ -1,17 +1,17 @@
-"""The proof of a recipe's schedule in a layout."""
+"""The proof of a schedule in a layout, where the ranks of a stage call alike."""
+
+from collections.abc import Sequence
 
 from mai.parallel.layout import Layout
 from mai.plan.communication.groups import families
-from mai.plan.communication.of_step import programs
+from mai.plan.communication.operation import Program
 from mai.plan.communication.proof import Proof, prove
-from mai.recipe import Recipe
 
 
-def prove_schedule(recipe: Recipe, layout: Layout) -> Proof:
-    """Of one step of every rank.
+def prove_schedule(of_stages: Sequence[Program], layout: Layout) -> Proof:
+    """Of one step of every rank; `of_stages` has the program of each stage's ranks.
 
     Example:
-        prove_schedule(recipe, Layout.of(recipe.parallel, 15_000)).holds
+        prove_schedule(programs(recipe, layout), layout).holds
     """
-    of_stages = programs(recipe, layout)
     return prove(families(layout), lambda rank: of_stages[layout.coordinates(rank).pipeline])

@@ -1,24 +1,23 @@
 """The blocks `map` and `traffic` of a plan: where ranks lie, and what of a step leaves each part, as JSON values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mai.plan.communication.lanes import operations
-from mai.plan.communication.of_step import programs
+from mai.plan.communication.operation import Program
 from mai.plan.placement.rank_map import rank_map
 from mai.plan.placement.topology import Level, levels, outward_gb_per_second
 from mai.plan.placement.traffic import Leaving, leaving
 from mai.plan.setting import Setting
-from mai.recipe import Recipe
 
 _GPU = Level("gpu", 1)
 """What leaves it is all that is sent."""
 
 
-def answers(recipe: Recipe, setting: Setting, *, step_seconds: float, gpus_booked: int) -> dict[str, Any]:
-    """Both blocks, of what mai itself sends; `recipe` and `setting` are of the same layout."""
+def answers(of_stages: Sequence[Program], setting: Setting, *, step_seconds: float, gpus_booked: int) -> dict[str, Any]:
+    """Both blocks, of what mai itself sends: `of_stages` has the program of each stage's ranks in this setting."""
     layout, cluster = setting.layout, setting.cluster
-    of_stages, there = programs(recipe, layout), (_GPU, *levels(cluster))
+    there = (_GPU, *levels(cluster))
     found = leaving(of_stages, layout, there)
     sent = sum(_sums(found[0]).values())
     return {

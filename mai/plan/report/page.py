@@ -15,14 +15,14 @@ from mai.plan.report.quantities import percent, seconds
 from mai.plan.report.rank_picture import rank_picture
 from mai.plan.report.scaling import Scaling
 
-_TEMPLATE = Path(__file__).parent / "page.html"
+TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date) -> str:
     """The whole of it, as HTML, with what made it and when at its end."""
     step, speed = found["step"], found["speed"]
     pace = f"{speed['tokens_per_second']:,.0f} tokens a second, {speed['tokens_per_second_per_gpu']:,.0f} on each GPU"
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"{found['recipe']} on {found['cluster']['name']}"),
         heading=_paragraphs(
             f"{text.gpus(found)}: {text.axes(found)}",

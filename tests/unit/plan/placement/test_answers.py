@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mai.plan.communication.of_step import programs
 from mai.plan.hardware import load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.placement.answers import answers
@@ -19,7 +20,7 @@ def told(name: str, cluster_name: str = "h100", gpus: int = 15_000) -> tuple[Rec
     cluster = load_cluster(cluster_name)
     recipe = within(load.find(name)(), cluster, gpus)
     setting = setting_of(recipe, cluster, load_software("mai"))
-    return recipe, answers(recipe, setting, step_seconds=STEP_SECONDS, gpus_booked=gpus)
+    return recipe, answers(programs(recipe, setting.layout), setting, step_seconds=STEP_SECONDS, gpus_booked=gpus)
 
 
 def level(name: str, of: dict[str, Any]) -> dict[str, Any]:
@@ -63,9 +64,10 @@ def test_the_busiest_node_stands_beside_its_links() -> None:
 
 
 def test_one_rank_sends_nothing() -> None:
-    recipe = load.find("tiny")()
     cluster = load_cluster("h100")
-    setting = setting_of(within(recipe, cluster, 1), cluster, load_software("mai"))
+    recipe = within(load.find("tiny")(), cluster, 1)
+    setting = setting_of(recipe, cluster, load_software("mai"))
     assert setting.layout.world_size == 1
-    for found in answers(recipe, setting, step_seconds=1.0, gpus_booked=1)["traffic"]["levels"]:
+    told = answers(programs(recipe, setting.layout), setting, step_seconds=1.0, gpus_booked=1)
+    for found in told["traffic"]["levels"]:
         assert (found["bytes"], found["share"], found["busiest"]["part"]) == (0, 0.0, None)

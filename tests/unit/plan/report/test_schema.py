@@ -74,7 +74,7 @@ def with_proof(name: str, *, fault: bool = False) -> dict[str, Any]:
     """With a fault, one rank leaves out its last call."""
     recipe = within(load.find(name)(), load_cluster("h100"), 15_000)
     layout = Layout.of(recipe.parallel, recipe.parallel.model_ranks * (recipe.parallel.data or 1))
-    proof = prove_schedule(recipe, layout)
+    proof = prove_schedule(programs(recipe, layout), layout)
     if fault:
         (program,) = programs(recipe, layout)
         proof = prove(families(layout), lambda rank: program[:-1] if rank == 1 else program)
@@ -83,7 +83,8 @@ def with_proof(name: str, *, fault: bool = False) -> dict[str, Any]:
 
 def with_placement(name: str, cluster: Cluster, gpus: int) -> dict[str, Any]:
     recipe = within(load.find(name)(), cluster, gpus)
-    told = answers(recipe, setting_of(recipe, cluster, MAI), step_seconds=1.0, gpus_booked=gpus)
+    setting = setting_of(recipe, cluster, MAI)
+    told = answers(programs(recipe, setting.layout), setting, step_seconds=1.0, gpus_booked=gpus)
     return {**plan(recipe, cluster, gpus), **told}
 
 
