@@ -11,6 +11,7 @@ from mai.parallel.place import Place
 from mai.plan.communication import buckets
 from mai.recipe import DenseFeedForward, GroupedQueryAttention, ParallelConfig, Recipe
 from tests.corpus import changed
+from tests.house.sources import ROOT
 from tests.parity.matrix import LAYOUTS, ONE_RANK, SHAPES, Layout, recipe_of
 from tests.parity.planned import assert_programs_are, by_ranks
 from tests.parity.recorded import Call, recorded
@@ -25,15 +26,25 @@ def found(recipes: Mapping[str, Recipe], work: Any, *arguments: Any) -> dict[str
     return {name: (recipe, [answer[name] for answer in answers]) for name, recipe in recipes.items()}
 
 
+def short(recipe: Recipe) -> Recipe:
+    """With few micro-batches: a first, a last and one between, or four to fill a pipeline's stages; never more than in
+    the parity matrix."""
+    parallel = recipe.parallel
+    sequences = parallel.micro_batch_sequences * (parallel.data or 1) * (4 if parallel.pipeline > 1 else 3)
+    tokens = min(sequences * recipe.data.sequence_length, recipe.train.batch_tokens)
+    return changed(recipe, train={"batch_tokens": tokens})
+
+
 def in_layouts(shape: str, layouts: Sequence[Layout]) -> dict[str, Recipe]:
-    recipes = [recipe_of(shape, layout) for layout in layouts]
+    recipes = [short(recipe_of(shape, layout)) for layout in layouts]
     return {f"{shape}: {name_of(recipe.parallel)}": recipe for recipe in recipes}
 
 
 def variant(shape: str, model: dict[str, Any] | None = None, *, kernels: Any = "auto", **axes: Any) -> Recipe:
     """A shape with other fields of its model, in this layout."""
     recipe = changed(recipe_of(shape, ONE_RANK), model=model or {})
-    return replace(recipe, kernels=kernels, parallel=ParallelConfig(**{"data": 1, "micro_batch_sequences": 4, **axes}))
+    parallel = ParallelConfig(**{"data": 1, "micro_batch_sequences": 4, **axes})
+    return short(replace(recipe, kernels=kernels, parallel=parallel))
 
 
 def bf16(recipe: Recipe) -> Recipe:
@@ -44,6 +55,7 @@ def of_experts(shape: str = "experts", **fields: Any) -> dict[str, Any]:
     return {"feed_forward": replace(SHAPES[shape].feed_forward, **fields)}
 
 
+OWN_LOSS = f"{ROOT}/docs/guides/your_own_part/parts.py:focal_loss"
 SEQUENCE = {"tensor": 2, "sequence": True}
 INTERLEAVED = {"pipeline": 2, "virtual_stages": 2}
 BIASED = {"biases": True, "attention": GroupedQueryAttention(qk_norm=True, sinks=True), "window": 16, "global_every": 2}
@@ -57,6 +69,7 @@ FURTHER = {"num_layers": 2, "multi_token_depths": 2}
 MODELS = {
     "reference": variant("dense", kernels="reference", tensor=2),
     "reference, full": variant("dense", FURTHER, kernels="reference", **SEQUENCE, data=2, sharding="full"),
+    "a loss of one's own": changed(variant("dense", tensor=2), objective={"loss": OWN_LOSS}),
     "bf16": bf16(variant("dense", tensor=2, context=2, data=2)),
     "bf16, full": bf16(variant("dense", **SEQUENCE, pipeline=2, data=2, sharding="full")),
     "bf16, experts": bf16(variant("experts", **SEQUENCE, **INTERLEAVED, data=2, expert=2, expert_tensor=2)),
@@ -85,7 +98,7 @@ MODELS = {
     ),
     "further, experts, full": variant("experts", FURTHER, **SEQUENCE, data=2, sharding="full", recompute=("layer",)),
 }
-SIXTEEN = {shape: recipe_of(shape, LAYOUTS[-1]) for shape in SHAPES}
+SIXTEEN = {shape: recipe_of(shape, LAYOUTS[-1]) for shape in ("dense", "experts")}
 SETS = {
     f"{what}, {ranks} ranks": recipes
     for what, some in {

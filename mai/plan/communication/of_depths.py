@@ -48,7 +48,9 @@ def _whole_rows(caller: Caller, name: str) -> Module:
     gather = caller.tensor("all_gather", caller.tokens * width // caller.layout.tensor, f"{name}, its output")
     if not caller.recipe.parallel.sequence:
         return Module("whole rows", gather, ())
-    return Module("whole rows", gather, caller.tensor("all_gather", caller.own_tokens * width, f"{name}, gradient"))
+    return Module(
+        "whole rows", gather, caller.tensor("all_gather", caller.own_tokens * width, f"{name}, gradient of its output")
+    )
 
 
 def _used_before(module: Module) -> Module:

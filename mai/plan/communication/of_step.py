@@ -28,7 +28,8 @@ from mai.recipe import Recipe
 def programs(recipe: Recipe, layout: Layout) -> tuple[Program, ...]:
     """Of the ranks of every stage, of a step that is not the first.
 
-    Raises PlanError for a layer of the user's own, whose calls nobody knows, and for what `_refuse` says."""
+    An attention core or a loss of the user's own is taken to call nothing. Raises PlanError for a layer of the user's
+    own, and for further depths on context ranks, of which each calls otherwise than its neighbours."""
     _refuse(recipe)
     caller = Caller(recipe, layout)
     return tuple(tuple(_Stage(caller, stage).program()) for stage in range(layout.pipeline))
@@ -152,7 +153,7 @@ def _refuse(recipe: Recipe) -> None:
     if recipe.model.multi_token_depths and recipe.parallel.context > 1:
         raise PlanError(
             f"model.multi_token_depths={recipe.model.multi_token_depths}, parallel.context={recipe.parallel.context}: "
-            "context ranks that hand tokens on to each other are not described yet; use parallel.context=1 or "
+            "what context ranks hand on to each other for further tokens is not described; use parallel.context=1, or "
             "model.multi_token_depths=0"
         )
 

@@ -35,6 +35,14 @@ def test_the_calls_of_a_layer_of_ones_own_are_not_guessed() -> None:
         programs(recipe, layout_of(recipe))
 
 
+def test_further_depths_on_context_ranks_are_refused() -> None:
+    recipe = changed(dense_every_axis(), model={"multi_token_depths": 2})
+    with pytest.raises(
+        PlanError, match=r"multi_token_depths=2, parallel\.context=2: .*use parallel\.context=1, or model"
+    ):
+        programs(recipe, layout_of(recipe))
+
+
 def test_every_rank_gathers_and_sums_each_weight_once_a_step() -> None:
     """One stage, one bucket: what is gathered is what the rank holds of all weights."""
     recipe = dense_every_axis()

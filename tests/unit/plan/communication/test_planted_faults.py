@@ -15,7 +15,6 @@ from mai.plan.communication.proof import prove
 from mai.recipe import Recipe
 from recipes.debug.every_axis import experts_every_axis
 from recipes.pretrain.mai1_500b import mai1_500b
-from recipes.pretrain.mai1_500b_moe import mai1_500b_moe
 from tests.unit.plan.communication.hand_made import Step, changing, leaving_out, planted, swapping
 
 
@@ -65,7 +64,7 @@ class Planned:
         return next(one for one in operations if all(getattr(one, field) == value for field, value in wanted.items()))
 
 
-RECIPES = {"16 ranks": experts_every_axis, "15,000 GPUs": mai1_500b, "15,000 GPUs, experts": mai1_500b_moe}
+RECIPES = {"16 ranks": experts_every_axis, "15,000 GPUs": mai1_500b}
 
 
 def planned(recipe: Recipe) -> Planned:
@@ -186,7 +185,7 @@ def first_gradient_before_last_warm_up_send(step: Step) -> None:
     step.insert(last_send, [receive])
 
 
-@pytest.mark.parametrize("recipe", [four_stages, mai1_500b, mai1_500b_moe])
+@pytest.mark.parametrize("recipe", [four_stages, mai1_500b])
 def test_a_stage_that_waits_for_a_gradient_before_it_sends_is_a_circle_of_neighbours(
     recipe: Callable[[], Recipe],
 ) -> None:
