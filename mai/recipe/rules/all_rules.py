@@ -38,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     experts.groups_share_the_experts_evenly,
     experts.a_tokens_groups_hold_its_experts,
     experts.expert_tensor_ranks_have_no_biases,
+    experts.a_shared_expert_has_no_biases,
     experts.one_expert_needs_sigmoid_scores,
     experts.a_bias_needs_sigmoid_scores,
     experts.expert_ranks_need_experts,

@@ -72,6 +72,13 @@ def expert_tensor_ranks_have_no_biases(recipe: Recipe) -> Iterator[Breach]:
         yield breach(recipe, rule, "parallel.expert_tensor", "model.biases")
 
 
+def a_shared_expert_has_no_biases(recipe: Recipe) -> Iterator[Breach]:
+    """Megatron-Core refuses it as it builds the layer (transformer/moe/shared_experts.py, core 0.16.1)."""
+    if recipe.model.biases and recipe.model.experts and recipe.model.experts.shared_ffn_hidden_size:
+        rule = "a shared expert has none; use model.biases=false, or model.feed_forward.shared_ffn_hidden_size=0"
+        yield breach(recipe, rule, "model.biases", "model.feed_forward.shared_ffn_hidden_size")
+
+
 def one_expert_needs_sigmoid_scores(recipe: Recipe) -> Iterator[Breach]:
     """Megatron-Core refuses it as well (transformer/transformer_config.py, moe_router_topk == 1)."""
     experts = recipe.model.experts

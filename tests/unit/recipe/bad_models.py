@@ -145,6 +145,13 @@ BAD_MODELS = {
             "use parallel.expert_tensor=1",
         ),
     ),
+    "a shared expert with biases": Bad(
+        overrides=f"{experts(shared_ffn_hidden_size=64)} model.biases=true",
+        messages=(
+            "model.biases=true, model.feed_forward.shared_ffn_hidden_size=64: a shared expert has none; use ",
+            "model.biases=false",
+        ),
+    ),
     # Groups of experts
     "groups that do not divide": Bad(
         overrides=experts(num_groups=3),
