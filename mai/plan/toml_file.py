@@ -26,8 +26,9 @@ else:
 NOT_A_KEY = {"is_key": False}
 """Metadata of a field that no file sets."""
 
-MAY_BE_ZERO = {"may_be_zero": True}
-"""Metadata of a number that may be 0; all others are above it."""
+MAY_BE_ZERO = {"least": 0}
+"""Metadata of a number that may be 0; all others are above it. `least` and `most` may be other numbers too, and text
+may be `one_of` some words."""
 
 Kind = TypeVar("Kind")
 
@@ -87,7 +88,7 @@ def _read(key: Field[Any], annotation: Any, raw: Any, path: str, findings: Findi
     value = _without_source(raw, path, findings)
     if value is None:
         return None
-    if wrong := _wrong(expected, value, may_be_zero=key.metadata.get("may_be_zero", False)):
+    if wrong := _wrong(expected, value, key.metadata):
         findings.violations.append(f"{path}={_shown(value)}: {wrong}")
         return None
     try:
@@ -104,17 +105,17 @@ def _without_source(raw: Any, path: str, findings: Findings) -> Any:
     findings.violations += _unknown_keys(raw, ("value", "source"), f"{path}.")
     if "source" in raw:
         findings.sources[path] = raw["source"]
-        if wrong := _wrong(str, raw["source"]):
+        if wrong := _wrong(str, raw["source"], {}):
             findings.violations.append(f"{path}.source={_shown(raw['source'])}: {wrong}")
     if "value" not in raw:
         findings.violations.append(f"{path}.value: missing")
     return raw.get("value")
 
 
-def _wrong(expected: type, value: Any, *, may_be_zero: bool = False) -> str:
+def _wrong(expected: type, value: Any, rules: Mapping[str, Any]) -> str:
     """The rule that the value breaks; empty when it keeps all."""
     if expected is str:
-        return "" if isinstance(value, str) and value.strip() else "must be text"
+        return _wrong_text(value, rules.get("one_of"))
     if expected is bool:
         return "" if isinstance(value, bool) else f"must be {_WORDS[bool]}"
     # In Python, true is a whole number.
@@ -122,9 +123,17 @@ def _wrong(expected: type, value: Any, *, may_be_zero: bool = False) -> str:
         return f"must be {_WORDS[expected]}"
     if not abs(value) < _TOO_LARGE:  # nan as well
         return f"must be finite and below {_TOO_LARGE}"
-    if value < 0 or (value == 0 and not may_be_zero):
-        return "must be 0 or above" if may_be_zero else "must be above 0"
-    return ""
+    if "least" in rules and value < rules["least"]:
+        return f"must be {rules['least']} or above"
+    if "least" not in rules and value <= 0:
+        return "must be above 0"
+    return f"must be {rules['most']} or below" if "most" in rules and value > rules["most"] else ""
+
+
+def _wrong_text(value: Any, words: Collection[str] | None) -> str:
+    if not isinstance(value, str) or not value.strip():
+        return "must be text"
+    return f"must be one of {', '.join(words)}" if words and value not in words else ""
 
 
 def _is_optional(key: Field[Any]) -> bool:

@@ -37,6 +37,11 @@ class Course:
     slowdown: float = 1.0
     slow_unnoticed_seconds: float = 0.0
 
+    @property
+    def loads_near(self) -> bool:
+        """Where somebody plans the restart; with one tier there is nothing near."""
+        return self.saves_per_far_save > 1
+
     def after(self, stand: Stand, seconds: float, *, slowdown: float) -> Stand:
         """Where the run stands so much later, if nothing happens."""
         every = self.saves_per_far_save

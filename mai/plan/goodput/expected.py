@@ -18,6 +18,8 @@ from mai.plan.hardware import Cluster
 
 NEARLY_ALWAYS = 0.999
 """Of the time, that spares should be enough."""
+LEAST = 0.01
+"""Of goodput: with less a run is taken never to end."""
 _LONGEST_RESTART_SECONDS = 1e6
 _EXACT_ENOUGH_SECONDS = 0.1
 
@@ -33,6 +35,8 @@ class PlannedRun:
     step_seconds: float
     useful_seconds: float
     """Of all steps, if nothing fails and no save stalls."""
+    save_interval_seconds: float | None = None
+    """From save to save as the recipe has it; None: it saves at its end alone."""
     checkpoint_bytes: int
     save_seconds: float | None = None
     load_seconds: float | None = None
@@ -54,6 +58,7 @@ def planned_run(found: Mapping[str, Any], cluster: Cluster) -> PlannedRun:
         spare_nodes=found["gpus"]["spares"] // cluster.gpus_per_node,
         step_seconds=found["step"]["seconds"],
         useful_seconds=run["seconds"],
+        save_interval_seconds=scheduler["stopping"]["save_interval_seconds"],
         checkpoint_bytes=found["disk"]["checkpoint_bytes"],
         save_seconds=scheduler["grace"]["save_seconds"],
         load_seconds=scheduler["stopping"]["load_seconds"],
@@ -157,7 +162,7 @@ def closed_form(failures: Failures, course: Course, gpus: int) -> float:
         near_share=failures.near_share,
     )
     kept *= max(0.0, 1 - failures.mean_unnoticed_seconds / mean)
-    replaced = sum(course.restart.steps(is_near=True, replaces=True, is_planned=True).values())
+    replaced = sum(course.restart.steps(is_near=course.loads_near, replaces=True, is_planned=True).values())
     slowed = course.slow_unnoticed_seconds * (1 - 1 / course.slowdown)
     kept *= max(0.0, 1 - (slowed + replaced) / (course.slow_node_mean_seconds + course.slow_unnoticed_seconds))
     return kept * (1 - waiting_share(failures_per_repair(failures, course, gpus), course.spare_nodes))
@@ -197,6 +202,6 @@ def mean_restart_seconds(failures: Failures) -> float:
 
 def run_money(run: PlannedRun, goodput: float) -> float | None:
     """What the GPUs of the whole run cost, spare ones included; None without a price, or where it never ends."""
-    if run.gpu_hour_price is None or goodput <= 0:
+    if run.gpu_hour_price is None or goodput < LEAST:
         return None
     return run.gpus_booked * run.useful_seconds / 3600 / goodput * run.gpu_hour_price

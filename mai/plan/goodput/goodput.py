@@ -6,6 +6,7 @@ from typing import Any
 
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.expected import (
+    LEAST,
     NEARLY_ALWAYS,
     PlannedRun,
     as_planned,
@@ -16,7 +17,6 @@ from mai.plan.goodput.expected import (
     nodes_in_repair,
     restart_budget,
     run_money,
-    tiers,
 )
 from mai.plan.goodput.failures import Failures
 from mai.plan.goodput.levers import levers
@@ -49,11 +49,14 @@ def goodput_of(
         goal: goodput that the restart budget is for.
         runs: simulated ones, each as long as this one is expected to take.
     """
-    failures = as_planned(failures, run)
+    listed = as_planned(failures, run)
+    # mai saves to storage alone: no state is near.
+    failures = replace(listed, near_share=0.0)
     course = best_course(failures, run)
     return {
-        "failures": _of_failures(failures, run),
-        "checkpoint": _of_checkpoint(failures, course, run),
+        "failures": _of_failures(listed, run),
+        "checkpoint": _of_storage(failures, course, run),
+        "recipe": _of_recipe(failures, course, run),
         "spares": {
             "nodes": run.spare_nodes,
             "in_repair": nodes_in_repair(failures, course, run.gpus),
@@ -65,7 +68,7 @@ def goodput_of(
         "restart": _of_restart(failures, run, goal=goal),
         **_of_goodput(failures, course, run, runs=runs, seed=seed),
         "replayed": None if own is None else replayed(own, failures, course, seed=seed),
-        "storage_alone": _of_storage_alone(failures, run),
+        "two_tiers": _of_two_tiers(listed, run, runs=runs, seed=seed) if listed.near_share else None,
         "levers": levers(failures, run),
         "sources": dict(failures.sources),
     }
@@ -85,37 +88,51 @@ def _of_failures(failures: Failures, run: PlannedRun) -> dict[str, Any]:
     }
 
 
-def _of_checkpoint(failures: Failures, course: Course, run: PlannedRun) -> dict[str, Any]:
-    """How often to save where; a far copy from before the longest corruption must still be there."""
-    steps = round(course.near_interval_seconds / run.step_seconds)
-    far_seconds = course.near_interval_seconds * course.saves_per_far_save
+def _of_storage(failures: Failures, course: Course, run: PlannedRun) -> dict[str, Any]:
+    """How often to save to storage; a copy from before the longest corruption must still be there."""
+    seconds = course.near_interval_seconds * course.saves_per_far_save
     unnoticed = max(cause.noticed_after_hours for cause in failures.causes.values()) * 3600
+    return {
+        "every_seconds": seconds,
+        "every_steps": round(seconds / run.step_seconds),
+        "stall_seconds": course.far_stall_seconds,
+        "bytes_per_day": 86_400 / seconds * run.checkpoint_bytes,
+        "keep": int(unnoticed // seconds) + 2,
+    }
+
+
+def _of_recipe(failures: Failures, course: Course, run: PlannedRun) -> dict[str, Any]:
+    """As often as the recipe saves, which may be at its end alone."""
+    every = run.save_interval_seconds
+    as_it_is = replace(course, near_interval_seconds=run.useful_seconds if every is None else every)
+    return {
+        "every_seconds": every,
+        "every_steps": None if every is None else round(every / run.step_seconds),
+        "closed_form": closed_form(failures, as_it_is, run.gpus),
+    }
+
+
+def _of_two_tiers(failures: Failures, run: PlannedRun, *, runs: int, seed: int) -> dict[str, Any]:
+    """With saves to memory of other nodes besides, from which as many failures are mended as the list says."""
+    course = best_course(failures, run)
+    expected = _of_goodput(failures, course, run, runs=runs, seed=seed)["expected"]
     return {
         "near": {
             "every_seconds": course.near_interval_seconds,
-            "every_steps": steps,
+            "every_steps": round(course.near_interval_seconds / run.step_seconds),
             "stall_seconds": course.near_stall_seconds,
         },
-        "far": {
-            "every_seconds": far_seconds,
-            "every_steps": steps * course.saves_per_far_save,
-            "stall_seconds": course.far_stall_seconds,
-            "bytes_per_day": 86_400 / far_seconds * run.checkpoint_bytes,
-            "keep": int(unnoticed // far_seconds) + 2,
-        },
+        "far": _of_storage(failures, course, run),
+        "restart_seconds": mean_restart_seconds(failures),
+        "closed_form": expected["closed_form"],
+        "simulated": expected["simulated"],
     }
 
 
 def _of_restart(failures: Failures, run: PlannedRun, *, goal: float) -> dict[str, Any]:
-    near, far = tiers(failures)
     return {
-        "near_seconds": near.restart_seconds,
-        "far_seconds": far.restart_seconds,
         "mean_seconds": mean_restart_seconds(failures),
-        "steps_seconds": {
-            **failures.restart.steps(is_near=True, replaces=True),
-            **failures.restart.steps(is_near=False, replaces=True),
-        },
+        "steps_seconds": failures.restart.steps(is_near=False, replaces=True),
         "goal": goal,
         "budget_seconds": restart_budget(failures, run, goal=goal),
     }
@@ -127,7 +144,7 @@ def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: in
     wall = run.useful_seconds / max(closed, _LEAST_SIMULATED)
     wall = min(wall, _MOST_FAILURES * failures.mean_seconds(run.gpus))
     found = simulate(course, partial(random_failures, failures, run.gpus), wall_seconds=wall, runs=runs, seed=seed)
-    expected_seconds = run.useful_seconds / closed if closed else None
+    expected_seconds = run.useful_seconds / closed if closed >= LEAST else None
     all_of_it, without = run_money(run, closed), run_money(run, 1.0)
     return {
         "expected": {

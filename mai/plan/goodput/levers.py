@@ -1,10 +1,17 @@
 """What if: goodput against one thing at a time, and which of them buys most."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mai.plan.goodput.expected import NEARLY_ALWAYS, PlannedRun, best_goodput, enough_spares, run_money, tiers
+from mai.plan.goodput.expected import (
+    NEARLY_ALWAYS,
+    PlannedRun,
+    best_goodput,
+    enough_spares,
+    mean_restart_seconds,
+    run_money,
+)
 from mai.plan.goodput.failures import Failures, Restart
 
 _FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -23,20 +30,17 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
     """Each as a curve at the best intervals, with what one move of it buys; the one that buys most first.
 
     A move is half the time of a restart, half the stall of a save, or as many spares as are nearly always enough, which
-    may be fewer. Another
-    size of cluster is not bought for goodput: it has a curve and no move.
+    may be fewer. Another size of cluster is not bought for goodput: it has a curve and no move.
     """
-    near, _ = tiers(failures)
+    restart = mean_restart_seconds(failures)
     enough = enough_spares(failures, run, confidence=NEARLY_ALWAYS)
     now = best_goodput(failures, run)
     moves = [
         _lever(
             "restart",
             unit="seconds",
-            at=near.restart_seconds,
-            points=[
-                Point(near.restart_seconds * each, best_goodput(_faster(failures, each), run)) for each in _FACTORS
-            ],
+            at=restart,
+            points=[Point(restart * each, best_goodput(_faster(failures, each), run)) for each in _FACTORS],
             move=_move("a restart in half the time", now, run, best_goodput(_faster(failures, _HALF), run), run),
         ),
         _lever(
@@ -51,8 +55,13 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
         ),
         _spares(failures, run, enough=enough, now=now),
     ]
-    moves.sort(key=lambda lever: -lever["move"]["points"])
+    moves.sort(key=_bought, reverse=True)
     return [*moves, _lever("size", unit="GPUs", at=run.gpus, points=_sizes(failures, run, enough), move=None)]
+
+
+def _bought(lever: Mapping[str, Any]) -> tuple[float, float]:
+    """In money where it has a price."""
+    return lever["move"]["money"] or 0.0, lever["move"]["points"]
 
 
 def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> dict[str, Any]:

@@ -48,10 +48,11 @@ def own_failures(run: Measured) -> Failures:
 def _describes(run: Measured) -> str:
     """In words, with how far off the rate may be."""
     number = len(run.interruptions)
-    low, high = poisson_interval(number, _CONFIDENCE)
+    fewest, most = poisson_interval(number, _CONFIDENCE)
     return (
         f"{run.name}: {counted(number, 'interruption')} in {duration(run.wall_seconds)} on "
-        f"{counted(run.gpus, 'GPU')}; the true mean is {low:.3g} to {high:.3g}, with {_CONFIDENCE:.0%} confidence"
+        f"{counted(run.gpus, 'GPU')}, which leaves open one in {duration(run.wall_seconds / most)} to one in "
+        f"{duration(run.wall_seconds / fewest)} there, with {_CONFIDENCE:.0%} confidence"
     )
 
 

@@ -189,7 +189,7 @@ class _Run:
         else:
             self._be_at_full_speed()
             self._go_back(Failure(0.0, is_near=True))
-            self._restart(1, is_near=True, is_planned=True)
+            self._restart(1, is_near=course.loads_near, is_planned=True)
             if self._left <= 0:
                 self._fail()
 

@@ -26,18 +26,19 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def sentences(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What each is of, and what is known of it; the levers are left out."""
-    failures, checkpoint = found["failures"], found["checkpoint"]
+    failures, recipe, two = found["failures"], found["recipe"], found["two_tiers"]
     yield (
         "failures",
         f"one in {duration(3600 * failures['mean_hours'])}, {failures['per_day']:.1f} a day ({failures['describes']})",
     )
-    yield "saves", _saves(checkpoint)
+    yield "saves", _to_storage(found["checkpoint"])
     yield "spares", _spares(found["spares"])
     yield "restart", _restart(found["restart"])
     yield "goodput", _goodput(found["expected"])
     yield "of all time", _parts(found["expected"])
-    if checkpoint["near"]["every_steps"] != checkpoint["far"]["every_steps"]:
-        yield "one tier", _storage_alone(found["storage_alone"])
+    yield "the recipe", _recipe(recipe, best_steps=found["checkpoint"]["every_steps"])
+    if two is not None:
+        yield "two tiers", _two_tiers(two)
     if found["replayed"] is not None:
         yield "replayed", _replayed(found["replayed"])
     yield "takes", _takes(found["days"], found["money"])
@@ -53,16 +54,13 @@ def _is_worth_it(move: Mapping[str, Any]) -> bool:
     return move["points"] >= _LEAST_POINTS or (move["money"] or 0) > 0
 
 
-def _saves(checkpoint: Mapping[str, Any]) -> str:
-    near, far = checkpoint["near"], checkpoint["far"]
-    each = [
-        f"to {where} every {counted(tier['every_steps'], 'step')} ({duration(tier['every_seconds'])}), a stall of "
-        f"{duration(tier['stall_seconds'])}"
-        for where, tier in (("memory of other nodes", near), ("storage", far))
-    ]
-    # With one tier every save is a far one.
-    kept = each[1:] if near["every_steps"] == far["every_steps"] else each
-    return f"{'; '.join(kept)}, {disk_size(far['bytes_per_day'])} a day, keep {far['keep']} or more"
+def _to_storage(tier: Mapping[str, Any]) -> str:
+    return f"to storage {_every(tier)}, {disk_size(tier['bytes_per_day'])} a day, keep {tier['keep']} or more"
+
+
+def _every(tier: Mapping[str, Any]) -> str:
+    steps, took = counted(tier["every_steps"], "step"), duration(tier["every_seconds"])
+    return f"every {steps} ({took}), a stall of {duration(tier['stall_seconds'])}"
 
 
 def _spares(spares: Mapping[str, Any]) -> str:
@@ -73,12 +71,11 @@ def _spares(spares: Mapping[str, Any]) -> str:
 
 def _restart(restart: Mapping[str, Any]) -> str:
     budget, goal = restart["budget_seconds"], percent(restart["goal"])
-    may = (
-        f"for {goal} it may take {duration(budget)}" if budget is not None else f"no restart is fast enough for {goal}"
-    )
+    if budget is None:
+        return f"{duration(restart['mean_seconds'])} on average; none is fast enough for a goodput of {goal}"
     return (
-        f"{duration(restart['mean_seconds'])} on average, {duration(restart['far_seconds'])} from storage; "
-        f"with enough spares {may}"
+        f"{duration(restart['mean_seconds'])} on average; with enough spares {duration(budget)} or less give a goodput "
+        f"of {goal}"
     )
 
 
@@ -94,7 +91,7 @@ def _parts(expected: Mapping[str, Any]) -> str:
     shares = {PARTS[part]: share for part, share in parts_of(expected).items() if share >= _LEAST_SHARE}
     parts = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
     waiting = expected["waiting_share"]
-    return parts + (f"; spares run out in {percent(waiting)} of the runs" if waiting else "")
+    return parts + (f"; in {percent(waiting)} of the runs spares run out at least once" if waiting else "")
 
 
 def _replayed(replayed: Mapping[str, Any]) -> str:
@@ -106,14 +103,25 @@ def _replayed(replayed: Mapping[str, Any]) -> str:
     )
 
 
-def _storage_alone(alone: Mapping[str, Any]) -> str:
-    every = f"every {counted(alone['every_steps'], 'step')} ({duration(alone['every_seconds'])})"
-    return f"{percent(alone['closed_form'])} with saves to storage alone, as mai's are, {every}"
+def _recipe(recipe: Mapping[str, Any], *, best_steps: int) -> str:
+    better = f"; better: checkpoint.every_steps={best_steps}"
+    kept = percent(recipe["closed_form"])
+    if recipe["every_steps"] is None:
+        return f"{kept}, as it saves at its end alone{better}"
+    every = f"every {counted(recipe['every_steps'], 'step')} ({duration(recipe['every_seconds'])})"
+    return f"{kept} as it saves, {every}{better if recipe['every_steps'] != best_steps else ''}"
+
+
+def _two_tiers(two: Mapping[str, Any]) -> str:
+    return (
+        f"{percent(two['closed_form'])} in closed form, {percent(two['simulated'])} simulated, with saves to memory of "
+        f"other nodes besides, which mai has not: {_every(two['near'])}; {_to_storage(two['far'])}"
+    )
 
 
 def _takes(days: Mapping[str, Any], money: Mapping[str, Any]) -> str:
     if days["expected"] is None:
-        return "for ever: it never ends"
+        return "for ever: failures leave less than a hundredth of the time"
     lost = "" if money["lost"] is None else f", {amount(money['lost'], money['currency'])} more"
     return f"{days['expected']:.1f} days in place of {days['useful']:.1f}{lost}"
 

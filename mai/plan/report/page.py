@@ -8,19 +8,21 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from mai.plan.communication import proof_text
 from mai.plan.goodput import text as goodput_text
 from mai.plan.placement import text as placement_text
 from mai.plan.report import pictures, text, what_if
 from mai.plan.report.quantities import percent, seconds
 from mai.plan.report.rank_picture import rank_picture
 from mai.plan.report.scaling import Scaling
+from mai.plan.scheduler import text as scheduler_text
 
 TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date) -> str:
     """The whole of it, as HTML, with what made it and when at its end."""
-    step, speed = found["step"], found["speed"]
+    step, speed, price = found["step"], found["speed"], found["cluster"]["price"]
     pace = f"{speed['tokens_per_second']:,.0f} tokens a second, {speed['tokens_per_second_per_gpu']:,.0f} on each GPU"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"{found['recipe']} on {found['cluster']['name']}"),
@@ -43,6 +45,10 @@ def page(found: Mapping[str, Any], scaling: Scaling, *, command: str, day: date)
         + pictures.scaling_picture(scaling, found),
         goodput=_goodput(found["goodput"]) if "goodput" in found else "",
         placement=_placement(found) if "map" in found else "",
+        schedule=_schedule(found["schedule"]) if "schedule" in found else "",
+        scheduler=_sentences(
+            scheduler_text.sentences(found["scheduler"], currency=price["currency"] if price else None)
+        ),
         costs=_table(text.cost_heads(found), text.costs(found)) + _paragraphs(*text.notes(found)),
         footer=_paragraphs(
             command, f"mai {_version()}, {day.isoformat()}", f"fingerprint of the recipe: {found['fingerprint']}"
@@ -66,7 +72,7 @@ def _goodput(found: Mapping[str, Any]) -> str:
     """A section of its own, where failures were asked for."""
     levers = "".join(map(what_if.lever_picture, found["levers"]))
     inner = [
-        _paragraphs(*(f"{head}: {told}" for head, told in goodput_text.sentences(found))),
+        _sentences(goodput_text.sentences(found)),
         what_if.lost_picture(found),
         _table(what_if.MOVE_HEADS, what_if.moves(found)),
         f'<div class="pairs">{levers}</div>',
@@ -79,6 +85,11 @@ def _placement(found: Mapping[str, Any]) -> str:
     heads, *rows = placement_text.traffic_rows(found["traffic"])
     inner = rank_picture(found["map"]) + _table(heads, rows) + _paragraphs(*placement_text.notes(found["traffic"]))
     return f"<section><h2>Where ranks lie, and what they send</h2>{inner}</section>"
+
+
+def _schedule(found: Mapping[str, Any]) -> str:
+    """A section of its own, where the proof was asked for."""
+    return f"<section><h2>What ranks call</h2><pre>{escape(chr(10).join(proof_text.lines(found)))}</pre></section>"
 
 
 def _shown(found: Mapping[str, Any]) -> str:
@@ -98,6 +109,11 @@ def _version() -> str:
         return version("mai")
     except PackageNotFoundError:
         return "that is not installed"
+
+
+def _sentences(told: Iterable[tuple[str, str]]) -> str:
+    """Each behind what it is of."""
+    return _paragraphs(*(f"{head}: {sentence}" if head else sentence for head, sentence in told))
 
 
 def _paragraphs(*lines: str) -> str:

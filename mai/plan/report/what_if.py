@@ -10,7 +10,7 @@ from mai.plan.report.quantities import amount, percent
 _WIDTH, _HEIGHT = 460, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 28, 176
 _ACROSS = {
-    "restart": "seconds of a restart from memory",
+    "restart": "seconds of a restart",
     "stall": "seconds that a save to storage stalls",
     "spares": "spare nodes",
     "size": "GPUs, with enough spares",

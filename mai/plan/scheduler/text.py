@@ -11,16 +11,19 @@ _SHOWN_MINUTES = 30
 
 
 def lines(found: Mapping[str, Any], *, currency: str | None) -> Iterator[str]:
-    """Sizes, grace, the cost of a stop, placement."""
-    order, *others = found["placement"]["sentences"]
-    for head, told in (
-        ("sizes", _sizes(found)),
-        ("grace", _grace(found["grace"])),
-        ("a stop", _stop(found["stopping"], currency)),
-        ("placement", order),
-        *(("", sentence) for sentence in others),
-    ):
+    """The sentences, behind what each is of."""
+    for head, told in sentences(found, currency=currency):
         yield from wrapped(f"{head:<13}{told}")
+
+
+def sentences(found: Mapping[str, Any], *, currency: str | None) -> Iterator[tuple[str, str]]:
+    """Sizes, grace, the cost of a stop, placement, each behind what it is of; nothing stands before the same."""
+    order, *others = found["placement"]["sentences"]
+    yield "sizes", _sizes(found)
+    yield "grace", _grace(found["grace"])
+    yield "a stop", _stop(found["stopping"], currency)
+    yield "placement", order
+    yield from (("", sentence) for sentence in others)
 
 
 def _sizes(found: Mapping[str, Any]) -> str:

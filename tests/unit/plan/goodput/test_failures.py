@@ -53,6 +53,26 @@ def test_a_step_of_a_restart_is_left_out_where_it_is_not_taken() -> None:
     assert not {"detect", "diagnose"} & restart.steps(is_near=True, replaces=True, is_planned=True).keys()
 
 
+def test_mistakes_of_every_kind_are_named_at_once(tmp_path: Path) -> None:
+    file = own(
+        tmp_path,
+        ("near_share = { value = 0.75", "near_share = { value = 75"),
+        ("slowdown = { value = 1.1", "slowdown = { value = 0.9"),
+        ('breaks = "rack"', 'breaks = "switch"'),
+        ("rack_nodes = { value = 2", "rack_nodes = { value = 0"),
+        ("gpu_hours_between = { value = 50677", 'gpu_hours_between = { value = "often"'),
+    )
+    with pytest.raises(PlanError) as error:
+        load_failures(file)
+    assert sorted(violation.removeprefix(f"{file}: ") for violation in error.value.violations) == [
+        "causes.network_switch_or_cable.breaks=switch: must be one of nothing, node, rack",
+        "gpu_hours_between=often: must be a number",
+        "near_share=75: must be 1 or below",
+        "repair.rack_nodes=0: must be above 0",
+        "slow_nodes.slowdown=0.9: must be 1 or above",
+    ]
+
+
 def own(tmp_path: Path, *changes: tuple[str, str]) -> Path:
     """Llama 3's file with these changes."""
     text = (Path(mai.plan.__file__).parent / "failures" / "llama3.toml").read_text()

@@ -45,8 +45,9 @@ def found(name: str = "llama3", spares: int = 25) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["llama3", "meta_rsc1", "meta_rsc2", "byterobust"])
 def test_closed_form_and_simulation_agree(name: str) -> None:
-    both = found(name)["expected"]
-    assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=0.3)
+    """With saves to storage alone, as mai's are, and with a tier of memory besides."""
+    for both in (found(name)["expected"], found(name)["two_tiers"]):
+        assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=0.3)
 
 
 def test_they_agree_within_a_point_where_the_run_waits_for_nodes_most_of_the_time() -> None:
@@ -61,16 +62,33 @@ def test_the_parts_are_all_of_the_time() -> None:
 
 
 def test_llama_3s_rate_leaves_what_the_design_promises() -> None:
-    assert found()["expected"]["closed_form"] > 0.94
-    assert found()["restart"]["mean_seconds"] < found()["restart"]["budget_seconds"] < 8 * MINUTE
+    """With its two tiers; of storage alone they miss it by a little, and the budget says so."""
+    assert found()["two_tiers"]["closed_form"] > 0.94
+    assert found()["expected"]["closed_form"] == pytest.approx(0.939, abs=1e-3)
+    restart = found()["restart"]
+    assert 0.9 * restart["mean_seconds"] < restart["budget_seconds"] < restart["mean_seconds"] < 6 * MINUTE
 
 
 def test_the_intervals_are_whole_steps_and_the_best() -> None:
-    checkpoint = found()["checkpoint"]
-    assert checkpoint["near"]["every_seconds"] == 9 * checkpoint["near"]["every_steps"]
-    course = best_course(LLAMA_3, RUN)
-    assert checkpoint["far"]["every_steps"] == course.saves_per_far_save * checkpoint["near"]["every_steps"]
-    assert (checkpoint["far"]["keep"] - 1) * checkpoint["far"]["every_seconds"] > HOUR
+    checkpoint, two, course = found()["checkpoint"], found()["two_tiers"], best_course(LLAMA_3, RUN)
+    for tier in (checkpoint, two["near"], two["far"]):
+        assert tier["every_seconds"] == 9 * tier["every_steps"]
+    assert two["far"]["every_steps"] == course.saves_per_far_save * two["near"]["every_steps"]
+    assert (checkpoint["keep"] - 1) * checkpoint["every_seconds"] > HOUR
+
+
+def test_what_the_recipes_own_interval_leaves_is_told_beside_the_best() -> None:
+    best = found()["checkpoint"]["every_seconds"]
+
+    def kept(every: float | None) -> float:
+        answer = goodput_of(LLAMA_3, replace(RUN, save_interval_seconds=every), runs=1)
+        text = " ".join(" ".join(lines(answer)).split())
+        assert (f"better: checkpoint.every_steps={round(best / 9)}" in text) == (every != best)
+        assert ("as it saves at its end alone" in text) == (every is None)
+        return float(answer["recipe"]["closed_form"])
+
+    assert kept(best) == found()["expected"]["closed_form"]
+    assert kept(None) < 1e-3 < kept(10 * best) < kept(2 * best) < kept(best)
 
 
 def test_a_restart_of_the_budget_just_reaches_the_goal() -> None:
@@ -130,7 +148,7 @@ def test_what_ft_hsdp_implies(kept: float, stall_minutes: float, first_order: fl
 def test_restart_buys_most_and_spares_buy_most_where_there_are_too_few() -> None:
     first = found()["levers"][0]
     assert first["name"] == "restart"
-    assert first["move"]["points"] == pytest.approx(1.2, abs=0.1)
+    assert first["move"]["points"] == pytest.approx(1.35, abs=0.05)
     assert first["move"]["money"] > 0
     assert found(spares=3)["levers"][0]["name"] == "spares"
 
@@ -151,14 +169,14 @@ def test_a_run_that_never_ends_says_so_soon_and_without_nan() -> None:
     assert answer["expected"]["closed_form"] < 1e-6
     json.dumps(answer, allow_nan=False)
     assert all(isfinite(share) for share in answer["expected"]["parts"].values())
-    assert list(lines(answer))
+    assert (answer["days"]["expected"], answer["money"]["lost"]) == (None, None)
+    assert "takes        for ever" in "\n".join(lines(answer))
 
 
 def test_without_a_near_tier_every_save_is_to_storage() -> None:
     answer = goodput_of(replace(LLAMA_3, near_share=0.0), RUN, runs=20)
-    checkpoint, both = answer["checkpoint"], answer["expected"]
-    assert checkpoint["near"]["every_steps"] == checkpoint["far"]["every_steps"]
-    assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=0.3)
+    assert answer["two_tiers"] is None
+    assert answer["expected"]["closed_form"] == found()["expected"]["closed_form"]
     assert "memory of other nodes" not in "\n".join(lines(answer))
 
 
@@ -172,7 +190,7 @@ def test_free_saves_and_restarts_lose_half_a_step_a_failure_and_nothing_else() -
     )
     answer = goodput_of(free, RUN, runs=5)
     both = answer["expected"]
-    assert answer["checkpoint"]["far"]["every_steps"] == 1
+    assert answer["checkpoint"]["every_steps"] == 1
     assert both["closed_form"] == pytest.approx(1 - 4.5 / free.mean_seconds(15_000), abs=1e-6)
     assert both["simulated"] == pytest.approx(both["closed_form"], abs=1e-4)
     assert answer["levers"][0]["move"]["points"] == 0
@@ -184,12 +202,15 @@ def test_a_run_is_that_of_the_plans_report() -> None:
         "step": {"seconds": 7.5},
         "phase": {"seconds": 750.0},
         "disk": {"checkpoint_bytes": 10},
-        "scheduler": {"grace": {"save_seconds": 3.0}, "stopping": {"load_seconds": None}},
+        "scheduler": {
+            "grace": {"save_seconds": 3.0},
+            "stopping": {"load_seconds": None, "save_interval_seconds": 60.0},
+        },
     }
     run = planned_run(report, load_cluster("h100"))
     assert (run.gpus, run.spare_nodes, run.gpus_booked) == (14_976, 3, 15_000)
     assert (run.step_seconds, run.useful_seconds) == (7.5, 750.0)
-    assert (run.save_seconds, run.load_seconds) == (3, None)
+    assert (run.save_seconds, run.load_seconds, run.save_interval_seconds) == (3, None, 60)
     assert planned_run({**report, "run": {"seconds": 900.0}}, load_cluster("h100")).useful_seconds == 900
 
 
