@@ -9,6 +9,7 @@ import click
 import pytest
 
 from mai.cli import cli
+from mai.plan.goodput.failures import load_failures
 from mai.plan.report.pictures import MEMORY_ITEMS
 from mai.plan.time.step_time import WORDS
 from tests.house.sources import ROOT, name, python_files
@@ -100,6 +101,13 @@ def test_the_guides_pictures_are_those_that_the_planner_draws(tmp_path: Path) ->
         assert number.sub("", now) == number.sub("", shown), f"{file.name} is another picture now"
         moved = [float(new) - float(old) for new, old in zip(number.findall(now), number.findall(shown), strict=True)]
         assert max(map(abs, moved)) < 0.1, f"{file.name} has moved"
+
+
+def test_the_reference_shows_a_list_of_failures_that_can_be_read(tmp_path: Path) -> None:
+    (table,) = re.findall(r"^```toml\n(.*?)^```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    file = tmp_path / "ours.toml"
+    file.write_text(table)
+    assert load_failures(file).restart.detect_seconds == 60
 
 
 def test_the_reference_explains_every_row_of_a_plan() -> None:

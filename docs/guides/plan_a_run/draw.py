@@ -7,42 +7,59 @@ import re
 import sys
 from html import unescape
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from mai.plan import of_recipe
 from mai.plan.goodput.expected import planned_run
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
-from mai.plan.hardware import load_cluster
+from mai.plan.hardware import Cluster, load_cluster
 from mai.plan.report import page, pictures, what_if
 from mai.plan.report.report import report
 from mai.plan.report.scaling import scaling
 from mai.plan.software import load_software
 from mai.recipe import load
 
-GPUS = 15_104
-"""With sixteen spare nodes, as the guide buys them."""
+GUIDE = Path(__file__).parents[1] / "plan_a_run.md"
 _LETTER, _SWATCH, _LINE = 6.5, 20, 20
 """Width of a letter, of what stands before a name, and height of a line of a legend."""
 
 
 def draw(folder: Path) -> None:
-    """Write every picture of the guide into this folder."""
-    cluster = load_cluster("h100")
-    recipe = of_recipe.within(load.find("mai1_500b")(), cluster, GPUS)
-    setting = of_recipe.setting_of(recipe, cluster, load_software("mai"))
-    found = report(recipe, setting, gpus=GPUS)
-    goodput = goodput_of(load_failures("llama3"), planned_run(found, cluster))
+    """Write every picture of the guide into this folder: of its first plan, and of that on the cluster it describes."""
+    first, of_first = _goodput_of(load_cluster("h100"), gpus=15_000)
+    _, of_ours = _goodput_of(_ours(), gpus=None)
+    levers = {lever["name"]: what_if.lever_picture(lever) for lever in of_ours["levers"]}
     drawn = {
-        "memory": pictures.memory_picture(found["memory"]),
-        "time": pictures.time_picture(found["step"]),
-        "scaling": pictures.scaling_picture(scaling(recipe, setting), found),
-        "lost": what_if.lost_picture(goodput),
-        **{lever["name"]: what_if.lever_picture(lever) for lever in goodput["levers"]},
+        **levers,
+        "memory": pictures.memory_picture(first["memory"]),
+        "time": pictures.time_picture(first["step"]),
+        "scaling": pictures.scaling_picture(first["scaling"], first),
+        "spares": what_if.lever_picture(next(each for each in of_first["levers"] if each["name"] == "spares")),
+        "lost": what_if.lost_picture(of_ours),
     }
     style = re.search(r"<style>(.*?)</style>", page.TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)
     assert style is not None
     for name, picture in drawn.items():
         (folder / f"{name}.svg").write_text(_alone(picture, style[1]), encoding="utf-8")
+
+
+def _goodput_of(cluster: Cluster, *, gpus: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The plan of mai1_500b there, with its scaling, and what Llama 3's failures leave of it."""
+    recipe = of_recipe.within(load.find("mai1_500b")(), cluster, gpus)
+    setting = of_recipe.setting_of(recipe, cluster, load_software("mai"))
+    found = report(recipe, setting, gpus=gpus)
+    goodput = goodput_of(load_failures("llama3"), planned_run(found, cluster))
+    return {**found, "scaling": scaling(recipe, setting)}, goodput
+
+
+def _ours() -> Cluster:
+    (table,) = re.findall(r"^```toml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "ours.toml"
+        file.write_text(table, encoding="utf-8")
+        return load_cluster(file)
 
 
 def _alone(picture: str, style: str) -> str:
