@@ -135,7 +135,7 @@ def _ending(summary: dict[str, Any]) -> dict[str, str]:
     return {
         "ended": f"{terminal['name']} ({terminal['code']}) at step {terminal['step']}",
         "culprit": _pairs(terminal["culprit"]),
-        "evidence": str(terminal["evidence"]),
+        "evidence": str(terminal["evidence"]).strip(),
         "way out": str(terminal["suggestion"]),
     }
 
