@@ -2,7 +2,7 @@
 
 python -m benchmarks.plan_speed
 
-Times are of the processes' own clock and of the wall; the median of several.
+Times are of the wall; of commands the median of several, of the simulation one.
 """
 
 import datetime as dt

@@ -12,8 +12,7 @@ from typing import Any
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.failures import Failures, restart_of
 from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput
-from mai.plan.goodput.poisson import poisson_quantile
-from mai.plan.goodput.spares import waiting_share
+from mai.plan.goodput.spares import enough, waiting_share
 from mai.plan.hardware import Cluster
 
 NEARLY_ALWAYS = 0.999
@@ -50,14 +49,14 @@ class PlannedRun:
 
 
 def planned_run(found: Mapping[str, Any], cluster: Cluster) -> PlannedRun:
-    """Of the report of a plan (mai/plan/report/report.py) on this cluster."""
-    run, scheduler = found.get("run", found["phase"]), found["scheduler"]
+    """Of the report of a plan (mai/plan/report/report.py) on this cluster: of its phase, whatever came before."""
+    scheduler = found["scheduler"]
     return PlannedRun(
         gpus=found["gpus"]["in_use"],
         gpus_per_node=cluster.gpus_per_node,
         spare_nodes=found["gpus"]["spares"] // cluster.gpus_per_node,
         step_seconds=found["step"]["seconds"],
-        useful_seconds=run["seconds"],
+        useful_seconds=found["phase"]["seconds"],
         save_interval_seconds=scheduler["stopping"]["save_interval_seconds"],
         checkpoint_bytes=found["disk"]["checkpoint_bytes"],
         save_seconds=scheduler["grace"]["save_seconds"],
@@ -106,7 +105,8 @@ def best_course(failures: Failures, run: PlannedRun) -> Course:
     near, far = tiers(failures)
     mean = failures.mean_seconds(run.gpus)
     best = best_two_tiers(near=near, far=far, mean_seconds=mean, near_share=failures.near_share)
-    steps = max(1, round(best.near_interval_seconds / run.step_seconds))
+    seconds = min(best.near_interval_seconds, run.useful_seconds)
+    steps = max(1, round(seconds / run.step_seconds))
     slow = failures.slow_nodes
     return Course(
         near_interval_seconds=steps * run.step_seconds,
@@ -139,11 +139,8 @@ def nodes_in_repair(failures: Failures, course: Course, gpus: int) -> float:
 
 
 def enough_spares(failures: Failures, run: PlannedRun, *, confidence: float) -> int:
-    """The fewest that are enough this share of the time.
-
-    Nodes in repair follow Poisson's law around their mean, however long single repairs take (Palm's theorem).
-    """
-    return poisson_quantile(nodes_in_repair(failures, best_course(failures, run), run.gpus), confidence)
+    """The fewest that are enough this share of the time, where the run goes on whatever is in repair."""
+    return enough(failures_per_repair(failures, best_course(failures, run), run.gpus), confidence=confidence)
 
 
 def closed_form(failures: Failures, course: Course, gpus: int) -> float:

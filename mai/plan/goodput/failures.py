@@ -107,7 +107,7 @@ class Failures:
     gpu_hours_between: float
     """Of a running job, from one interruption to the next."""
 
-    weibull_shape: float = 1.0
+    weibull_shape: float = field(default=1.0, metadata={"least": 0.1})
     """1 is exponential; below 1 failures come in bursts."""
 
     near_share: float = field(metadata={"least": 0, "most": 1})

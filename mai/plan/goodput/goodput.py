@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from typing import Any
 
+from mai.errors import PlanError
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.expected import (
     LEAST,
@@ -18,17 +20,20 @@ from mai.plan.goodput.expected import (
     restart_budget,
     run_money,
 )
-from mai.plan.goodput.failures import Failures
+from mai.plan.goodput.failures import Failures, failure_names
 from mai.plan.goodput.levers import levers
 from mai.plan.goodput.measured import Measured
 from mai.plan.goodput.replay import replayed
 from mai.plan.goodput.simulation import random_failures, simulate
+from mai.plan.report.quantities import duration
 
 _CONFIDENCES = (0.99, NEARLY_ALWAYS)
 _LEAST_SIMULATED = 0.1
 """Of goodput: a run that takes longer than that is hopeless, and is simulated for so long only."""
 _MOST_FAILURES = 2000
 """Of a simulated run: three months of 45,000 GPUs at Llama 3's rate. More of them say the same once more."""
+_AGREEMENT = 0.01
+"""Of goodput. Where they differ by more (a run of a few repairs' time, long bursts), the simulation is right."""
 GOAL = 0.94
 """What is left of the time at Llama 3's rate if all goes as designed."""
 
@@ -53,6 +58,7 @@ def goodput_of(
     # mai saves to storage alone: no state is near.
     failures = replace(listed, near_share=0.0)
     course = best_course(failures, run)
+    _refuse_hopeless(failures, course, run)
     return {
         "failures": _of_failures(listed, run),
         "checkpoint": _of_storage(failures, course, run),
@@ -72,6 +78,16 @@ def goodput_of(
         "levers": levers(failures, run),
         "sources": dict(failures.sources),
     }
+
+
+def _refuse_hopeless(failures: Failures, course: Course, run: PlannedRun) -> None:
+    in_repair, nodes = nodes_in_repair(failures, course, run.gpus), run.gpus / run.gpus_per_node
+    if in_repair > nodes:
+        raise PlanError(
+            f"{failures.name}: at one failure in {duration(failures.mean_seconds(run.gpus))} and "
+            f"{duration(course.repair_seconds)} for a repair {in_repair:,.0f} nodes would be in repair, of "
+            f"{nodes:,.0f} that the plan has; measure for longer, or use a list of others: {', '.join(failure_names())}"
+        )
 
 
 def _of_failures(failures: Failures, run: PlannedRun) -> dict[str, Any]:
@@ -97,7 +113,7 @@ def _of_storage(failures: Failures, course: Course, run: PlannedRun) -> dict[str
         "every_steps": round(seconds / run.step_seconds),
         "stall_seconds": course.far_stall_seconds,
         "bytes_per_day": 86_400 / seconds * run.checkpoint_bytes,
-        "keep": int(unnoticed // seconds) + 2,
+        "keep": min(int(unnoticed // seconds) + 2, ceil(run.useful_seconds / seconds)),
     }
 
 
@@ -144,12 +160,15 @@ def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: in
     wall = run.useful_seconds / max(closed, _LEAST_SIMULATED)
     wall = min(wall, _MOST_FAILURES * failures.mean_seconds(run.gpus))
     found = simulate(course, partial(random_failures, failures, run.gpus), wall_seconds=wall, runs=runs, seed=seed)
-    expected_seconds = run.useful_seconds / closed if closed >= LEAST else None
-    all_of_it, without = run_money(run, closed), run_money(run, 1.0)
+    agree = abs(closed - found.goodput) <= _AGREEMENT
+    kept = closed if agree else found.goodput
+    expected_seconds = run.useful_seconds / kept if kept >= LEAST else None
+    all_of_it, without = run_money(run, kept), run_money(run, 1.0)
     return {
         "expected": {
             "closed_form": closed,
             "simulated": found.goodput,
+            "agree": agree,
             "nine_of_ten_between": list(found.goodput_range),
             "runs": runs,
             "waiting_share": found.waiting_share,

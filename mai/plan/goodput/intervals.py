@@ -69,10 +69,6 @@ class TwoTiers:
     saves_per_far_save: int
     goodput: float
 
-    @property
-    def far_interval_seconds(self) -> float:
-        return self.near_interval_seconds * self.saves_per_far_save
-
 
 def best_two_tiers(*, near: Tier, far: Tier, mean_seconds: float, near_share: float) -> TwoTiers:
     """The intervals that leave most; beginning at first order: sqrt(2 stall mean / share of failures) for each tier.

@@ -13,6 +13,7 @@ from mai.plan.goodput.expected import (
     run_money,
 )
 from mai.plan.goodput.failures import Failures, Restart
+from mai.plan.report.quantities import counted
 
 _FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -76,7 +77,7 @@ def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> 
         unit="nodes",
         at=run.spare_nodes,
         points=[Point(nodes, best_goodput(failures, with_spares(nodes))) for nodes in numbers],
-        move=_move(f"{enough} spare nodes", now, run, best_goodput(failures, moved), moved),
+        move=_move(counted(enough, "spare node"), now, run, best_goodput(failures, moved), moved),
     )
 
 

@@ -1,18 +1,6 @@
-"""Poisson's law: how many of the things that come at random come, and what a count says of their mean."""
+"""Poisson's law: what a count of things that come at random says of their mean."""
 
-from itertools import count
 from math import exp, lgamma, log
-
-
-def poisson_quantile(mean: float, confidence: float) -> int:
-    """The smallest number that is not exceeded with this probability, which is below 1."""
-    total = 0.0
-    for number in count():
-        total += _chance(number, mean)
-        # Rounding may leave the sum a little below 1 for good.
-        if total >= confidence or (number > mean and total > 1 - 1e-12):
-            return number
-    raise AssertionError
 
 
 def poisson_interval(number: int, confidence: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from mai.errors import ExitCode, PlanError
+from mai.plan.goodput.failures import failure_names
 from mai.plan.goodput.measured import ASKED_FOR, Attempt, Measured
 
 _COMMITTED, _STARTED, _RESUMED = "checkpoint committed", "started", "resumed"
@@ -36,6 +37,9 @@ def measured(record: Record) -> Measured:
     Example:
         measured(record_of(Path("runs/mine"))).goodput  # mai/cli_plan.py reads the folder
     """
+    if not record.events:
+        others = ", ".join(failure_names())
+        raise PlanError(f"{record.name}: no run folder of mai; name one, a .toml file, or a list that ships: {others}")
     if not record.metrics:
         raise PlanError(f"{record.name}: metrics.jsonl holds no step; there is no goodput to measure")
     steps = [_Step.of(line, f"{record.name}: metrics.jsonl") for line in record.metrics]

@@ -1,6 +1,29 @@
-"""How long a run waits for a node: what its spares leave."""
+"""How many nodes are enough in reserve, and how long a run waits for one."""
 
 from collections.abc import Mapping
+from math import log
+
+_LARGE = 1e200
+
+
+def enough(failures_per_repair: Mapping[int, float], *, confidence: float) -> int:
+    """The smallest number of nodes in repair that is not exceeded this share of the time, which is below 1.
+
+    `failures_per_repair` has the failures in the mean time of a repair, by the nodes that each takes. Repairs take
+    exponential times. So at any moment as many failures have k nodes still in repair as Poisson's law says around the
+    failures of k nodes and more, over k; the sum of nodes is Panjer's recursion (ASTIN Bulletin 12, 1981).
+    """
+    largest = max(failures_per_repair)
+    still = [sum(rate for nodes, rate in failures_per_repair.items() if nodes >= k) / k for k in range(1, largest + 1)]
+    weights, total, log_scale, number = [1.0], 1.0, -sum(still), 0
+    while log(total) + log_scale < log(confidence):
+        number += 1
+        pairs = zip(range(1, largest + 1), still, reversed(weights), strict=False)
+        weights = [*weights[-largest:], sum(k * mean * weight for k, mean, weight in pairs) / number]
+        total += weights[-1]
+        if total > _LARGE:
+            weights, log_scale, total = [each / total for each in weights], log_scale + log(total), 1.0
+    return number
 
 
 def waiting_share(failures_per_repair: Mapping[int, float], spares: int) -> float:

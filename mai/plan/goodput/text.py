@@ -26,7 +26,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def sentences(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What each is of, and what is known of it; the levers are left out."""
-    failures, recipe, two = found["failures"], found["recipe"], found["two_tiers"]
+    failures, two = found["failures"], found["two_tiers"]
     yield (
         "failures",
         f"one in {duration(3600 * failures['mean_hours'])}, {failures['per_day']:.1f} a day ({failures['describes']})",
@@ -36,7 +36,7 @@ def sentences(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "restart", _restart(found["restart"])
     yield "goodput", _goodput(found["expected"])
     yield "of all time", _parts(found["expected"])
-    yield "the recipe", _recipe(recipe, best_steps=found["checkpoint"]["every_steps"])
+    yield "the recipe", _recipe(found["recipe"], found["checkpoint"], found["days"]["useful"] * 86_400)
     if two is not None:
         yield "two tiers", _two_tiers(two)
     if found["replayed"] is not None:
@@ -84,6 +84,7 @@ def _goodput(expected: Mapping[str, Any]) -> str:
     return (
         f"{percent(expected['closed_form'])} in closed form, {percent(expected['simulated'])} in "
         f"{expected['runs']} simulated runs, nine of ten between {percent(low)} and {percent(high)}"
+        + ("" if expected["agree"] else "; the formulas do not hold here, and the simulation counts")
     )
 
 
@@ -103,13 +104,14 @@ def _replayed(replayed: Mapping[str, Any]) -> str:
     )
 
 
-def _recipe(recipe: Mapping[str, Any], *, best_steps: int) -> str:
-    better = f"; better: checkpoint.every_steps={best_steps}"
-    kept = percent(recipe["closed_form"])
-    if recipe["every_steps"] is None:
-        return f"{kept}, as it saves at its end alone{better}"
-    every = f"every {counted(recipe['every_steps'], 'step')} ({duration(recipe['every_seconds'])})"
-    return f"{kept} as it saves, {every}{better if recipe['every_steps'] != best_steps else ''}"
+def _recipe(recipe: Mapping[str, Any], best: Mapping[str, Any], useful_seconds: float) -> str:
+    """With a better interval, where there is one and the run is long enough for it."""
+    as_it_saves = "at its end alone"
+    if recipe["every_steps"] is not None:
+        as_it_saves = f"every {counted(recipe['every_steps'], 'step')} ({duration(recipe['every_seconds'])})"
+    told = f"{percent(recipe['closed_form'])} as it saves, {as_it_saves}"
+    is_best = recipe["every_steps"] == best["every_steps"] or best["every_seconds"] > useful_seconds / 2
+    return told if is_best else f"{told}; better: checkpoint.every_steps={best['every_steps']}"
 
 
 def _two_tiers(two: Mapping[str, Any]) -> str:

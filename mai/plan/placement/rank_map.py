@@ -23,6 +23,7 @@ def rank_map(layout: Layout, cluster: Cluster, *, gpus_booked: int) -> dict[str,
 
     return {
         "gpus_per_node": node,
+        "rails": cluster.scale_out.rails,
         "nodes": used,
         "levels": [{"level": level.name, "nodes": level.gpus // node} for level in above],
         "stages": [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mai.errors import PlanError
 from mai.plan.goodput.expected import (
     PlannedRun,
     as_planned,
@@ -84,7 +85,7 @@ def test_what_the_recipes_own_interval_leaves_is_told_beside_the_best() -> None:
         answer = goodput_of(LLAMA_3, replace(RUN, save_interval_seconds=every), runs=1)
         text = " ".join(" ".join(lines(answer)).split())
         assert (f"better: checkpoint.every_steps={round(best / 9)}" in text) == (every != best)
-        assert ("as it saves at its end alone" in text) == (every is None)
+        assert ("as it saves, at its end alone" in text) == (every is None)
         return float(answer["recipe"]["closed_form"])
 
     assert kept(best) == found()["expected"]["closed_form"]
@@ -164,13 +165,29 @@ def test_each_lever_is_a_curve_that_the_plan_is_on() -> None:
 
 
 def test_a_run_that_never_ends_says_so_soon_and_without_nan() -> None:
-    hopeless = replace(LLAMA_3, gpu_hours_between=50.0)
+    hopeless = replace(LLAMA_3, gpu_hours_between=50.0, causes={"software": Cause(count=1, breaks="nothing")})
     answer = goodput_of(hopeless, RUN, runs=2)
     assert answer["expected"]["closed_form"] < 1e-6
     json.dumps(answer, allow_nan=False)
     assert all(isfinite(share) for share in answer["expected"]["parts"].values())
     assert (answer["days"]["expected"], answer["money"]["lost"]) == (None, None)
     assert "takes        for ever" in "\n".join(lines(answer))
+
+
+def test_more_nodes_in_repair_than_there_are_is_an_error_with_the_way_out() -> None:
+    with pytest.raises(PlanError, match=r"llama3: at one failure in 12\.\d+ s and 1\.00 days for a repair .* nodes"):
+        goodput_of(replace(LLAMA_3, gpu_hours_between=50.0), RUN)
+
+
+def test_a_run_of_few_failures_follows_the_simulation_and_says_so() -> None:
+    """The first repairs are not over when it ends, so that its spares last."""
+    short = goodput_of(LLAMA_3, replace(RUN, spare_nodes=3, useful_seconds=DAY), runs=100)
+    expected = short["expected"]
+    assert expected["simulated"] > expected["closed_form"] + 0.05
+    assert not expected["agree"]
+    assert short["days"]["expected"] == pytest.approx(1 / expected["simulated"])
+    assert "the simulation counts" in " ".join(" ".join(lines(short)).split())
+    assert found()["expected"]["agree"]
 
 
 def test_without_a_near_tier_every_save_is_to_storage() -> None:
@@ -211,7 +228,7 @@ def test_a_run_is_that_of_the_plans_report() -> None:
     assert (run.gpus, run.spare_nodes, run.gpus_booked) == (14_976, 3, 15_000)
     assert (run.step_seconds, run.useful_seconds) == (7.5, 750.0)
     assert (run.save_seconds, run.load_seconds, run.save_interval_seconds) == (3, None, 60)
-    assert planned_run({**report, "run": {"seconds": 900.0}}, load_cluster("h100")).useful_seconds == 900
+    assert planned_run({**report, "run": {"seconds": 900.0}}, load_cluster("h100")) == run, "of its phase alone"
 
 
 def test_the_text_says_what_the_values_say() -> None:

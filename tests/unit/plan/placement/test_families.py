@@ -5,7 +5,8 @@ import pytest
 from mai.parallel.layout import Layout
 from mai.plan.communication import groups
 from mai.plan.placement.families import families, is_on_one_rail, level_of, members, most_parts, stays_inside
-from mai.plan.placement.topology import Level, place_of
+from mai.plan.placement.topology import Level
+from tests.unit.plan.placement.places import place_of
 from tests.unit.plan.placement.test_topology import cluster
 
 LAYOUTS = [

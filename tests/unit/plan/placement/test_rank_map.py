@@ -5,7 +5,7 @@ import pytest
 from mai.parallel.layout import Layout
 from mai.plan.hardware import Cluster, FabricLevel
 from mai.plan.placement.rank_map import rank_map
-from mai.plan.placement.topology import place_of
+from tests.unit.plan.placement.places import place_of
 from tests.unit.plan.placement.test_families import LAYOUTS
 from tests.unit.plan.placement.test_topology import cluster
 from tests.unit.plan.placement.test_traffic import CLUSTERS

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mai.plan.hardware import Cluster, FabricLevel, ScaleOut, ScaleUp, load_cluster, load_gpu
-from mai.plan.placement.topology import Level, Place, levels, outward_gb_per_second, place_of
+from mai.plan.placement.topology import Level, levels, outward_gb_per_second
+from tests.unit.plan.placement.places import Place, place_of
 
 
 def cluster(*, node: int = 4, scale_up: int = 4, rails: int | None = None, **fabric: FabricLevel) -> Cluster:

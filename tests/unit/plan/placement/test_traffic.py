@@ -14,10 +14,11 @@ from mai.plan.communication.groups import families
 from mai.plan.communication.of_step import programs
 from mai.plan.communication.operation import Operation, Program
 from mai.plan.hardware import Cluster, FabricLevel
-from mai.plan.placement.topology import Level, levels, place_of
+from mai.plan.placement.topology import Level, levels
 from mai.plan.placement.traffic import leaving
 from mai.recipe import ParallelConfig, Recipe
 from recipes.debug.every_axis import dense_every_axis, experts_every_axis, latent_every_axis
+from tests.unit.plan.placement.places import place_of
 from tests.unit.plan.placement.test_topology import cluster
 
 CLUSTERS = [

@@ -65,7 +65,7 @@ def with_goodput(found: dict[str, Any], failures: str | Measured) -> dict[str, A
 def own_run() -> Measured:
     with TemporaryDirectory() as folder:
         recorder = Recorder(Path(folder) / "run")
-        recorder.live(40, code=ExitCode.NODE_BAD)
+        recorder.live(40, code=ExitCode.HANG)
         recorder.live(60)
         return recorder.measured
 
