@@ -142,7 +142,7 @@ def test_a_run_folder_is_a_list_of_failures_and_is_replayed(tmp_path: Path) -> N
     result = mai(*words)
     assert result.stderr == ""
     told = " ".join(result.stdout.split())
-    assert "3 interruptions in 11.5 minutes on 16 GPUs; the true mean is 0.818 to 7.75, with 90% confidence" in told
+    assert "3 interruptions in 11.5 minutes on 16 GPUs, which leaves open one in 1.48 minutes to one in 14.0" in told
     replayed = json.loads(mai(*words, "--json").stdout)["goodput"]["replayed"]
     assert replayed["interruptions"] == 3
     assert 100 * replayed["own_predicted"] == pytest.approx(100 * replayed["own_measured"], abs=2)
@@ -151,7 +151,7 @@ def test_a_run_folder_is_a_list_of_failures_and_is_replayed(tmp_path: Path) -> N
 def test_a_folder_that_holds_no_run_is_named(tmp_path: Path) -> None:
     result = mai(*WORDS, "--failures", str(tmp_path))
     assert (result.returncode, result.stdout) == (80, "")
-    assert f"{tmp_path}: metrics.jsonl holds no step" in result.stderr
+    assert f"{tmp_path}: no run folder of mai; name one, a .toml file, or a list that ships: " in result.stderr
 
 
 def test_failures_that_are_not_there_are_named_with_those_that_are() -> None:
