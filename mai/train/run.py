@@ -205,9 +205,10 @@ class Run:
             step=step, position=self.state.position, tokens=self.state.tokens, updates=self.engine.updates
         )
         folder = save(self.engine.shards(), progress, self._save_context())
-        self.save_seconds = max(self.save_seconds or 0.0, time.perf_counter() - started)
+        took = time.perf_counter() - started
+        self.save_seconds = max(self.save_seconds or 0.0, took)
         self.committed_step = step
-        self.say("checkpoint committed", step=step, folder=folder.name, seconds=round(self.save_seconds, 3))
+        self.say("checkpoint committed", step=step, folder=folder.name, seconds=round(took, 3))
         self._write_status("training", at_once=True)
 
     # What the run says of itself.

@@ -1,7 +1,9 @@
 """A run to stand in from a script: how leaving it, in every way, is told in its folder. In real processes."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mai
 from mai.parallel.place import Place
@@ -50,6 +52,20 @@ def take_no_step(_: Place, recipe: Recipe, folder: Path) -> int:
         return run.state.step
 
 
+def save_thrice_the_first_time_slowly(_: Place, recipe: Recipe, folder: Path) -> None:
+    from mai.train import run as running
+
+    save, slow = running.save, [0.3]
+
+    def late(*given: Any) -> Path:
+        time.sleep(slow.pop() if slow else 0.0)
+        return save(*given)
+
+    running.save = late
+    with mai.open_run(changed(recipe, checkpoint={"every_steps": 4}), folder, device="cpu") as run:
+        list(run.steps())
+
+
 def in_a_process(work: Callable[..., object], prepared: Recipe, folder: Path) -> object:
     return on_ranks(1, work, small(prepared), folder)[0]
 
@@ -72,6 +88,16 @@ def test_an_error_in_the_script_saves_nothing_and_lets_go_of_the_folder(prepared
     assert in_a_process(fail_and_open_again, prepared, folder) == [2, 87]
     assert RunFolder(folder).last_attempt() == 2
     assert committed(folder) == ["step-0000000002"]
+
+
+def test_an_event_says_how_long_its_own_save_took(prepared: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    in_a_process(save_thrice_the_first_time_slowly, prepared, folder)
+    events = RunFolder(folder).read_events(1)
+    first, *later = [event["seconds"] for event in events if event["kind"] == "checkpoint committed"]
+    assert len(later) == 2
+    assert first >= 0.3
+    assert min(later) < first
 
 
 def test_a_run_that_takes_no_step_saves_nothing(prepared: Recipe, tmp_path: Path) -> None:
