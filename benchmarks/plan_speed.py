@@ -7,8 +7,6 @@ Times are of the wall; of commands the median of several, of the simulation one.
 
 import datetime as dt
 import json
-import statistics
-import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.start_up import median_seconds
 from mai.plan.goodput.expected import PlannedRun, best_course
 from mai.plan.goodput.failures import failure_names, load_failures
 from mai.plan.goodput.simulation import random_failures, simulate
@@ -37,10 +36,13 @@ GPUS, DAYS, SIMULATED_RUNS, PROCESSES = 15_000, 90, 1000, 2
 
 
 def main() -> None:
+    plan = [sys.executable, "-m", "mai", "plan"]
     result: dict[str, Any] = {
         "what": "seconds of mai plan, median of whole processes; seconds of simulated runs",
         **machine(),
-        "commands_seconds": {" ".join(["mai plan", *words]): median_seconds(words) for words in COMMANDS},
+        "commands_seconds": {
+            " ".join(["mai plan", *words]): median_seconds([*plan, *words], runs=RUNS) for words in COMMANDS
+        },
         "simulation": {
             "days": DAYS,
             "gpus": GPUS,
@@ -51,15 +53,6 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     (RESULTS / f"plan_speed_cpu_{dt.date.today()}.json").write_text(json.dumps(result, indent=2) + "\n")
-
-
-def median_seconds(words: list[str]) -> float:
-    times = []
-    for _ in range(RUNS):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "mai", "plan", *words], check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - started)
-    return round(statistics.median(times), 3)
 
 
 def simulation_seconds(failures_name: str) -> float:

@@ -6,7 +6,6 @@ and a far load take what the plan's checkpoint takes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 from mai.plan.goodput.course import Course
@@ -115,32 +114,32 @@ def best_course(failures: Failures, run: PlannedRun) -> Course:
         far_stall_seconds=far.stall_seconds,
         restart=failures.restart,
         spare_nodes=run.spare_nodes,
-        repair_seconds=failures.repair.hours * 3600,
-        slow_node_mean_seconds=slow.gpu_hours_between * 3600 / run.gpus if slow else inf,
+        repair_seconds=failures.repair.seconds,
+        slow_node_mean_seconds=failures.slow_node_mean_seconds(run.gpus),
         slowdown=slow.slowdown if slow else 1.0,
         slow_unnoticed_seconds=slow.noticed_after_hours * 3600 if slow else 0.0,
     )
 
 
-def failures_per_repair(failures: Failures, course: Course, gpus: int) -> dict[int, float]:
+def failures_per_repair(failures: Failures, gpus: int) -> dict[int, float]:
     """In the mean time of a repair, by the nodes that each breaks; a slow node is one."""
-    mean = failures.mean_seconds(gpus)
+    mean, repair = failures.mean_seconds(gpus), failures.repair.seconds
     rates = dict.fromkeys((1, failures.repair.rack_nodes), 0.0)
-    rates[1] += course.repair_seconds / course.slow_node_mean_seconds
+    rates[1] += repair / failures.slow_node_mean_seconds(gpus)
     for cause in failures.causes.values():
         if nodes := failures.broken_nodes(cause.breaks):
-            rates[nodes] += course.repair_seconds / mean * cause.count / failures.total
+            rates[nodes] += repair / mean * cause.count / failures.total
     return rates
 
 
-def nodes_in_repair(failures: Failures, course: Course, gpus: int) -> float:
+def nodes_in_repair(failures: Failures, gpus: int) -> float:
     """Their mean, if the run never waits for one."""
-    return sum(nodes * rate for nodes, rate in failures_per_repair(failures, course, gpus).items())
+    return sum(nodes * rate for nodes, rate in failures_per_repair(failures, gpus).items())
 
 
 def enough_spares(failures: Failures, run: PlannedRun, *, confidence: float) -> int:
     """The fewest that are enough this share of the time, where the run goes on whatever is in repair."""
-    return enough(failures_per_repair(failures, best_course(failures, run), run.gpus), confidence=confidence)
+    return enough(failures_per_repair(failures, run.gpus), confidence=confidence)
 
 
 def closed_form(failures: Failures, course: Course, gpus: int) -> float:
@@ -162,7 +161,7 @@ def closed_form(failures: Failures, course: Course, gpus: int) -> float:
     replaced = sum(course.restart.steps(is_near=course.loads_near, replaces=True, is_planned=True).values())
     slowed = course.slow_unnoticed_seconds * (1 - 1 / course.slowdown)
     kept *= max(0.0, 1 - (slowed + replaced) / (course.slow_node_mean_seconds + course.slow_unnoticed_seconds))
-    return kept * (1 - waiting_share(failures_per_repair(failures, course, gpus), course.spare_nodes))
+    return kept * (1 - waiting_share(failures_per_repair(failures, gpus), course.spare_nodes))
 
 
 def best_goodput(failures: Failures, run: PlannedRun) -> float:

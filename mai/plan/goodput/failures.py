@@ -6,6 +6,7 @@ A number stands in its file with its source; what nobody published is an assumpt
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,6 +51,10 @@ class Repair:
     """Mean time until a broken node is back as a spare."""
     rack_nodes: int
     """That a rack or its switch takes with it."""
+
+    @property
+    def seconds(self) -> float:
+        return self.hours * 3600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +131,10 @@ class Failures:
     def mean_seconds(self, gpus: int) -> float:
         """From one interruption of so many GPUs to the next: MTTI = 1 / (GPUs x rate)."""
         return self.gpu_hours_between * 3600 / gpus
+
+    def slow_node_mean_seconds(self, gpus: int) -> float:
+        """From one slow node to the next."""
+        return self.slow_nodes.gpu_hours_between * 3600 / gpus if self.slow_nodes else inf
 
     @property
     def total(self) -> float:

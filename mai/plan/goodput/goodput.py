@@ -24,7 +24,7 @@ from mai.plan.goodput.failures import Failures, failure_names
 from mai.plan.goodput.levers import levers
 from mai.plan.goodput.measured import Measured
 from mai.plan.goodput.replay import replayed
-from mai.plan.goodput.simulation import random_failures, simulate
+from mai.plan.goodput.simulation import Simulated, random_failures, simulate
 from mai.plan.report.quantities import duration
 
 _CONFIDENCES = (0.99, NEARLY_ALWAYS)
@@ -58,14 +58,14 @@ def goodput_of(
     # mai saves to storage alone: no state is near.
     failures = replace(listed, near_share=0.0)
     course = best_course(failures, run)
-    _refuse_hopeless(failures, course, run)
+    _refuse_hopeless(failures, run)
     return {
         "failures": _of_failures(listed, run),
         "checkpoint": _of_storage(failures, course, run),
         "recipe": _of_recipe(failures, course, run),
         "spares": {
             "nodes": run.spare_nodes,
-            "in_repair": nodes_in_repair(failures, course, run.gpus),
+            "in_repair": nodes_in_repair(failures, run.gpus),
             "repair_hours": failures.repair.hours,
             "enough": [
                 {"confidence": each, "nodes": enough_spares(failures, run, confidence=each)} for each in _CONFIDENCES
@@ -80,12 +80,12 @@ def goodput_of(
     }
 
 
-def _refuse_hopeless(failures: Failures, course: Course, run: PlannedRun) -> None:
-    in_repair, nodes = nodes_in_repair(failures, course, run.gpus), run.gpus / run.gpus_per_node
+def _refuse_hopeless(failures: Failures, run: PlannedRun) -> None:
+    in_repair, nodes = nodes_in_repair(failures, run.gpus), run.gpus / run.gpus_per_node
     if in_repair > nodes:
         raise PlanError(
             f"{failures.name}: at one failure in {duration(failures.mean_seconds(run.gpus))} and "
-            f"{duration(course.repair_seconds)} for a repair {in_repair:,.0f} nodes would be in repair, of "
+            f"{duration(failures.repair.seconds)} for a repair {in_repair:,.0f} nodes would be in repair, of "
             f"{nodes:,.0f} that the plan has; measure for longer, or use a list of others: {', '.join(failure_names())}"
         )
 
@@ -109,11 +109,18 @@ def _of_storage(failures: Failures, course: Course, run: PlannedRun) -> dict[str
     seconds = course.near_interval_seconds * course.saves_per_far_save
     unnoticed = max(cause.noticed_after_hours for cause in failures.causes.values()) * 3600
     return {
-        "every_seconds": seconds,
-        "every_steps": round(seconds / run.step_seconds),
-        "stall_seconds": course.far_stall_seconds,
+        **_every(seconds, course.far_stall_seconds, run),
         "bytes_per_day": 86_400 / seconds * run.checkpoint_bytes,
         "keep": min(int(unnoticed // seconds) + 2, ceil(run.useful_seconds / seconds)),
+    }
+
+
+def _every(seconds: float, stall_seconds: float, run: PlannedRun) -> dict[str, Any]:
+    """Of one tier."""
+    return {
+        "every_seconds": seconds,
+        "every_steps": round(seconds / run.step_seconds),
+        "stall_seconds": stall_seconds,
     }
 
 
@@ -131,17 +138,13 @@ def _of_recipe(failures: Failures, course: Course, run: PlannedRun) -> dict[str,
 def _of_two_tiers(failures: Failures, run: PlannedRun, *, runs: int, seed: int) -> dict[str, Any]:
     """With saves to memory of other nodes besides, from which as many failures are mended as the list says."""
     course = best_course(failures, run)
-    expected = _of_goodput(failures, course, run, runs=runs, seed=seed)["expected"]
+    closed = closed_form(failures, course, run.gpus)
     return {
-        "near": {
-            "every_seconds": course.near_interval_seconds,
-            "every_steps": round(course.near_interval_seconds / run.step_seconds),
-            "stall_seconds": course.near_stall_seconds,
-        },
+        "near": _every(course.near_interval_seconds, course.near_stall_seconds, run),
         "far": _of_storage(failures, course, run),
         "restart_seconds": mean_restart_seconds(failures),
-        "closed_form": expected["closed_form"],
-        "simulated": expected["simulated"],
+        "closed_form": closed,
+        "simulated": _simulated(failures, course, run, closed, runs=runs, seed=seed).goodput,
     }
 
 
@@ -154,12 +157,19 @@ def _of_restart(failures: Failures, run: PlannedRun, *, goal: float) -> dict[str
     }
 
 
+def _simulated(
+    failures: Failures, course: Course, run: PlannedRun, closed: float, *, runs: int, seed: int
+) -> Simulated:
+    """Each for as long as the run takes by its closed form."""
+    wall = run.useful_seconds / max(closed, _LEAST_SIMULATED)
+    wall = min(wall, _MOST_FAILURES * failures.mean_seconds(run.gpus))
+    return simulate(course, partial(random_failures, failures, run.gpus), wall_seconds=wall, runs=runs, seed=seed)
+
+
 def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: int, seed: int) -> dict[str, Any]:
     """In closed form and simulated, and what is lost in days and money."""
     closed = closed_form(failures, course, run.gpus)
-    wall = run.useful_seconds / max(closed, _LEAST_SIMULATED)
-    wall = min(wall, _MOST_FAILURES * failures.mean_seconds(run.gpus))
-    found = simulate(course, partial(random_failures, failures, run.gpus), wall_seconds=wall, runs=runs, seed=seed)
+    found = _simulated(failures, course, run, closed, runs=runs, seed=seed)
     agree = abs(closed - found.goodput) <= _AGREEMENT
     kept = closed if agree else found.goodput
     expected_seconds = run.useful_seconds / kept if kept >= LEAST else None
@@ -179,15 +189,4 @@ def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: in
             "currency": run.currency,
             "lost": None if all_of_it is None or without is None else all_of_it - without,
         },
-    }
-
-
-def _of_storage_alone(failures: Failures, run: PlannedRun) -> dict[str, Any]:
-    """At its own best interval, where no state is kept in memory: how mai saves."""
-    alone = replace(failures, near_share=0.0)
-    course = best_course(alone, run)
-    return {
-        "every_seconds": course.near_interval_seconds,
-        "every_steps": round(course.near_interval_seconds / run.step_seconds),
-        "closed_form": closed_form(alone, course, run.gpus),
     }

@@ -89,7 +89,8 @@ def _placement(found: Mapping[str, Any]) -> str:
 
 def _schedule(found: Mapping[str, Any]) -> str:
     """A section of its own, where the proof was asked for."""
-    return f"<section><h2>What ranks call</h2><pre>{escape(chr(10).join(proof_text.lines(found)))}</pre></section>"
+    told = "\n".join(proof_text.lines(found))
+    return f"<section><h2>What ranks call</h2><pre>{escape(told)}</pre></section>"
 
 
 def _shown(found: Mapping[str, Any]) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from mai.parallel.layout import Layout
-from mai.plan.communication.operation import Operation, Program, Together
+from mai.plan.communication.operation import Kind, Operation, Program, Together
 from mai.plan.time.schedule import Turn, turns_of
 
 Step = list[list[Operation]]
@@ -29,9 +30,8 @@ def _turn(layout: Layout, stage: int, turn: Turn, num_layers: int) -> Iterator[T
     before, after = stage - step, stage + step
     what = f"{turn.direction} of micro-batch {turn.micro_batch}"
 
-    def hand_on(kind: str, source: int, peer: int) -> Operation:
-        assert kind in ("send", "receive")
-        return Operation(kind, "pipeline", 256, "bf16", peer, f"{what}, from stage {source}")  # type: ignore[arg-type]
+    def hand_on(kind: Kind, source: int, peer: int) -> Operation:
+        return Operation(kind, "pipeline", 256, "bf16", peer, f"{what}, from stage {source}")
 
     if 0 <= before < layout.pipeline:
         yield (hand_on("receive", before, before),)
@@ -84,12 +84,12 @@ def where(step: Step, **wanted: object) -> tuple[int, int]:
     raise AssertionError(f"none with {wanted}")
 
 
-def changing(wanted: dict[str, object], **fields: object) -> Callable[[Step], None]:
+def changing(wanted: dict[str, object], **fields: Any) -> Callable[[Step], None]:
     """Plants other fields in the first operation that is wanted."""
 
     def change(step: Step) -> None:
         number, place = where(step, **wanted)
-        step[number][place] = replace(step[number][place], **fields)  # type: ignore[arg-type]
+        step[number][place] = replace(step[number][place], **fields)
 
     return change
 

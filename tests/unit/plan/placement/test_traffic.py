@@ -1,6 +1,6 @@
 """What leaves each part of a cluster is what sending every message of every rank one by one gives."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -87,16 +87,16 @@ def messages(operation: Operation, group: Group, place: int) -> Iterator[tuple[i
             yield group[operation.peer], size
 
 
-def plain(layout: Layout, of_stages: Sequence[Program], made: Cluster, level: str) -> Counter[tuple[str, int]]:
+def plain(layout: Layout, of_stages: Sequence[Program], made: Cluster, level: str) -> dict[tuple[str, int], float]:
     """By family and part."""
-    groups, left = families(layout), Counter[tuple[str, int]]()
+    groups, left = families(layout), defaultdict[tuple[str, int], float](float)
     for rank in range(layout.world_size):
         for operation in [each for together in of_stages[layout.coordinates(rank).pipeline] for each in together]:
             family = groups[operation.group]
             for other, num_bytes in messages(operation, family.group_of(rank), family.place_of[rank]):
                 own, its = getattr(place_of(rank, made), level), getattr(place_of(other, made), level)
                 if own != its:
-                    left[operation.group, own] += num_bytes  # type: ignore[assignment]
+                    left[operation.group, own] += num_bytes
     return left
 
 
