@@ -20,11 +20,10 @@ from torch import Tensor
 
 from mai.checkpoint import load, store
 from mai.checkpoint.hf_fit import shapes_of
-from mai.checkpoint.hf_folder import DTYPES
 from mai.checkpoint.hf_import import SIDE_FILES
 from mai.checkpoint.hf_tensors import to_theirs
 from mai.checkpoint.manifest import Manifest, read_manifest
-from mai.checkpoint.shard_file import FileDigest, in_files, verify, write_stream
+from mai.checkpoint.shard_file import DTYPES, FileDigest, in_files, verify, write_stream
 from mai.engine.device import Device
 from mai.engine.shard import Block, Shard
 from mai.errors import CheckpointError, RecipeError
@@ -142,7 +141,7 @@ def _family_and_config(recipe: Recipe, config: dict[str, Any] | None) -> tuple[M
     name = family_of(recipe.model)
     family = FAMILIES[name]
     made: dict[str, Any] = family.config_of(recipe.model, context=recipe.data.sequence_length)
-    made = {**made, "dtype": "bfloat16" if recipe.precision.compute == "bf16" else "float32"}
+    made = {**made, "dtype": recipe.precision.format.torch}
     if lost := _lost(recipe.model, family, made):
         raise RecipeError(*(f"model.{field}: {name} has no such thing, so it cannot be exported" for field in lost))
     return family, made
@@ -178,7 +177,7 @@ def _plan(
             entries = () if source.entry is None else (source.num_entries,)
             rows = (int(config["vocab_size"]),) if rule.target.name in _VOCABULARY else tensor.shape[:1]
             shapes[source.name] = (*entries, *rows, *tensor.shape[1:])
-    default = "BF16" if recipe.precision.compute == "bf16" else "F32"
+    default = recipe.precision.format.safetensors
     return [_Tensor(name, shapes[name], (dtypes or {}).get(name, default), rules) for name, rules in made_of.items()]
 
 

@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mai.checkpoint.shard_file import DTYPES
 from mai.errors import CheckpointError, MaiError
 from mai.model.hf_rules import Source
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST = 20
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """What weights may be, by safetensors' name."""
 
 # Block-wise FP8 of DeepSeek-V3 (config.json, quantization_config.weight_block_size).

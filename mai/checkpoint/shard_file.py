@@ -1,4 +1,4 @@
-"""One rank's file of a checkpoint: raw fp32 tensors behind a JSON header, the safetensors format.
+"""One rank's file of a checkpoint: raw tensors behind a JSON header, the safetensors format.
 
 Written by our own hand so that the bytes are hashed while they go out and never held twice; read with safetensors.
 """
@@ -32,13 +32,15 @@ class FileDigest:
 
 Entry = tuple[str, str, tuple[int, ...]]
 """Name, dtype (safetensors' name) and shape of one tensor in a file."""
-_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""By safetensors' names."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileDigest:
-    """Write 1-D fp32 tensors and fsync; raises OSError when the storage refuses."""
-    entries = [(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()]
-    values = (tensor.detach().to("cpu", torch.float32).contiguous() for tensor in tensors.values())
+    """Write 1-D tensors, each in its own dtype, and fsync; raises OSError when the storage refuses."""
+    entries = [(name, _NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
+    values = (tensor.detach().cpu().contiguous() for tensor in tensors.values())
     return write_hashed(path, entries, values)
 
 
@@ -61,7 +63,7 @@ def write_stream(
     header: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
     end = 0
     for name, dtype, shape in entries:
-        size = math.prod(shape) * _BYTES[dtype]
+        size = math.prod(shape) * DTYPES[dtype].itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     with path.open("xb") as file:

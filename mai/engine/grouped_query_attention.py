@@ -9,11 +9,12 @@ Shapes: S positions, L positions of this rank, B sequences, H features of the hi
 
 from typing import Any
 
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
+
+from mai.engine.matrices import ColumnMatrix, RowMatrix
 
 
 class GroupedQuerySelfAttention(SelfAttention):
@@ -42,9 +43,9 @@ def grouped_query_self_attention(*, core_attention: ModuleSpec, norm: type | Non
         module=GroupedQuerySelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear,
+            linear_qkv=ColumnMatrix,
             core_attention=core_attention,
-            linear_proj=RowParallelLinear,
+            linear_proj=RowMatrix,
             q_layernorm=norm,
             k_layernorm=norm,
         ),

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
@@ -26,6 +25,7 @@ from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSub
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch import Tensor
 
+from mai.engine.matrices import ColumnMatrix, RowMatrix
 from mai.engine.whole_linear import WholeLinear
 from mai.recipe import LatentAttention, ModelConfig
 
@@ -69,8 +69,8 @@ class LatentSelfAttention(MultiLatentAttention):
         keys_and_values = heads * (config.qk_head_dim + config.v_head_dim)
         self.linear_kv_up_proj = self._to_heads(config.kv_lora_rank, keys_and_values)
 
-    def _to_heads(self, input_size: int, output_size: int) -> ColumnParallelLinear:
-        return ColumnParallelLinear(
+    def _to_heads(self, input_size: int, output_size: int) -> ColumnMatrix:
+        return ColumnMatrix(
             input_size,
             output_size,
             config=self.config,
@@ -105,7 +105,7 @@ class LatentSelfAttention(MultiLatentAttention):
         still_SBHD, rotary_SBHD = query_SBHD.split([self.config.qk_head_dim, self.config.qk_pos_emb_head_dim], dim=-1)
         return torch.cat([still_SBHD, self.core_attention.rotate(rotary_SBHD)], dim=-1)
 
-    def _by_head(self, projection: ColumnParallelLinear, x_LBR: Tensor) -> Tensor:
+    def _by_head(self, projection: ColumnMatrix, x_LBR: Tensor) -> Tensor:
         out: Tensor
         out, _ = projection(x_LBR)
         return torch.unflatten(out, -1, (self.num_attention_heads_per_partition, -1))
@@ -125,9 +125,7 @@ def latent_self_attention(*, core_attention: ModuleSpec, norm: type) -> ModuleSp
     return ModuleSpec(
         module=LatentSelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
-        submodules=MLASelfAttentionSubmodules(
-            core_attention=core_attention, linear_proj=RowParallelLinear, kv_layernorm=norm
-        ),
+        submodules=MLASelfAttentionSubmodules(core_attention=core_attention, linear_proj=RowMatrix, kv_layernorm=norm),
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
@@ -22,6 +21,7 @@ from mai.engine.core_attention import CoreAttention
 from mai.engine.experts import expert_layer
 from mai.engine.grouped_query_attention import grouped_query_self_attention
 from mai.engine.latent_attention import latent_self_attention
+from mai.engine.matrices import ColumnMatrix, RowMatrix
 from mai.errors import RecipeError
 from mai.kernels import attention, rope, swiglu
 from mai.model import rotary
@@ -154,8 +154,8 @@ def _own_layer(model: ModelConfig, layer: int, standard: ModuleSpec) -> ModuleSp
 def _layer(model: ModelConfig, layer: int, tables: tuple[Tensor, Tensor] | None) -> ModuleSpec:
     """A spec of its own for each layer: a recipe's own layer may exchange what is in it."""
     network = MLPSubmodules(
-        linear_fc1=ColumnParallelLinear,
-        linear_fc2=RowParallelLinear,
+        linear_fc1=ColumnMatrix,
+        linear_fc2=RowMatrix,
         activation_func=_ACTIVATIONS[model.activation],
     )
     return ModuleSpec(

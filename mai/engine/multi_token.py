@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import ModuleSpec
 from megatron.core.transformer.multi_token_prediction import (
     MultiTokenPredictionBlockSubmodules,
@@ -29,6 +28,7 @@ from megatron.core.transformer.multi_token_prediction import (
 )
 from torch import Tensor
 
+from mai.engine.matrices import ColumnMatrix
 from mai.engine.model import Model
 
 
@@ -70,7 +70,7 @@ def multi_token_block(layers: list[ModuleSpec], *, norm: type) -> ModuleSpec:
         ModuleSpec(
             module=MultiTokenPredictionLayer,
             submodules=MultiTokenPredictionLayerSubmodules(
-                enorm=norm, hnorm=norm, eh_proj=ColumnParallelLinear, transformer_layer=layer, layer_norm=norm
+                enorm=norm, hnorm=norm, eh_proj=ColumnMatrix, transformer_layer=layer, layer_norm=norm
             ),
         )
         for layer in layers

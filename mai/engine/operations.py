@@ -165,7 +165,7 @@ def _has_grouped_product(recipe: Recipe) -> bool:
 
 def compute_dtype(precision: PrecisionConfig) -> torch.dtype:
     """What matrices and activations are in."""
-    return torch.bfloat16 if precision.compute == "bf16" else torch.float32
+    return getattr(torch, precision.format.torch)  # type: ignore[no-any-return]
 
 
 _TRITON, _GROUPED_PRODUCT = "fused, Triton", "fused, torch's grouped product"

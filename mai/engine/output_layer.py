@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
 from torch import Tensor
 
+from mai.engine.matrices import ColumnMatrix
 
-class OutputLayer(ColumnParallelLinear):
+
+class OutputLayer(ColumnMatrix):
     """With targets it returns losses, otherwise Megatron's logits.
 
     Both in the one call of the module: before it, Megatron's data-parallel wrapper waits for the weight of the last

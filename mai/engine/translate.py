@@ -149,7 +149,7 @@ def optimizer_config(optimizer: OptimizerConfig, precision: PrecisionConfig) -> 
         clip_grad=optimizer.clip_norm,
         use_distributed_optimizer=True,
         overlap_param_gather=True,
-        bf16=precision.compute == "bf16",
+        bf16=compute_dtype(precision) is torch.bfloat16,
         params_dtype=compute_dtype(precision),
     )
 

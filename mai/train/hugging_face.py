@@ -27,6 +27,7 @@ from mai.recipe import (
     override,
     to_dict,
 )
+from mai.recipe.precision import FORMATS, FormatName
 from mai.run_folder import RunFolder, naming_storage_errors, utc_now, whole_or_nothing
 from mai.train import story
 
@@ -117,15 +118,17 @@ def _recipe(model: ModelConfig, config: Any, run: RunFolder) -> Recipe:
             tokenizer=str(folder.tokenizer),
         ),
         optimizer=OptimizerConfig(learning_rate=1e-5, schedule=Cosine(warmup_steps=10)),
-        precision=PrecisionConfig(compute="fp32" if _is_fp32(config) else "bf16"),
+        precision=PrecisionConfig(compute=_compute(config)),
         train=TrainConfig(steps=100, batch_tokens=8 * length),
         evaluate=EvaluateConfig(sequences=8),
         checkpoint=CheckpointConfig(start_from=str(folder.path)),
     )
 
 
-def _is_fp32(config: Any) -> bool:
-    return "float32" in (config.get("dtype"), config.get("torch_dtype"))
+def _compute(config: Any) -> FormatName:
+    """The format that the folder's weights are in, where the model computes in that; else bf16."""
+    named = (config.get("dtype"), config.get("torch_dtype"))
+    return next((known.name for known in FORMATS.values() if known.torch in named), PrecisionConfig().compute)
 
 
 def _check_same_model(model: ModelConfig, changed: ModelConfig) -> None:
