@@ -21,6 +21,7 @@ from mai.kernels import (
     swiglu,
     weight_gradient,
 )
+from mai.kernels.adamw_update import Update
 
 TOKENS, HIDDEN, FEATURES = 8192, 4096, 14336
 HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
@@ -137,7 +138,7 @@ def heads_cases() -> Iterator[Case]:
 def optimizer_cases() -> Iterator[Case]:
     weight, exp_avg, gradient = (draw(LAYER_PARAMETERS, dtype=torch.float32) for _ in range(3))
     exp_avg_sq, copy = gradient.square(), torch.empty_like(weight, dtype=torch.bfloat16)
-    update = adamw.Update(
+    update = Update(
         learning_rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, gradient_factor=0.5, number=10
     )
 

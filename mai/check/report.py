@@ -5,6 +5,7 @@ from typing import Any
 
 from mai.model.flops import flops_per_token
 from mai.model.shapes import num_active_parameters, num_parameters
+from mai.optimizer.groups import check_names
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import parts
 from mai.recipe import Recipe, describe, fingerprint, rules, to_dict
@@ -13,7 +14,10 @@ from mai.recipe.stage_text import as_text
 
 
 def report(recipe: Recipe, ranks: int | None, *, gpus: int | None = None) -> dict[str, Any]:
-    """Numbers that depend on the ranks are None where nobody has said how many. `gpus`: a budget for them."""
+    """Numbers that depend on the ranks are None where nobody has said how many. `gpus`: a budget for them.
+
+    Raises RecipeError where `optimizer.groups` names no parameter of the model."""
+    check_names(recipe)
     parallel = recipe.parallel
     world_size = ranks or (parallel.data and parallel.model_ranks * parallel.data)
     layout = Layout.of(parallel, world_size) if world_size else None

@@ -25,7 +25,7 @@ from mai.checkpoint.hf_tensors import to_theirs
 from mai.checkpoint.manifest import Manifest, read_manifest
 from mai.checkpoint.shard_file import DTYPES, FileDigest, in_files, verify, write_stream
 from mai.engine.device import Device
-from mai.engine.shard import Block, Shard
+from mai.engine.shard import WEIGHT, Block, Shard
 from mai.errors import CheckpointError, RecipeError
 from mai.model.families.choose import FAMILIES, family_of
 from mai.model.hf_config import HfConfig
@@ -195,7 +195,7 @@ def _shard(target: Target, tensor: Tensor, shape: tuple[int, ...]) -> Shard:
     offset = tuple(0 for _ in shape) if expert is None else (expert, *(0 for _ in shape[1:]))
     box = shape if expert is None else (1, *shape[1:])
     block = Block(target.name, shape, offset, box, is_replica=False)
-    return Shard(block, 0, tensor.numel(), {"weight": tensor.view(-1)})
+    return Shard(block, 0, tensor.numel(), {WEIGHT: tensor.view(-1)})
 
 
 class _Reader:

@@ -24,6 +24,7 @@ from mai.checkpoint.hf_tensors import to_ours
 from mai.checkpoint.manifest import FORMAT_VERSION, Manifest, Piece, Progress, TensorEntry
 from mai.checkpoint.shard_file import FileDigest, in_files, write_hashed
 from mai.engine.device import Device
+from mai.engine.shard import WEIGHT
 from mai.errors import CheckpointError
 from mai.model.hf_rules import Making, Repeated, Rule, Target
 from mai.recipe import Recipe, fingerprint
@@ -80,7 +81,7 @@ def import_hf(
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         progress=Progress(step=0, position=0, tokens=0, updates=0),
-        states=["weight"],
+        states=[WEIGHT],
         layout={},
         recipe_fingerprint=fingerprint(recipe),
         data_fingerprint="",

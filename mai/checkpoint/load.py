@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mai.checkpoint.manifest import Manifest, Piece
 from mai.checkpoint.shard_file import read_range, verify
-from mai.engine.shard import Block, Shard
+from mai.engine.shard import WEIGHT, Block, Shard
 from mai.errors import CheckpointError
 
 
@@ -21,6 +21,7 @@ def verify_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> N
 
 def needed_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> list[str]:
     """What `shards` will read; raises CheckpointError where it does not fit the checkpoint."""
+    _check_states(folder, manifest, shards)
     names = sorted({piece.file for shard in shards for piece in _needed(manifest, shard)})
     for name in names:
         if name not in manifest.files or "/" in name:
@@ -28,12 +29,23 @@ def needed_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> l
     return names
 
 
+def _check_states(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
+    """What the optimizer keeps is in the checkpoint, or nothing of the kind is: then it begins at zero."""
+    kept = [state for state in manifest.states if state != WEIGHT]
+    lacking = {state for shard in shards for state in shard.tensors} - {WEIGHT, *kept}
+    if kept and lacking:
+        raise CheckpointError(
+            f"{folder}: holds {', '.join(kept)} of each parameter and no {', '.join(sorted(lacking))}: another "
+            "optimizer saved it; take its weights alone with checkpoint.start_from, in another --run folder"
+        )
+
+
 def fill(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
     """Write the checkpoint's values into the shards' tensors; call after `verify_files`."""
     for shard in shards:
         pieces = list(_needed(manifest, shard))
         for state, target in shard.tensors.items():
-            # An imported checkpoint has weights only, and the moments begin at zero.
+            # An imported checkpoint has weights only, and what an optimizer keeps begins at zero.
             if state in manifest.states:
                 _fill_one(folder, pieces, shard, state, target)
 

@@ -64,7 +64,8 @@ class Manifest:
     format_version: int
     progress: Progress
     states: list[str]
-    """Each piece's key has one tensor for each of these: `KEY.STATE`."""
+    """What there is of parameters: `KEY.STATE` in a piece's file, for each state that the parameter has. The weight is
+    of all; which of the optimizer's states, the optimizer says, and a buffer has none."""
     layout: dict[str, int]
     recipe_fingerprint: str
     data_fingerprint: str

@@ -69,7 +69,8 @@ def _write_own_file(shards: Sequence[Shard], temporary: Path, rank: int) -> dict
     except OSError as error:
         return {"error": f"rank {rank} could not write {temporary / file_name}: {error.strerror}"}
     shapes = {shard.block.name: shard.block.global_shape for shard in shards}
-    return {"file": file_name, "digest": asdict(digest), "shapes": shapes, "pieces": pieces}
+    states = list(dict.fromkeys(state for shard in shards for state in shard.tensors))
+    return {"file": file_name, "digest": asdict(digest), "shapes": shapes, "states": states, "pieces": pieces}
 
 
 def _commit(
@@ -82,7 +83,7 @@ def _commit(
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 progress=progress,
-                states=["weight", "exp_avg", "exp_avg_sq"],
+                states=list(dict.fromkeys(state for report in reports for state in report["states"])),
                 layout=context.layout,
                 recipe_fingerprint=context.recipe_fingerprint,
                 data_fingerprint=context.data_fingerprint,

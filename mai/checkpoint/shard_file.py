@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mai.errors import CheckpointError
@@ -133,6 +133,9 @@ def _sha256_of(path: Path) -> str:
 
 
 def read_range(path: Path, name: str, start: int, stop: int) -> Tensor:
-    """Elements `start` to `stop` of one tensor of a verified file."""
+    """Elements `start` to `stop` of one tensor of a verified file; CheckpointError where it holds no such tensor."""
     with safe_open(path, framework="pt") as file:
-        return file.get_slice(name)[start:stop]  # type: ignore[no-any-return]
+        try:
+            return file.get_slice(name)[start:stop]  # type: ignore[no-any-return]
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: holds no {name}, which its manifest names") from error

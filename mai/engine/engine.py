@@ -91,6 +91,7 @@ class Engine:
         self._sharding.zero_gradients()
         experts.forget_counts(self._modules)
         outputs = self._run_schedule(batch, loss, forward_only=False)
+        self._sharding.finish_gradients()
         # Enqueued before anything is waited for: the losses are read behind it.
         norm = self._sharding.gradient_norm()
         totals = self._totals(outputs)

@@ -1,6 +1,6 @@
 """Fully sharded data parallelism (ZeRO-3, arXiv 1910.02054) by torch's FSDP2, in steps that a guard can stand between.
 
-    between steps   a rank holds its rows of every parameter: weight, gradient and both moments, fp32
+    between steps   a rank holds its rows of every parameter: weight, gradient and the optimizer's states, fp32
     forward         a unit (a layer, an end of the model) is gathered in the compute format, used, and freed
     backward        gathered again; its gradients are summed over the ranks in fp32, and every rank keeps its rows
 
@@ -23,12 +23,20 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mai.engine.experts import Experts
-from mai.engine.operations import choose, compute_dtype
-from mai.engine.shard import Block, Shard
-from mai.engine.sharded_state import blocks, buffer_shards
-from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
-from mai.optimizer.groups import decays
-from mai.recipe import OptimizerConfig, Recipe
+from mai.engine.operations import choose, compute_dtype, update_kernel
+from mai.engine.shard import WEIGHT, Block, Shard
+from mai.engine.sharded_state import blocks, buffer_shards, update_rules
+from mai.engine.sharding import (
+    Owned,
+    clip_factor,
+    forget_frozen_gradients,
+    global_norm,
+    new_states,
+    update_each,
+)
+from mai.optimizer.groups import GroupRule
+from mai.optimizer.optimizers import Optimizer, optimizer_of
+from mai.recipe import Recipe
 
 
 class FullSharding:
@@ -40,77 +48,73 @@ class FullSharding:
         """Shards the modules in place; all ranks must call.
 
         The meshes are those of dense weights and of experts: [shard], or [copy, shard] where copies are kept equal."""
+        self._optimizer = optimizer_of(recipe.optimizer)
+        self._update_kernel, self._sum_of_squares = update_kernel(recipe), choose(recipe).sum_of_squares
         self._rows: list[_Rows] = []
         self._pieces: list[_Piece] = []
         self.chunks: list[Any] = []
         self._buffers = buffer_shards(modules)
         for module in modules:
             named_blocks = list(_named_blocks(module))
+            rules_by_parameter = update_rules([module], recipe.optimizer)
+            rules = {name: rules_by_parameter[parameter] for name, parameter in module.named_parameters()}
             units = [(unit, expert_mesh if isinstance(unit, Experts) else mesh) for unit in _units(module)]
             sharded = _share_out(module, units, compute_dtype(recipe.precision))
-            rows = {name: _rows(parameter) for name, parameter in sharded.items()}
+            rows = {name: _rows(parameter, self._optimizer, rules[name]) for name, parameter in sharded.items()}
             self._rows += rows.values()
             self._pieces += [
                 piece for name, start, block in named_blocks for piece in _meeting(rows[name], start, block)
             ]
             self.chunks.append(_Chunk(module, [own.gradient for own in rows.values()]))
-        self._operations = choose(recipe)
-        self._adamw = _adamw([own.weight for own in self._rows], recipe.optimizer)
         self._updates = 0
 
     def zero_gradients(self) -> None:
         torch._foreach_zero_(self._gradients)
 
+    def finish_gradients(self) -> None:
+        """FSDP2 has brought them where they belong."""
+        forget_frozen_gradients(self._owned)
+
     def gradient_norm(self) -> float:
-        owned = [piece.of(piece.rows.gradient) for piece in self._pieces if not piece.block.is_replica]
+        counted = [piece.of(piece.rows.gradient) for piece in self._pieces if not piece.block.is_replica]
         return global_norm(
-            owned, device=self._rows[0].gradient.device, group=None, sum_of_squares=self._operations.sum_of_squares
+            counted, device=self._rows[0].gradient.device, group=None, sum_of_squares=self._sum_of_squares
         )
 
     @torch.no_grad()
     def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
         self._updates += 1
-        factor = clip_factor(norm=norm, clip_norm=clip_norm)
-        if self._operations.adamw is not None:
-            update_each(
-                self._adamw,
-                {},
-                kernel=self._operations.adamw,
-                learning_rate=learning_rate,
-                gradient_factor=factor,
-                number=self._updates,
-            )
-            return
-        if factor < 1:
-            torch._foreach_mul_(self._gradients, factor)
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
+        update_each(
+            self._owned,
+            self._optimizer,
+            kernel=self._update_kernel,
+            learning_rate=learning_rate,
+            gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
+            number=self._updates,
+        )
 
     def updates_done(self) -> int:
         return self._updates
 
     def set_updates_done(self, updates: int) -> None:
         self._updates = updates
-        for state in self._adamw.state.values():
-            state["step"].fill_(updates)
 
     def publish_main_weights(self) -> None:
         """Nothing to do: the next forward pass gathers what was written."""
 
     def shards(self) -> list[Shard]:
-        return [piece.shard(self._states(piece.rows.weight)) for piece in self._pieces] + self._buffers
+        return [piece.shard(piece.rows.tensors) for piece in self._pieces] + self._buffers
 
     def gradients(self) -> list[Shard]:
         return [piece.shard({"gradient": piece.rows.gradient}) for piece in self._pieces]
 
     @property
     def _gradients(self) -> list[Tensor]:
-        return [own.gradient for own in self._rows]
+        return [rows.gradient for rows in self._rows]
 
-    def _states(self, weight: torch.nn.Parameter) -> dict[str, Tensor]:
-        state = self._adamw.state[weight]
-        return {"weight": weight.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+    @property
+    def _owned(self) -> list[Owned]:
+        return [rows.owned for rows in self._rows]
 
 
 class _Chunk(MegatronModule):
@@ -142,12 +146,17 @@ class _Chunk(MegatronModule):
 class _Rows:
     """This rank's rows of one parameter; weight and gradient are FSDP2's own memory."""
 
-    weight: torch.nn.Parameter
+    owned: Owned
     gradient: Tensor
     start: int
     """Where they begin in the flattened parameter."""
     copy: int
     """Which of the copies that are kept equal they belong to."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Weight and states, by name."""
+        return {WEIGHT: self.owned.weight.detach(), **self.owned.states}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +219,7 @@ def _units(module: GPTModel) -> list[Any]:
 
 
 @torch.no_grad()
-def _rows(parameter: DTensor) -> _Rows:
+def _rows(parameter: DTensor, optimizer: Optimizer, rule: GroupRule) -> _Rows:
     # The gradients are there from the start: one that no token reached counts as zero, as in the distributed optimizer.
     gradients: DTensor = torch.zeros_like(parameter)  # type: ignore[assignment]
     parameter.grad = gradients
@@ -221,25 +230,14 @@ def _rows(parameter: DTensor) -> _Rows:
     # FSDP2 cuts as torch.chunk does: the same number of rows each, and what is left, maybe none, for the last ranks.
     rows_each = math.ceil(parameter.size(0) / mesh.size(-1))
     start = coordinate[-1] * rows_each * math.prod(parameter.shape[1:])
-    return _Rows(weight, gradient, start, copy=coordinate[0] if mesh.ndim == 2 else 0)
+    owned = Owned(weight=weight, copy=None, states=new_states(weight, optimizer), rule=rule)
+    return _Rows(owned, gradient, start, copy=coordinate[0] if mesh.ndim == 2 else 0)
 
 
 def _meeting(rows: _Rows, block_start: int, block: Block) -> Iterator[_Piece]:
     """The piece, if there is one; the first copy answers for all."""
     first = max(rows.start, block_start)
-    last = min(rows.start + rows.weight.numel(), block_start + math.prod(block.shape))
+    last = min(rows.start + rows.gradient.numel(), block_start + math.prod(block.shape))
     if first < last:
         block = replace(block, is_replica=block.is_replica or rows.copy > 0)
         yield _Piece(rows, first - rows.start, block, first - block_start, last - block_start)
-
-
-def _adamw(weights: Sequence[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    groups = [
-        {"params": [weight for weight in weights if decays(weight.shape)], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if not decays(weight.shape)], "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
-    )
-    allocate_states(adamw)
-    return adamw

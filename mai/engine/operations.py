@@ -28,6 +28,7 @@ from mai.kernels import (
     weight_gradient,
 )
 from mai.kernels.cuda import library
+from mai.optimizer.optimizers import optimizer_of
 from mai.recipe import PrecisionConfig, Recipe
 
 Kernel = Callable[..., Any]
@@ -54,8 +55,8 @@ class Operations:
     """None: the output layer's product for all tokens, then `cross_entropy`."""
     sum_of_squares: Kernel | None
     """None: torch's norms of a list."""
-    adamw: Kernel | None
-    """None: clipping, torch's AdamW and the copy of the weights, one after the other."""
+    adamw: Kernel
+    """The optimizer of that name: clipping, update and the copy of the weights."""
     weight_gradient: Kernel | None
     """None: a product of its own, then added to the sum."""
 
@@ -75,7 +76,7 @@ REFERENCE = Operations(
     cross_entropy=None,
     linear_cross_entropy=None,
     sum_of_squares=None,
-    adamw=None,
+    adamw=adamw.reference,
     weight_gradient=None,
 )
 FUSED = Operations(
@@ -108,6 +109,11 @@ def choose(recipe: Recipe) -> Operations:
         # It may weigh each token as it likes, and only its backward pass says how.
         operations = replace(operations, linear_cross_entropy=None)
     return operations
+
+
+def update_kernel(recipe: Recipe) -> Kernel:
+    """What computes an update of the recipe's optimizer."""
+    return getattr(choose(recipe), optimizer_of(recipe.optimizer).name)  # type: ignore[no-any-return]
 
 
 def _named(kernels: Literal["auto", "reference", "apex"]) -> Operations:

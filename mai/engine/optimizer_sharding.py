@@ -1,7 +1,7 @@
-"""Fp32 weights and moments shared out (ZeRO-1, arXiv 1910.02054): Megatron's data-parallel wrapper and distributed
-optimizer over torch's fused AdamW, in three steps that a guard can stand between.
+"""Fp32 weights and the optimizer's states shared out (ZeRO-1, arXiv 1910.02054): Megatron's data-parallel wrapper, and
+the ranges and buffers of its distributed optimizer, in three steps that a guard can stand between.
 
-    between steps   a rank holds whole weights and gradients, and a range of each parameter's fp32 weight and moments
+    between steps   a rank holds whole weights and gradients, and a range of each parameter's fp32 weight and states
     backward        a bucket of gradients is summed over the ranks while the layers before it compute
     update          every rank updates its range; the next forward pass gathers the weights, bucket by bucket
 
@@ -9,25 +9,32 @@ Used on one rank too, so that there is one path and one checkpoint format. `full
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, ParamGroupOverride, ParamKey, get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer_config import ParamPredicate
 from torch import Tensor
 
-from mai.engine.operations import choose
-from mai.engine.shard import Shard
-from mai.engine.sharded_state import blocks, buffer_shards
-from mai.engine.sharding import allocate_states, clip_factor, global_norm, update_each
+from mai.engine.operations import choose, update_kernel
+from mai.engine.shard import WEIGHT, Shard
+from mai.engine.sharded_state import blocks, buffer_shards, update_rules
+from mai.engine.sharding import (
+    Owned,
+    clip_factor,
+    forget_frozen_gradients,
+    global_norm,
+    new_states,
+    update_each,
+)
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError
-from mai.optimizer.groups import decays
+from mai.optimizer.groups import GroupRule, rule_of
+from mai.optimizer.optimizers import Optimizer, optimizer_of
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
 
@@ -45,91 +52,79 @@ class OptimizerSharding:
             )
             for virtual_stage, module in enumerate(modules)
         ]
-        self._operations = choose(recipe)
-        self._optimizer = _optimizer(self.chunks, recipe)
-        self._owned = list(_owned_ranges(self._optimizer))
-        self._copies = {own.weight: own.copy for own in self._owned if own.copy is not None}
+        self._optimizer = optimizer_of(recipe.optimizer)
+        self._update_kernel, self._sum_of_squares = update_kernel(recipe), choose(recipe).sum_of_squares
+        rules = update_rules(modules, recipe.optimizer)
+        self._megatron = _megatron_optimizer(self.chunks, recipe, rules)
+        self._ranges = list(_owned_ranges(self._megatron, self._optimizer, rules))
         self._updates = 0
 
     def zero_gradients(self) -> None:
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
-        self._optimizer.zero_grad()
+        self._megatron.zero_grad()
+
+    def finish_gradients(self) -> None:
+        # Brings the summed gradients to the fp32 shards.
+        self._megatron.prepare_grads()
+        forget_frozen_gradients(self._owned)
 
     def gradient_norm(self) -> float:
-        # Brings the summed gradients to the fp32 shards.
-        self._optimizer.prepare_grads()
         return global_norm(
             [
                 gradient
-                for part in self._optimizer.chained_optimizers
+                for part in self._megatron.chained_optimizers
                 for gradient in part.get_main_grads_for_grad_norm()
             ],
-            device=self._optimizer.get_loss_scale().device,
-            group=self._optimizer.get_grad_stats_parallel_group(),
-            sum_of_squares=self._operations.sum_of_squares,
+            device=self._megatron.get_loss_scale().device,
+            group=self._megatron.get_grad_stats_parallel_group(),
+            sum_of_squares=self._sum_of_squares,
         )
 
     @torch.no_grad()
     def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
         self._updates += 1
-        if self._operations.adamw is None:
-            self._update_in_parts(norm=norm, clip_norm=clip_norm, learning_rate=learning_rate)
-            return
-        for part in _with_states(self._optimizer):
-            update_each(
-                part.optimizer,
-                self._copies,
-                kernel=self._operations.adamw,
-                learning_rate=learning_rate,
-                gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
-                number=self._updates,
-            )
-
-    def _update_in_parts(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
-        for part in self._optimizer.chained_optimizers:
-            for group in part.param_groups:
-                group["lr"] = learning_rate
-            if part.get_parameters():
-                clip_grad_by_total_norm_fp32(part.get_parameters(), max_norm=clip_norm, total_norm=norm)
-        self._optimizer.step_with_ready_grads()
+        update_each(
+            self._owned,
+            self._optimizer,
+            kernel=self._update_kernel,
+            learning_rate=learning_rate,
+            gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
+            number=self._updates,
+        )
 
     def updates_done(self) -> int:
         return self._updates
 
     def set_updates_done(self, updates: int) -> None:
         self._updates = updates
-        for own in self._owned:
-            own.state["step"].fill_(updates)
 
     @torch.no_grad()
     def publish_main_weights(self) -> None:
         """Cast and gather them into the model."""
-        for part in _with_states(self._optimizer):
+        for part in _with_states(self._megatron):
             part._copy_main_params_to_model_params()
         for chunk in self.chunks:
             chunk.start_param_sync(force_sync=True)
 
     def shards(self) -> list[Shard]:
-        tensors = {
-            own.parameter: {
-                "weight": own.weight.detach(),
-                **{name: own.state[name] for name in ("exp_avg", "exp_avg_sq")},
-            }
-            for own in self._owned
-        }
+        tensors = {of.parameter: {WEIGHT: of.owned.weight.detach(), **of.owned.states} for of in self._ranges}
         return self._shards(tensors) + buffer_shards(self._modules)
 
     def gradients(self) -> list[Shard]:
         tensors = {}
-        for own in self._owned:
-            assert own.weight.grad is not None
-            tensors[own.parameter] = {"gradient": own.weight.grad}
+        for of in self._ranges:
+            assert of.owned.weight.grad is not None
+            tensors[of.parameter] = {"gradient": of.owned.weight.grad}
         return self._shards(tensors)
+
+    @property
+    def _owned(self) -> list[Owned]:
+        return [of.owned for of in self._ranges]
 
     def _shards(self, tensors: dict[torch.nn.Parameter, dict[str, Tensor]]) -> list[Shard]:
         """`tensors`: of each parameter, over the range that this rank owns. The first copy answers for all."""
-        starts = {own.parameter: own.start for own in self._owned}
+        starts = {of.parameter: of.start for of in self._ranges}
         shards = []
         for parameter, block_start, block in blocks(self._modules):
             if parameter not in tensors:
@@ -144,37 +139,32 @@ class OptimizerSharding:
         return shards if self._copy == 0 else [shard.as_replica() for shard in shards]
 
 
-def _optimizer(chunks: list[DistributedDataParallel], recipe: Recipe) -> MegatronOptimizer:
-    no_decay = ParamKey(predicate=ParamPredicate(name="no_decay", fn=lambda parameter: not decays(parameter.shape)))
+def _megatron_optimizer(
+    chunks: list[DistributedDataParallel], recipe: Recipe, rules: Mapping[torch.nn.Parameter, GroupRule]
+) -> MegatronOptimizer:
+    """Megatron's distributed optimizer, for its ranges, buffers and copies; its own update is never called.
+
+    Raises EnvironmentMismatchError for Transformer Engine's optimizer, whose other effects nobody tried."""
+    usual = rule_of("", (1, 1), recipe.optimizer)
+    # Ordered, because the ranks compare their groups, and the norm is summed in the order of the groups.
+    others = sorted({*rules.values()} - {usual})
     optimizer = get_megatron_optimizer(
         optimizer_config(recipe.optimizer, recipe.precision),
         chunks,
-        config_overrides={no_decay: ParamGroupOverride(wd_mult=0.0)},
+        config_overrides={_key(rule, rules): ParamGroupOverride(**asdict(rule)) for rule in others},
         use_gloo_process_groups=False,
     )
-    for part in _with_states(optimizer):
-        part.optimizer = _torch_adamw(part.optimizer)
-    return optimizer
-
-
-def _torch_adamw(adamw: torch.optim.Optimizer) -> torch.optim.AdamW:
-    """The optimizer whose groups and states are read here, whichever Megatron-Core made: it takes the FusedAdam of apex
-    wherever that can be imported (megatron/core/optimizer/__init__.py), which counts its steps elsewhere than the
-    checkpoint looks. Raises EnvironmentMismatchError for Transformer Engine's, whose other effects nobody tried."""
-    if type(adamw).__module__.startswith("transformer_engine"):
+    if any(type(part.optimizer).__module__.startswith("transformer_engine") for part in _with_states(optimizer)):
         raise EnvironmentMismatchError(
             "Megatron-Core found Transformer Engine in this environment and would train with its parts, which mai does "
             "not do; run in an environment without transformer_engine (make setup makes one)"
         )
-    ours = torch.optim.AdamW([torch.zeros(1)])
-    for group in adamw.param_groups:
-        decay = group["weight_decay"] * group["wd_mult"]
-        # Neither one kernel nor a list of them is torch's default, a loop in Python over the parameters of a CPU is.
-        group.update({**ours.defaults, **group, "fused": True, "foreach": False, "weight_decay": decay})
-    # Not given to AdamW itself, which refuses Megatron's shards: they are views.
-    ours.param_groups = adamw.param_groups
-    allocate_states(ours)
-    return ours
+    return optimizer
+
+
+def _key(rule: GroupRule, rules: Mapping[torch.nn.Parameter, GroupRule]) -> ParamKey:
+    """Megatron's way to name the parameters that follow the rule."""
+    return ParamKey(predicate=ParamPredicate(name=str(rule), fn=lambda parameter: rules[parameter] == rule))
 
 
 def _with_states(optimizer: MegatronOptimizer) -> Iterator[Any]:
@@ -183,20 +173,19 @@ def _with_states(optimizer: MegatronOptimizer) -> Iterator[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Owned:
+class _Range:
     """The range of a parameter that this rank updates."""
 
     parameter: torch.nn.Parameter
     start: int
-    weight: Tensor
-    """fp32, flat; its gradient is there after `gradient_norm`."""
-    copy: Tensor | None
-    """The same range of the parameter that the model computes with; None where that is `weight` itself."""
-    state: dict[str, Tensor]
+    owned: Owned
+    """Flat; the gradient is there after `finish_gradients`."""
 
 
-def _owned_ranges(optimizer: MegatronOptimizer) -> Iterator[_Owned]:
-    for part in _with_states(optimizer):
+def _owned_ranges(
+    megatron: MegatronOptimizer, optimizer: Optimizer, rules: Mapping[torch.nn.Parameter, GroupRule]
+) -> Iterator[_Range]:
+    for part in _with_states(megatron):
         pairs = [
             *zip(part.model_float16_groups, part.shard_fp32_from_float16_groups, strict=True),
             *zip(part.model_fp32_groups, part.shard_fp32_groups, strict=True),
@@ -205,10 +194,10 @@ def _owned_ranges(optimizer: MegatronOptimizer) -> Iterator[_Owned]:
             for parameter, weight in zip(parameters, weights, strict=True):
                 start = part._get_model_param_range_map(parameter)["param"].start
                 copy = parameter.detach().view(-1)[start : start + weight.numel()]
-                yield _Owned(
-                    parameter,
-                    start,
-                    weight,
-                    None if copy.dtype == torch.float32 else copy,
-                    part.optimizer.state[weight],
+                owned = Owned(
+                    weight=weight,
+                    copy=None if copy.dtype == torch.float32 else copy,
+                    states=new_states(weight, optimizer),
+                    rule=rules[parameter],
                 )
+                yield _Range(parameter, start, owned)

@@ -31,6 +31,7 @@ from mai.kernels import (
     swiglu,
     weight_gradient,
 )
+from mai.kernels.adamw_update import Update
 from mai.model.rotary import rotary_size
 from mai.recipe import GroupedQueryAttention, MixtureOfExperts, ModelConfig, Recipe
 
@@ -319,7 +320,7 @@ def _adamw(kernel: Kernel, draw: Draws, recipe: Recipe, tokens: int) -> list[Ten
     weight, exp_avg, exp_avg_sq, gradient = (draw(length, dtype=torch.float32) for _ in range(4))
     exp_avg_sq.square_()
     copy = draw(length)
-    update = adamw.Update(
+    update = Update(
         learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, gradient_factor=0.5, number=3
     )
     kernel(weight, exp_avg, exp_avg_sq, gradient, copy, update)

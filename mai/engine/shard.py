@@ -4,6 +4,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+WEIGHT = "weight"
+"""The state that every piece has: fp32, what the model computes with or a copy of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -27,11 +30,11 @@ class Shard:
     start: int
     stop: int
     tensors: dict[str, Tensor]
-    """By state name: "weight" (fp32), and for training "exp_avg" and "exp_avg_sq" (fp32); a buffer has no moments."""
+    """By state: WEIGHT, and of parameters that are trained those that the optimizer keeps."""
 
     def weight_only(self) -> "Shard":
-        """The same shard without moments."""
-        return replace(self, tensors={"weight": self.tensors["weight"]})
+        """The same shard without what an optimizer keeps."""
+        return replace(self, tensors={WEIGHT: self.tensors[WEIGHT]})
 
     def as_replica(self) -> "Shard":
         """The same shard, for which another rank answers."""

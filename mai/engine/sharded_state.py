@@ -15,7 +15,9 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from mai.engine.shard import Block, Shard
+from mai.engine.shard import WEIGHT, Block, Shard
+from mai.optimizer.groups import GroupRule, rule_of
+from mai.recipe import OptimizerConfig
 
 
 def blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, int, Block]]:
@@ -32,6 +34,11 @@ def blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter
             assert start == parameter.numel(), f"{name}: blocks hold {start} of {parameter.numel()} elements"
 
 
+def update_rules(model: Sequence[MegatronModule], optimizer: OptimizerConfig) -> dict[torch.nn.Parameter, GroupRule]:
+    """The rule of update of every parameter, before any of them is shared out over data-parallel ranks."""
+    return {parameter: rule_of(block.name, parameter.shape, optimizer) for parameter, _, block in blocks(model)}
+
+
 def buffer_blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[Tensor, int, Block]]:
     """What the model keeps besides parameters, whole on every rank of its layer: the experts' selection bias."""
     for chunk in model:
@@ -46,7 +53,7 @@ def buffer_blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[Tensor, int
 
 def buffer_shards(model: Sequence[MegatronModule]) -> list[Shard]:
     """The same, as live tensors."""
-    return [Shard(block, 0, buffer.numel(), {"weight": buffer}) for buffer, _, block in buffer_blocks(model)]
+    return [Shard(block, 0, buffer.numel(), {WEIGHT: buffer}) for buffer, _, block in buffer_blocks(model)]
 
 
 def _sharded(chunk: MegatronModule) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def _block(part: ShardedTensor) -> Block:
 def weight_shards(model: Sequence[MegatronModule]) -> list[Shard]:
     """Whole blocks with fp32 buffers of their own, for a model without optimizer; see `take_weights`."""
     return [
-        Shard(block, 0, size, {"weight": torch.empty(size, dtype=torch.float32)})
+        Shard(block, 0, size, {WEIGHT: torch.empty(size, dtype=torch.float32)})
         for _, _, block in (*blocks(model), *buffer_blocks(model))
         for size in [math.prod(block.shape)]
     ]
@@ -79,4 +86,4 @@ def weight_shards(model: Sequence[MegatronModule]) -> list[Shard]:
 def take_weights(model: Sequence[MegatronModule], shards: list[Shard]) -> None:
     """Copy loaded `weight_shards` into the model's parameters, in their dtype."""
     for (tensor, start, _), shard in zip((*blocks(model), *buffer_blocks(model)), shards, strict=True):
-        tensor.view(-1)[start : start + shard.stop].copy_(shard.tensors["weight"])
+        tensor.view(-1)[start : start + shard.stop].copy_(shard.tensors[WEIGHT])

@@ -4,7 +4,8 @@ optimizer_sharding.py   parallel.sharding=optimizer: fp32 weights and moments (Z
 full_sharding.py        parallel.sharding=full: weights and gradients too (ZeRO-3)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mai.engine.shard import Shard
-from mai.kernels.adamw import Update
+from mai.optimizer.groups import GroupRule
+from mai.optimizer.optimizers import Optimizer
 
 
 class Sharding(Protocol):
@@ -24,14 +26,17 @@ class Sharding(Protocol):
     def zero_gradients(self) -> None:
         """Before the first backward pass of a step: every one adds to the gradients."""
 
+    def finish_gradients(self) -> None:
+        """After the last backward pass: bring the gradients to the weights that are updated."""
+
     def gradient_norm(self) -> float:
-        """Global L2 norm of the gradients; after the last backward pass."""
+        """Global L2 norm of the gradients, after `finish_gradients`; what is frozen does not count."""
 
     def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
-        """Clip and step, after `gradient_norm`; the next forward pass computes with the new weights."""
+        """Clip and update, after `finish_gradients`; the next forward pass computes with the new weights."""
 
     def updates_done(self) -> int:
-        """Updates applied so far: AdamW's bias correction counts them."""
+        """Updates applied so far: bias corrections count them."""
 
     def set_updates_done(self, updates: int) -> None:
         """After a load."""
@@ -40,10 +45,10 @@ class Sharding(Protocol):
         """After the fp32 weights were written from outside: let the model compute with them."""
 
     def shards(self) -> list[Shard]:
-        """This rank's fp32 weights and moments as live tensors; replicas included."""
+        """This rank's fp32 weights and the optimizer's states as live tensors; replicas included."""
 
     def gradients(self) -> list[Shard]:
-        """This rank's fp32 gradients, after `gradient_norm` and before `update`, which clips them in place."""
+        """This rank's fp32 gradients as live tensors, after `finish_gradients` and before `update`."""
 
 
 def global_norm(
@@ -74,41 +79,47 @@ def clip_factor(*, norm: float, clip_norm: float) -> float:
     return min(1.0, clip_norm / (norm + 1.0e-6))
 
 
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What a rank updates of one parameter: flat, or rows of it."""
+
+    weight: Tensor
+    """fp32; its gradient is its `grad`."""
+    copy: Tensor | None
+    """What the model computes with; None where that is `weight` itself, or made of it before each use."""
+    states: dict[str, Tensor]
+    """The optimizer's, by name."""
+    rule: GroupRule
+
+
+def new_states(weight: Tensor, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Zeros. Made before the first step, so that memory is known then, and a checkpoint has somewhere to go."""
+    return {
+        state.name: torch.zeros_like(weight, dtype=getattr(torch, state.format.torch)) for state in optimizer.states
+    }
+
+
 def update_each(
-    adamw: torch.optim.AdamW,
-    copies: Mapping[Tensor, Tensor],
+    owned: Iterable[Owned],
+    optimizer: Optimizer,
     *,
     kernel: Callable[..., None],
     learning_rate: float,
     gradient_factor: float,
     number: int,
 ) -> None:
-    """One update of every weight that `adamw` holds, in its groups and states, by our operation instead of its own.
-
-    `copies`: what the model computes with, of the weights that are not themselves it. `number`: of this update."""
-    for group in adamw.param_groups:
-        beta1, beta2 = group["betas"]
-        update = Update(
-            learning_rate=learning_rate,
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=group["eps"],
-            weight_decay=group["weight_decay"],
-            gradient_factor=gradient_factor,
-            number=number,
+    """One update of all that is not frozen; `number`: of this update, from 1."""
+    for own in owned:
+        if own.rule.is_frozen:
+            continue
+        numbers = optimizer.update(
+            own.rule, learning_rate=learning_rate, gradient_factor=gradient_factor, number=number
         )
-        for weight in group["params"]:
-            # Its own count of steps stays behind: reading it would wait for the card.
-            state = adamw.state[weight]
-            kernel(weight, state["exp_avg"], state["exp_avg_sq"], weight.grad, copies.get(weight), update)
+        kernel(own.weight, *own.states.values(), own.weight.grad, own.copy, numbers)
 
 
-def allocate_states(adamw: torch.optim.AdamW) -> None:
-    """At once and not in the first step, so that memory is known before it, and a checkpoint has somewhere to go."""
-    for group in adamw.param_groups:
-        for weight in group["params"]:
-            adamw.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
+def forget_frozen_gradients(owned: Iterable[Owned]) -> None:
+    """What is not updated does not count in the norm."""
+    frozen = [own.weight.grad for own in owned if own.rule.is_frozen and own.weight.grad is not None]
+    if frozen:
+        torch._foreach_zero_(frozen)

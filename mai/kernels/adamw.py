@@ -2,34 +2,14 @@
 weights ride along, so that an update reads and writes everything once.
 """
 
-from dataclasses import astuple, dataclass, fields
-from typing import Any
+from dataclasses import astuple
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from mai.kernels.adamw_update import Update
 from mai.kernels.operators import operator
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Update:
-    """What an update needs to know besides the tensors, in the order of the operator's arguments."""
-
-    learning_rate: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    weight_decay: float
-    gradient_factor: float
-    """What clipping multiplies the gradients by; 1 where nothing is clipped."""
-    number: int
-    """Of this update, from 1."""
-
-    @classmethod
-    def of(cls, *numbers: Any) -> "Update":
-        """From the operator's arguments."""
-        return cls(**dict(zip((field.name for field in fields(cls)), numbers, strict=True)))
 
 
 def reference(

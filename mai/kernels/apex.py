@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mai.kernels.adamw import Update
+from mai.kernels.adamw_update import Update
 
 
 def load() -> SimpleNamespace:

@@ -19,6 +19,7 @@ from mai.recipe.optimizer import Cosine, OptimizerConfig, WarmupStableDecay
 from mai.recipe.parallel import ParallelConfig
 from mai.recipe.precision import PrecisionConfig
 from mai.recipe.recipe import Recipe, fingerprint, to_dict
+from mai.recipe.resilience import ResilienceConfig
 from mai.recipe.train import TrainConfig
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ParallelConfig",
     "PrecisionConfig",
     "Recipe",
+    "ResilienceConfig",
     "TrainConfig",
     "UnscaledPositions",
     "WarmupStableDecay",

@@ -5,12 +5,12 @@ from dataclasses import MISSING
 
 from mai.recipe.breach import shown
 from mai.recipe.knobs import active, flat
-from mai.recipe.recipe import Recipe, to_dict
+from mai.recipe.recipe import Recipe, all_fields
 
 
 def changed(recipe: Recipe) -> Mapping[str, object]:
     """The fields that have a default and hold something else, with that default."""
-    values = to_dict(recipe)
+    values = all_fields(recipe)
     knobs = {path: active(path, values) for path, _ in flat(values)}
     return {
         path: knob.default
@@ -23,6 +23,6 @@ def changed(recipe: Recipe) -> Mapping[str, object]:
 def lines(recipe: Recipe) -> Iterator[str]:
     """`  train.steps=50` for every field, in order; `* ` in front of what differs from its default."""
     defaults = changed(recipe)
-    for path, value in flat(to_dict(recipe)):
+    for path, value in flat(all_fields(recipe)):
         default = f"  (default {shown(defaults[path]) or 'empty'})" if path in defaults else ""
         yield f"{'*' if default else ' '} {path}={shown(value)}{default}"

@@ -44,7 +44,12 @@ class OptimizerConfig:
     epsilon: float = Field(default=1e-8, gt=0)
 
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay of matrices; norms never decay (`mai/optimizer/groups.py`)."""
+    """Decoupled decay of matrices; norms and biases decay only where a group says so (`mai/optimizer/groups.py`)."""
 
     clip_norm: float = Field(default=1.0, gt=0)
     """The gradient's global L2 norm is scaled down to this when larger."""
+
+    groups: tuple[str, ...] = ()
+    """Parameters that learn otherwise, by their global names; the first that matches counts. PATTERN:rate=FACTOR of the
+    learning rate, PATTERN:decay=NUMBER, both, or PATTERN:frozen, such as embedding.*:rate=0.1:decay=0. What is frozen
+    is not updated, but keeps its memory."""

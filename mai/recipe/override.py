@@ -12,7 +12,7 @@ from mai.errors import RecipeError
 from mai.recipe.breach import Breach
 from mai.recipe.explain import explain, not_a_choice, unknown_field, wrong_type
 from mai.recipe.knobs import KNOBS, VARIANTS, Knob, active, flat, section_of, value_at
-from mai.recipe.recipe import Recipe, to_dict
+from mai.recipe.recipe import Recipe, all_fields
 from mai.recipe.rules import breaches
 
 _TOO_LARGE = 2**63
@@ -26,11 +26,11 @@ def apply(recipe: Recipe, overrides: Sequence[str], *, world_size: int | None = 
     Raises RecipeError with every mistake. A rule that looks at a field that is itself in doubt keeps silent.
     """
     typed, mistakes = _split(overrides)
-    values = to_dict(recipe)
+    values = all_fields(recipe)
     # The kind of a section first: it decides which other fields there are.
     for path in sorted(typed, key=lambda path: section_of(path) not in VARIANTS or not path.endswith(".kind")):
         mistakes += _assign(values, path, typed[path])
-    changed, invalid = _build(values, to_dict(recipe), typed)
+    changed, invalid = _build(values, all_fields(recipe), typed)
     mistakes += invalid
     in_doubt = {path for mistake in mistakes for path in mistake.paths}
     if changed is not None:

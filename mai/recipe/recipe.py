@@ -16,6 +16,7 @@ from mai.recipe.observe import ObserveConfig
 from mai.recipe.optimizer import OptimizerConfig
 from mai.recipe.parallel import ParallelConfig
 from mai.recipe.precision import PrecisionConfig
+from mai.recipe.resilience import ResilienceConfig
 from mai.recipe.train import TrainConfig
 
 
@@ -38,6 +39,7 @@ class Recipe:
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     observe: ObserveConfig = Field(default_factory=ObserveConfig)
+    resilience: ResilienceConfig = Field(default_factory=ResilienceConfig)
 
     @property
     def batch_sequences(self) -> int:
@@ -48,9 +50,22 @@ class Recipe:
 _ADAPTER = TypeAdapter(Recipe)
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values; `load.from_json` reads their text back to an equal recipe."""
+def all_fields(recipe: Recipe) -> dict[str, Any]:
+    """Every field of every section as plain JSON values."""
     return _ADAPTER.dump_python(recipe, mode="json")  # type: ignore[no-any-return]
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON values; `load.from_json` reads their text back to an equal recipe.
+
+    Fields that came after the first fingerprints had been written down are left out at their default, so that a
+    recipe that does not use them keeps its fingerprint."""
+    values = all_fields(recipe)
+    if not recipe.optimizer.groups:
+        del values["optimizer"]["groups"]
+    if recipe.resilience == ResilienceConfig():
+        del values["resilience"]
+    return values
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -170,7 +170,8 @@ def _optimizer(optimizer: OptimizerConfig) -> OptimizerConfig:
     schedule = replace(optimizer.schedule, warmup_steps=_WARMUP_STEPS)
     if isinstance(schedule, WarmupStableDecay):
         schedule = replace(schedule, decay_fraction=min(schedule.decay_fraction, 1 - _WARMUP_STEPS / _STEPS))
-    return replace(optimizer, learning_rate=_LEARNING_RATE, schedule=schedule)
+    # Groups name parameters of the real model.
+    return replace(optimizer, learning_rate=_LEARNING_RATE, schedule=schedule, groups=())
 
 
 def _up(size: int, unit: int) -> int:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "parallel": ("errors log recipe", ""),
     "model": ("errors log recipe", ""),
     "plan": ("errors log recipe parallel model", "tomli"),
-    "optimizer": ("errors log recipe kernels", "torch"),
+    "optimizer": ("errors log recipe model kernels", ""),
     "resilience": (f"{GROUND} run_folder recipe", "torch"),
     "observe": ("errors log recipe batch run_folder", "torch rich wandb"),
     # the engine and the data
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "evaluate": (f"{GROUND} recipe data engine", "torch numpy"),
     # the story
     "train": (f"{GROUND} run_folder recipe parallel model optimizer {SERVICES} observe engine data", "torch"),
-    "check": ("errors log recipe parallel model engine", "torch"),
+    "check": ("errors log recipe parallel model optimizer engine", "torch"),
     "certify": (f"{GROUND} run_folder recipe parallel model optimizer objective engine data train", "torch numpy"),
     # beside the library
     "recipes": ("recipe model", ""),

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mai.kernels.adamw import Update
+from mai.kernels.adamw_update import Update
 from mai.kernels.gpu.launch import cover
 
 BLOCK, NUM_WARPS = 1024, 4

@@ -68,6 +68,7 @@ RULES: tuple[Rule, ...] = (
     batch.micro_batches_fill_every_interleaved_group,
     schedule.warm_up_ends_before_the_run,
     schedule.warm_up_and_decay_do_not_overlap,
+    schedule.groups_are_written_as_mai_reads_them,
     text.trained_vocabulary_holds_every_byte,
     text.lists_have_no_empty_or_double_entries,
     functions.named_functions_are_there,

@@ -1,8 +1,9 @@
-"""Rules of the learning rate's way through the run."""
+"""Rules of the learning rate's way through the run, and of who learns otherwise."""
 
 from collections.abc import Iterator
 
-from mai.recipe.breach import Breach
+from mai.recipe.breach import Breach, shown
+from mai.recipe.group_text import groups_of
 from mai.recipe.optimizer import WarmupStableDecay
 from mai.recipe.recipe import Recipe
 from mai.recipe.rules.wording import breach
@@ -27,3 +28,10 @@ def warm_up_and_decay_do_not_overlap(recipe: Recipe) -> Iterator[Breach]:
         )
         paths = ("optimizer.schedule.warmup_steps", "optimizer.schedule.decay_fraction")
         yield Breach(breach(recipe, rule, *paths).message, (*paths, "train.steps"))
+
+
+def groups_are_written_as_mai_reads_them(recipe: Recipe) -> Iterator[Breach]:
+    try:
+        groups_of(recipe.optimizer.groups)
+    except ValueError as error:
+        yield Breach(f"optimizer.groups={shown(error.args[0])}", ("optimizer.groups",))

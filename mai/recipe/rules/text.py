@@ -22,6 +22,7 @@ def trained_vocabulary_holds_every_byte(recipe: Recipe) -> Iterator[Breach]:
 def lists_have_no_empty_or_double_entries(recipe: Recipe) -> Iterator[Breach]:
     lists: dict[str, tuple[str, ...]] = {
         "data.documents": recipe.data.documents,
+        "optimizer.groups": recipe.optimizer.groups,
         "parallel.recompute": recipe.parallel.recompute,
         "observe.sinks": recipe.observe.sinks,
     }

@@ -2,14 +2,14 @@
 
 from mai.recipe.breach import Breach, shown
 from mai.recipe.knobs import value_at
-from mai.recipe.recipe import Recipe, to_dict
+from mai.recipe.recipe import Recipe, all_fields
 
 _LARGEST_DIVISOR = 4096
 _NUM_SUGGESTIONS = 6
 
 
 def breach(recipe: Recipe, rule: str, *paths: str) -> Breach:
-    values = to_dict(recipe)
+    values = all_fields(recipe)
     given = ", ".join(f"{path}={shown(value_at(path, values))}" for path in paths)
     return Breach(f"{given}: {rule}", paths)
 

@@ -10,7 +10,7 @@ import torch
 
 from mai.engine.operations import FUSED, REFERENCE, choose, described
 from mai.errors import EnvironmentMismatchError
-from mai.kernels import adamw
+from mai.kernels.adamw_update import Update
 from mai.kernels.cuda import library
 from recipes.debug.every_axis import experts_every_axis
 from recipes.debug.tiny import tiny
@@ -116,7 +116,7 @@ def test_apex_takes_its_two_operations_and_gets_what_its_kernel_asks_for(
     assert {name for name, what in told.items() if what == "apex"} == {"weight_gradient", "adamw"}
 
     weight, exp_avg, exp_avg_sq, gradient = (torch.full((3,), float(value)) for value in range(4))
-    update = adamw.Update(
+    update = Update(
         learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.2, gradient_factor=0.5, number=7
     )
     kernel = choose(recipe).adamw

@@ -13,6 +13,7 @@ from mai.engine.operations import FUSED, Kernel, Operations
 from mai.engine.self_test import TRIALS, disagreements
 from mai.errors import OutOfMemoryError
 from mai.kernels import adamw, swiglu
+from mai.kernels.adamw_update import Update
 from mai.recipe import GroupedQueryAttention, Recipe
 from mai.train.foreign_errors import as_mai_error
 from recipes.debug.every_axis import dense_every_axis, experts_every_axis, latent_every_axis
@@ -268,7 +269,7 @@ def test_a_wrong_gradient_of_a_vocabulary_that_ranks_share_is_found(monkeypatch:
 
 def test_an_update_that_forgets_to_write_the_copy_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(
-        weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, copy: Tensor, update: adamw.Update
+        weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, copy: Tensor, update: Update
     ) -> None:
         adamw.fused(weight, exp_avg, exp_avg_sq, gradient, None, update)
 

@@ -24,6 +24,7 @@ from mai.kernels import (
     swiglu,
     weight_gradient,
 )
+from mai.kernels.adamw_update import Update
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -244,7 +245,7 @@ def test_an_update_is_torch_s_adamw_after_clipping() -> None:
     for number, gradient in enumerate(gradients, start=1):
         weight.grad = gradient * 0.25
         optimizer.step()
-        update = adamw.Update(
+        update = Update(
             learning_rate=0.1,
             beta1=0.9,
             beta2=0.95,
