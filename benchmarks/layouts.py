@@ -171,8 +171,8 @@ def serve(recipe: Recipe, place: Place, pipe: Connection) -> None:
     from mai.data.loader import batch_positions
     from mai.data.synthetic import synthetic_sequences
     from mai.engine import groups
-    from mai.engine.engine import Engine
-    from mai.objective import pretrain
+    from mai.engine.engine import Engine, summed
+    from mai.objective.pretrain import Pretrain
     from mai.parallel.layout import Layout
 
     device = devices.open_device("cpu", place)
@@ -187,11 +187,11 @@ def serve(recipe: Recipe, place: Place, pipe: Connection) -> None:
         data_rank=engine.groups.data_rank,
         data_ranks=layout.data,
     )
-    batch = pretrain.batch_at(sequences, positions)
+    batch = Pretrain().batch(sequences, positions)
     while steps := pipe.recv():
         started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(steps):
-            engine.apply(engine.forward_backward(batch, pretrain.cross_entropy), learning_rate=1e-3)
+            engine.apply(engine.forward_backward(batch, summed), learning_rate=1e-3)
         pipe.send((time.perf_counter() - started, time.process_time() - cpu_started))
 
 

@@ -23,10 +23,9 @@ from benchmarks.plain_llama import PlainLlama, PlainLoop
 from mai.batch import Batch
 from mai.engine import build, groups
 from mai.engine.device import DeviceKind, open_device
-from mai.engine.engine import Engine
+from mai.engine.engine import Engine, summed
 from mai.engine.translate import transformer_config
 from mai.model.families import llama
-from mai.objective import pretrain
 from mai.parallel.layout import Layout
 from mai.parallel.place import ALONE
 from mai.recipe import Recipe
@@ -72,7 +71,7 @@ class Loops:
         rate = recipe.optimizer.learning_rate
 
         def step() -> None:
-            engine.apply(engine.forward_backward(self.batch, pretrain.cross_entropy), learning_rate=rate)
+            engine.apply(engine.forward_backward(self.batch, summed), learning_rate=rate)
 
         return step
 

@@ -14,7 +14,7 @@ from mai.engine.engine import Engine
 from mai.engine.groups import build_groups, join_world, leave_world
 from mai.engine.shard import Shard
 from mai.errors import ExitCode
-from mai.objective import pretrain
+from mai.objective.choose import objective_of
 from mai.optimizer.schedule import learning_rate_at
 from mai.parallel.layout import Layout
 from mai.parallel.place import Place
@@ -68,6 +68,7 @@ def run(recipe: Recipe, folder: Path, *, draw: int, place: Place) -> ExitCode:
 
 
 def _steps(recipe: Recipe, layout: Layout, engine: Engine, writer: Writer, *, draw: int) -> None:
+    objective = objective_of(recipe)
     sequences = synthetic_sequences(recipe.model.vocab_size, recipe.data.sequence_length, draw)
     _write(writer, 0, engine.shards(), {"weight": "weight"})
     for step in range(1, NUM_STEPS + 1):
@@ -77,7 +78,7 @@ def _steps(recipe: Recipe, layout: Layout, engine: Engine, writer: Writer, *, dr
             data_rank=engine.groups.data_rank,
             data_ranks=layout.data,
         )
-        gradients = engine.forward_backward(pretrain.batch_at(sequences, positions), pretrain.loss_of(recipe.objective))
+        gradients = engine.forward_backward(objective.batch(sequences, positions), objective.loss)
         writer.add_scalars(step, loss=gradients.loss, norm=gradients.norm)
         _write(writer, step, engine.gradients(), {"gradient": "gradient"})
         engine.apply(gradients, learning_rate=learning_rate(recipe, step))

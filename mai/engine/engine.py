@@ -29,6 +29,11 @@ Loss = Callable[[Tensor, Batch], Tensor]
 """Token losses [B, S] in nats and their micro-batch -> the sum that is trained on (a scalar)."""
 
 
+def summed(token_losses_BS: Tensor, _: Batch) -> Tensor:
+    """The standard `Loss`: the sum of the token losses."""
+    return token_losses_BS.float().sum()
+
+
 @dataclass(frozen=True, slots=True)
 class Gradients:
     """What a forward and backward pass over one batch gave; the same on every rank."""
@@ -84,7 +89,7 @@ class Engine:
     def forward_backward(self, batch: Batch, loss: Loss) -> Gradients:
         """Gradients of the mean loss over all data-parallel ranks' batches; the weights do not change.
 
-        `loss` is the recipe's: where that names none, it must be the sum of the token losses, or RuntimeError is
+        `loss` is the recipe's: where that names none, it must be `summed`, or RuntimeError is
         raised, on a GPU some time later (mai/kernels/linear_cross_entropy.py)."""
         for chunk in self._sharding.chunks:
             chunk.train()
@@ -139,11 +144,11 @@ class Engine:
         return OwnTokens(sequences=range(first, first + share), positions_L=positions_1L[0])
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch, loss: Loss) -> tuple[float, int]:
-        """Sum of the loss over all data-parallel ranks' batches, and the number of tokens."""
+    def evaluate(self, batch: Batch) -> tuple[float, int]:
+        """Sum of the token losses over all data-parallel ranks' batches, in nats, and the number of tokens."""
         for chunk in self._sharding.chunks:
             chunk.eval()
-        totals = self._totals(self._run_schedule(batch, loss, forward_only=True))
+        totals = self._totals(self._run_schedule(batch, summed, forward_only=True))
         return totals.loss, totals.tokens
 
     def shards(self) -> list[Shard]:

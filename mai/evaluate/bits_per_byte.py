@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from mai.batch import Batch
-from mai.engine.engine import Engine, Loss
+from mai.engine.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class HeldOut:
     bits_per_byte: float
 
 
-def evaluate(engine: Engine, batch: Batch, loss: Loss, *, num_bytes: int) -> HeldOut:
+def evaluate(engine: Engine, batch: Batch, *, num_bytes: int) -> HeldOut:
     """The model's loss on text it was not trained on; all ranks must call.
 
     `batch` is this data-parallel rank's part; `num_bytes` counts the text behind all ranks' targets."""
-    nats, tokens = engine.evaluate(batch, loss)
+    nats, tokens = engine.evaluate(batch)
     return HeldOut(loss=nats / tokens, bits_per_byte=nats / math.log(2) / num_bytes)

@@ -17,7 +17,7 @@ def steps(run: Run) -> Iterator[StepRecord]:
     """Train to the last step, yielding each step's record; leave the loop to stop early. All ranks must iterate."""
     while run.state.step < run.recipe.train.steps:
         started = time.perf_counter()
-        gradients = run.engine.forward_backward(run.batch(), run.loss)
+        gradients = run.engine.forward_backward(run.batch(), run.objective.loss)
         verdict = run.guard.judge(step=run.state.step + 1, is_finite=gradients.is_finite)
         learning_rate = run.learning_rate()
         if verdict is Verdict.KEEP:

@@ -28,7 +28,7 @@ from mai.errors import CheckpointError, DataError, ExitCode, RecipeError
 from mai.evaluate import bits_per_byte
 from mai.log import log
 from mai.model.flops import flops_per_token
-from mai.objective import pretrain
+from mai.objective.choose import objective_of
 from mai.observe.observer import Observer
 from mai.observe.record import RunEnded, StepRecord
 from mai.observe.sinks.choose import open_sinks
@@ -73,7 +73,7 @@ class Run:
         self.guard = Guard()
         self.state = TrainState()
         self.stop_request = StopRequest.NONE
-        self.loss = pretrain.loss_of(recipe.objective)
+        self.objective = objective_of(recipe)
         self.committed_step: int | None = None
         self.save_seconds: float | None = None
         self._status_written = 0.0
@@ -123,7 +123,7 @@ class Run:
 
     def batch(self) -> Batch:
         """This data-parallel rank's sequences of the next step."""
-        return pretrain.batch_at(self._train, self._share(self.state.position, self.recipe.batch_sequences))
+        return self.objective.batch(self._train, self._share(self.state.position, self.recipe.batch_sequences))
 
     def learning_rate(self) -> float:
         return learning_rate_at(self.state.step, optimizer=self.recipe.optimizer, steps=self.recipe.train.steps)
@@ -139,8 +139,7 @@ class Run:
             positions = self._share(0, self.recipe.evaluate.sequences)
             return bits_per_byte.evaluate(
                 self.engine,
-                pretrain.batch_at(self._held_out, positions),
-                pretrain.cross_entropy,
+                self.objective.batch(self._held_out, positions),
                 num_bytes=self._held_out_bytes,
             )
         return None

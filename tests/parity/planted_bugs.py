@@ -182,15 +182,15 @@ def another_ranks_data() -> None:
 
 def micro_batches_in_another_order() -> None:
     """The last stage takes the micro-batches from the other end."""
-    trial, batch = importlib.import_module("mai.certify.trial"), importlib.import_module("mai.batch").Batch
-    batch_at = trial.pretrain.batch_at
+    pretrain, batch = importlib.import_module("mai.objective.pretrain"), importlib.import_module("mai.batch").Batch
+    batch_at = pretrain.Pretrain.batch
 
     def flipped(*arguments: Any) -> Any:
         right = batch_at(*arguments)
         is_last = dist.get_world_size() > 1 and dist.get_rank() == dist.get_world_size() - 1
         return batch(right.tokens_BS.flip(0), right.targets_BS.flip(0)) if is_last else right
 
-    trial.pretrain.batch_at = flipped
+    pretrain.Pretrain.batch = flipped
 
 
 def another_learning_rate() -> None:

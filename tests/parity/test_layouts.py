@@ -102,7 +102,7 @@ def test_one_rank_equals_a_plain_pytorch_loop(prepared: Recipe) -> None:
 def ours_and_plain(place: Place, recipe: Recipe) -> tuple[Curve, Curve]:
     """Runs on one rank: the curve of `mai`, and of benchmarks/plain_llama.py from the same weights."""
     from benchmarks.plain_llama import PlainLlama, PlainLoop, plain_name
-    from mai.objective import pretrain
+    from mai.objective.pretrain import Pretrain
 
     trainer = open_trainer(place, replace(recipe, parallel=ONE_RANK))
     model = PlainLlama(recipe.model, max_length=recipe.data.sequence_length)
@@ -118,6 +118,6 @@ def ours_and_plain(place: Place, recipe: Recipe) -> tuple[Curve, Curve]:
         trainer.engine.apply(gradients, learning_rate=1e-3)
         ours.append((gradients.loss, gradients.norm))
         first = step * recipe.batch_sequences
-        batch = pretrain.batch_at(trainer.training, range(first, first + recipe.batch_sequences))
+        batch = Pretrain().batch(trainer.training, range(first, first + recipe.batch_sequences))
         theirs.append(plain.step(batch.tokens_BS, batch.targets_BS, learning_rate=1e-3))
     return ours, theirs

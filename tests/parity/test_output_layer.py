@@ -80,11 +80,12 @@ def test_chunks_give_the_losses_and_norms_of_whole_logits(model: str, axes: dict
 
 def with_another_loss(place: Place, recipe: Recipe) -> None:
     """Runs on one rank: a loss that the recipe does not name."""
-    from mai.objective import pretrain
+    from mai.engine.engine import summed
+    from mai.objective.pretrain import Pretrain
 
     trainer = open_trainer(place, recipe, is_synthetic=True)
-    batch = pretrain.batch_at(trainer.training, range(recipe.batch_sequences))
-    trainer.engine.forward_backward(batch, lambda losses, batch: 2 * pretrain.cross_entropy(losses, batch))
+    batch = Pretrain().batch(trainer.training, range(recipe.batch_sequences))
+    trainer.engine.forward_backward(batch, lambda losses, batch: 2 * summed(losses, batch))
 
 
 def test_a_loss_that_the_recipe_does_not_name_is_refused() -> None:

@@ -30,12 +30,17 @@ class Trainer:
     training: Any
     held_out: Any
 
+    def batch(self, first: int, number: int) -> Any:
+        """This data-parallel rank's part of so many sequences from the first on."""
+        from mai.objective.pretrain import Pretrain
+
+        return Pretrain().batch(self.training, self._share(first, number))
+
     def forward_backward(self, step: int) -> Any:
-        from mai.objective import pretrain
+        from mai.engine.engine import summed
 
         number = self.recipe.batch_sequences
-        batch = pretrain.batch_at(self.training, self._share(step * number, number))
-        return self.engine.forward_backward(batch, pretrain.cross_entropy)
+        return self.engine.forward_backward(self.batch(step * number, number), summed)
 
     def apply(self, gradients: Any, step: int) -> None:
         from mai.optimizer.schedule import learning_rate_at
@@ -53,10 +58,10 @@ class Trainer:
 
     def evaluate(self, num_sequences: int) -> tuple[float, int]:
         """Sum of the loss over the first held-out sequences, and their number of tokens."""
-        from mai.objective import pretrain
+        from mai.objective.pretrain import Pretrain
 
-        batch = pretrain.batch_at(self.held_out, self._share(0, num_sequences))
-        return self.engine.evaluate(batch, pretrain.cross_entropy)  # type: ignore[no-any-return]
+        batch = Pretrain().batch(self.held_out, self._share(0, num_sequences))
+        return self.engine.evaluate(batch)  # type: ignore[no-any-return]
 
     def save(self, checkpoints: Path, *, step: int) -> None:
         from mai.checkpoint.manifest import Progress

@@ -99,7 +99,8 @@ def watched(place: Place, recipes: Mapping[Case, Recipe], peaks: Collection[Case
 def _watched(place: Place, recipe: Recipe, *, finds_peak: bool) -> Counted:
     from megatron.core.parallel_state import get_global_memory_buffer
 
-    from mai.objective import pretrain
+    from mai.engine.engine import summed
+    from mai.objective.pretrain import Pretrain
     from tests.parity.trainer import open_trainer
 
     counted = Counted()
@@ -107,7 +108,7 @@ def _watched(place: Place, recipe: Recipe, *, finds_peak: bool) -> Counted:
         trainer = open_trainer(place, recipe, is_synthetic=True)
         counted.held_bytes = sum(watch.alive().values())
         watch.flops.clear()
-        batch = pretrain.batch_at(trainer.training, range(recipe.batch_sequences // trainer.layout.data))
+        batch = Pretrain().batch(trainer.training, range(recipe.batch_sequences // trainer.layout.data))
         before, buffers = set(watch.alive()), get_global_memory_buffer()
         kept: dict[Any, int] = {}
         buffers.buffer.clear()
@@ -124,7 +125,7 @@ def _watched(place: Place, recipe: Recipe, *, finds_peak: bool) -> Counted:
         for module in trainer.engine._modules:
             module.register_forward_hook(note)
         watch.peak_bytes = 0 if finds_peak else None
-        trainer.engine.forward_backward(batch, pretrain.cross_entropy)
+        trainer.engine.forward_backward(batch, summed)
         counted.peak_bytes = watch.peak_bytes
         counted.kept_bytes = [kept[module] for module in trainer.engine._modules]
         counted.flops = watch.flops
