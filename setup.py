@@ -14,8 +14,9 @@ setup(
     packages=find_packages(include=["mai", "mai.*", "recipes", "recipes.*", "launch", "launch.*"]),
     # Compiled where there is a GPU, after the installation: python -m mai.kernels.cuda.build
     package_data={
+        "mai.hardware": ["gpus/*.toml", "clusters/*.toml"],
         "mai.kernels.cuda": ["*.cu"],
-        "mai.plan": ["hardware/*/*.toml", "software/*.toml", "failures/*.toml"],
+        "mai.plan": ["software/*.toml", "failures/*.toml"],
         "mai.plan.report": ["page.html", "plan-1.json", "trust.json"],
     },
     entry_points={"console_scripts": ["mai = mai.cli:main"]},

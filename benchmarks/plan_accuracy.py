@@ -95,7 +95,7 @@ def predictions(file: Path) -> tuple[list[Prediction], dict[str, int]]:
 def _calibrates(row: Row, setting: Setting) -> str:
     taken = [calibration for calibration in CALIBRATIONS if calibration.takes(row)]
     files = {file for calibration in taken for constant in calibration.constants for file in constant.files}
-    own = {f"software/{setting.software.name}", f"hardware/gpus/{setting.cluster.gpu.name}"}
+    own = {f"plan/software/{setting.software.name}", f"hardware/gpus/{setting.cluster.gpu.name}"}
     return "itself" if files & own else "others" if files else ""
 
 

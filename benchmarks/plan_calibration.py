@@ -22,7 +22,7 @@ from benchmarks.ground_truth.settings import setting_of
 from mai.plan.setting import Setting
 from mai.plan.time.step_time import step_time
 
-PLAN = Path(__file__).parents[1] / "mai" / "plan"
+MAI = Path(__file__).parents[1] / "mai"
 ROUNDS, STEPS = 3, 24
 
 _SINCE_2024 = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026")
@@ -31,7 +31,7 @@ _SINCE_2024 = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026")
 @dataclass(frozen=True, slots=True)
 class Constant:
     files: tuple[str, ...]
-    """Which hold it, below mai/plan, without their ending."""
+    """Which hold it, below mai, without their ending."""
     table: str
     """`gpu` for a GPU's own numbers."""
     key: str
@@ -56,7 +56,7 @@ class Calibration:
 
 
 def _software(names: tuple[str, ...], table: str, key: str, low: float, high: float) -> Constant:
-    return Constant(tuple(f"software/{name}" for name in names), table, key, low, high)
+    return Constant(tuple(f"plan/software/{name}" for name in names), table, key, low, high)
 
 
 def _is_dense(row: Row) -> bool:
@@ -183,10 +183,10 @@ def main() -> None:
         print(f"{calibration.told_by}: {len(settings)} rows, off by {error(settings, values):.1%}")
         for constant, value in values.items():
             rounded = float(f"{value:.2g}")
-            before = {shipped(PLAN / f"{file}.toml", constant.key) for file in constant.files}
+            before = {shipped(MAI / f"{file}.toml", constant.key) for file in constant.files}
             print(f"    {constant.key}: {rounded:g}, shipped {', '.join(map('{:g}'.format, sorted(before)))}")
             for file in constant.files if arguments.write else ():
-                write(PLAN / f"{file}.toml", constant.key, rounded, calibration.told_by)
+                write(MAI / f"{file}.toml", constant.key, rounded, calibration.told_by)
 
 
 if __name__ == "__main__":

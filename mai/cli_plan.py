@@ -78,8 +78,8 @@ def plan(
       mai plan mai1_500b --hardware h100 --gpus 15000 --prove-schedule
       mai plan mai1_500b --hardware h100 --gpus 15000 --placement
     """
+    from mai.hardware.cluster import load_cluster
     from mai.plan import of_recipe
-    from mai.plan.hardware import load_cluster
     from mai.plan.report import page, report, scaling, text
     from mai.plan.report.cost import with_prices
     from mai.plan.search import ranking_text

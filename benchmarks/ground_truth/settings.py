@@ -5,7 +5,8 @@ from typing import Any
 
 from benchmarks.ground_truth.models import architecture_of
 from benchmarks.ground_truth.rows import Row, UnusableError, batch_sequences, number
-from mai.plan.hardware import Cluster, load_cluster, load_gpu
+from mai.hardware.cluster import Cluster, load_cluster
+from mai.hardware.gpu import load_gpu
 from mai.plan.memory.memory import memory
 from mai.plan.setting import Precision, Setting
 from mai.plan.software import Software, load_software

@@ -16,21 +16,12 @@ import torch
 
 from mai.engine.operations import offer_weight_gradient
 from mai.errors import EnvironmentMismatchError
+from mai.hardware.gpu import gpu_of_torch
 from mai.parallel.place import Place
 
 DeviceKind = Literal["cpu", "cuda"]
 
 _CPU_ADAPTER = "mai.engine.cpu_adapter"
-
-# bf16 dense matmul peak, FLOP/s, of the cards we know by name (NVIDIA data sheets, without sparsity); first match.
-_PEAK_FLOPS_PER_SECOND = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +44,8 @@ class Device:
         """The card's bf16 peak; None where it is not known (every CPU)."""
         if self.kind == "cpu":
             return None
-        name = torch.cuda.get_device_name(self.index)
-        return next((peak for card, peak in _PEAK_FLOPS_PER_SECOND.items() if card in name), None)
+        gpu = gpu_of_torch(torch.cuda.get_device_name(self.index))
+        return None if gpu is None else gpu.bf16_tflops * 1e12
 
     def peak_memory_bytes(self) -> int:
         """The most memory this process has held so far: allocated on the card, resident in CPU memory."""

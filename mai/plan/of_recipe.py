@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from mai.errors import PlanError, RecipeError
+from mai.hardware.cluster import Cluster
 from mai.parallel.layout import Layout, num_micro_batches
-from mai.plan.hardware import Cluster
 from mai.plan.model.architecture import of_model
 from mai.plan.setting import Setting
 from mai.plan.software import Software

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from mai.hardware.cluster import Cluster
 from mai.parallel.layout import Layout
 from mai.parallel.stages import Part, parts
-from mai.plan.hardware import Cluster
 from mai.plan.model.activations import Cut
 from mai.plan.model.architecture import Architecture
 from mai.plan.model.weights import Held, held

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mai.plan.names import check_name, names_in
-from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
+from mai.hardware.names import check_name, names_in
+from mai.hardware.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
 
 _SHIPPED = Path(__file__).parent / "software"
 

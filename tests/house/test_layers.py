@@ -20,17 +20,18 @@ MAY_IMPORT = {
     "batch": ("errors log", "torch"),
     "collectives": ("errors log", "torch"),
     "kernels": ("", "torch triton"),
+    "hardware": ("errors", "tomli"),
     # what a run is
     "recipe": ("errors log", "pydantic"),
     # services that know only the recipe
     "parallel": ("errors log recipe", ""),
     "model": ("errors log recipe", ""),
-    "plan": ("errors log recipe parallel model", "tomli"),
+    "plan": ("errors log hardware recipe parallel model", ""),
     "optimizer": ("errors log recipe model kernels", ""),
     "resilience": (f"{GROUND} run_folder recipe", "torch"),
     "observe": ("errors log recipe batch run_folder", "torch rich wandb"),
     # the engine and the data
-    "engine": (f"{GROUND} recipe model parallel kernels optimizer", "torch megatron"),
+    "engine": (f"{GROUND} hardware recipe model parallel kernels optimizer", "torch megatron"),
     "data": ("errors log recipe parallel batch run_folder workers", "torch numpy tokenizers rich"),
     # services over the engine
     "checkpoint": (f"{GROUND} run_folder workers recipe parallel model engine", "torch safetensors pydantic"),

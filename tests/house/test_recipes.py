@@ -2,7 +2,7 @@
 
 import pytest
 
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import memory
 from mai.plan.of_recipe import setting_of
 from mai.plan.software import load_software

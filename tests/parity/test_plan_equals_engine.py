@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mai.hardware.cluster import load_cluster
 from mai.model.flops import flops_per_token
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part
-from mai.plan.hardware import load_cluster
 from mai.plan.memory.memory import rank_memory
 from mai.plan.model.activations import Cut
 from mai.plan.model.architecture import Layer, of_model

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mai.hardware.cluster import Cluster, load_cluster
 from mai.plan import of_recipe
 from mai.plan.goodput.expected import planned_run
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
-from mai.plan.hardware import Cluster, load_cluster
 from mai.plan.report import page, pictures, what_if
 from mai.plan.report.report import report
 from mai.plan.report.scaling import scaling

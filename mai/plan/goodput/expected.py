@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mai.hardware.cluster import Cluster
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.failures import Failures, restart_of
 from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput
 from mai.plan.goodput.spares import enough, waiting_share
-from mai.plan.hardware import Cluster
 
 NEARLY_ALWAYS = 0.999
 """Of the time, that spares should be enough."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mai.errors import PlanError
-from mai.plan.names import names_in, read_named
-from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build
+from mai.hardware.names import names_in, read_named
+from mai.hardware.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build
 
 _SHIPPED = Path(__file__).parents[1] / "failures"
 _DESIGN = "assumption: mai's design budget for a restart"

@@ -6,9 +6,9 @@ as fit between two neighbours. So its ranks lie in blocks of ranks * stride, eac
 
 from collections.abc import Iterator, Mapping
 
+from mai.hardware.cluster import Cluster
 from mai.parallel.layout import Layout
 from mai.plan.communication.groups import AXES
-from mai.plan.hardware import Cluster
 from mai.plan.placement.topology import CLUSTER, Level
 from mai.plan.time.network import Group
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from mai.hardware.cluster import Cluster
 from mai.parallel.layout import Layout
-from mai.plan.hardware import Cluster
 from mai.plan.placement.topology import levels
 
 

@@ -6,7 +6,7 @@ That is how torchrun numbers them, and Slurm under `--distribution=block`, the d
 from dataclasses import dataclass
 from math import prod
 
-from mai.plan.hardware import Cluster, FabricLevel
+from mai.hardware.cluster import Cluster, FabricLevel
 
 CLUSTER = "cluster"
 """Above every level that a cluster names."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mai.plan.hardware import Cluster
+from mai.hardware.cluster import Cluster
 from mai.plan.placement.families import block_ranks, families, is_on_one_rail, level_of, most_parts
 from mai.plan.placement.topology import CLUSTER, PLACES, Level, levels
 from mai.plan.setting import Setting

@@ -5,8 +5,8 @@ Whatever follows from a number that nobody stated is None: unknown, never 0.
 
 from dataclasses import dataclass, replace
 
+from mai.hardware.cluster import Cluster, Price
 from mai.model.shapes import num_parameters
-from mai.plan.hardware import Cluster, Price
 from mai.recipe import Recipe
 
 _GPUS_OF_MEASURED_NODE = 8

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from mai.hardware.cluster import Cluster
 from mai.model.flops import FLOP_CONVENTION, flops_per_token
-from mai.plan.hardware import Cluster
 from mai.plan.memory.memory import Memory, memory
 from mai.plan.memory.mends import mends
 from mai.plan.model.model_flops import whole_square_flops_per_token

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+from mai.hardware.cluster import Cluster
 from mai.plan.goodput.failures import Restart
-from mai.plan.hardware import Cluster
 from mai.plan.report.cost import cost
 
 MINUTES = (0, 5, 15, 30, 60)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mai.errors import PlanError, RecipeError
-from mai.plan.hardware import Cluster
+from mai.hardware.cluster import Cluster
 from mai.plan.of_layout import trains, words
 from mai.plan.of_recipe import setting_of, usable_gpus, within
 from mai.plan.report.quantities import counted, gib, seconds

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mai.plan.hardware import Cluster
+from mai.hardware.cluster import Cluster
 from mai.plan.setting import Setting
 
 _LINK_SHARE = 0.82

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mai.errors import PlanError
-from mai.plan.hardware import Gpu
+from mai.hardware.gpu import Gpu
 from mai.plan.model.work import Multiplication
 from mai.plan.setting import Precision
 from mai.plan.software import Software

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mai.errors import PlanError, RecipeError
-from mai.plan.hardware import Cluster, load_cluster
+from mai.hardware.cluster import Cluster, load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.software import load_software
 from mai.recipe import ParallelConfig, Recipe

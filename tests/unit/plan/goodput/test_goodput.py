@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mai.errors import PlanError
+from mai.hardware.cluster import load_cluster
 from mai.plan.goodput.expected import (
     PlannedRun,
     as_planned,
@@ -22,7 +23,6 @@ from mai.plan.goodput.failures import Cause, Checkpoint, Restart, load_failures,
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.goodput.intervals import best_two_tiers, two_tier_goodput
 from mai.plan.goodput.text import lines
-from mai.plan.hardware import load_cluster
 from tests.unit.plan.goodput.one_tier import first_order_budget, tiers
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0

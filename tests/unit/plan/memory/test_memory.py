@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.ground_truth.rows import read
 from benchmarks.plan_memory_accuracy import memory_rows
+from mai.hardware.cluster import load_cluster
 from mai.model.shapes import Split
-from mai.plan.hardware import load_cluster
 from mai.plan.memory.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED, memory
 from mai.plan.model.architecture import Architecture, Attention, Experts, Layer, Product, gated_network
 from mai.plan.setting import Setting

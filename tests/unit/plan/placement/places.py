@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mai.plan.hardware import Cluster
+from mai.hardware.cluster import Cluster
 
 
 @dataclass(frozen=True, slots=True)

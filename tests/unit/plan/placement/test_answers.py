@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from mai.hardware.cluster import load_cluster
 from mai.plan.communication.of_step import programs
-from mai.plan.hardware import load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.placement.answers import answers
 from mai.plan.software import load_software

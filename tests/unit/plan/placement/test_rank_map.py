@@ -2,8 +2,8 @@
 
 import pytest
 
+from mai.hardware.cluster import Cluster, FabricLevel
 from mai.parallel.layout import Layout
-from mai.plan.hardware import Cluster, FabricLevel
 from mai.plan.placement.rank_map import rank_map
 from tests.unit.plan.placement.places import place_of
 from tests.unit.plan.placement.test_families import LAYOUTS

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mai.plan.hardware import Cluster, FabricLevel, ScaleOut, ScaleUp, load_cluster, load_gpu
+from mai.hardware.cluster import Cluster, FabricLevel, ScaleOut, ScaleUp, load_cluster
+from mai.hardware.gpu import load_gpu
 from mai.plan.placement.topology import Level, levels, outward_gb_per_second
 from tests.unit.plan.placement.places import Place, place_of
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.placement.wanted import placement
 from mai.plan.software import load_software

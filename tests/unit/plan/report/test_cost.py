@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mai.data.manifest import token_type_of
+from mai.hardware.cluster import Cluster, Site, load_cluster
 from mai.model.shapes import num_parameters
-from mai.plan.hardware import Cluster, Site, load_cluster
 from mai.plan.report.cost import cost, disk, gpu_watts, token_bytes, with_prices
 from tests.unit.recipe.samples import small
 

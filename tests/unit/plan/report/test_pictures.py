@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import RankMemory, memory
 from mai.plan.of_recipe import setting_of
 from mai.plan.report.drawing import Scale

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from mai.hardware.cluster import FabricLevel
 from mai.parallel.layout import Layout
-from mai.plan.hardware import FabricLevel
 from mai.plan.placement.rank_map import rank_map
 from mai.plan.report.rank_picture import rank_picture
 from tests.unit.plan.placement.test_topology import cluster

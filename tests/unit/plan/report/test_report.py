@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from mai.hardware.cluster import load_cluster
 from mai.model.flops import flops_per_token
-from mai.plan.hardware import load_cluster
 from mai.plan.model.architecture import of_model
 from mai.plan.model.model_flops import whole_square_flops_per_token
 from mai.plan.of_recipe import setting_of, within

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.report.scaling import scaling
 from mai.plan.software import load_software

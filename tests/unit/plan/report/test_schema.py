@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from mai.command import echo_error
 from mai.errors import ExitCode
+from mai.hardware.cluster import Cluster, Storage, load_cluster
 from mai.parallel.layout import Layout
 from mai.plan.communication.groups import families
 from mai.plan.communication.of_step import programs
@@ -25,7 +26,6 @@ from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.goodput.measured import Measured
 from mai.plan.goodput.own import own_failures
-from mai.plan.hardware import Cluster, Storage, load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.placement.answers import answers
 from mai.plan.report.report import of_whole_run, report

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.of_recipe import setting_of
 from mai.plan.report.trust import band, kind
 from mai.plan.setting import Setting

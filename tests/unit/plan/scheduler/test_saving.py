@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from mai.hardware.cluster import Storage, load_cluster
 from mai.model.shapes import num_parameters
-from mai.plan.hardware import Storage, load_cluster
 from mai.plan.of_recipe import setting_of
 from mai.plan.scheduler.saving import Grace, grace, load_seconds
 from mai.plan.setting import Setting

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from mai.hardware.cluster import load_cluster
 from mai.plan.goodput.failures import Restart
-from mai.plan.hardware import load_cluster
 from mai.plan.scheduler.stopping import MINUTES, lost_seconds, stopping
 
 

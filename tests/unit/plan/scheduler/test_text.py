@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from mai.plan.hardware import Storage, load_cluster
+from mai.hardware.cluster import Storage, load_cluster
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.report.quantities import amount
 from mai.plan.scheduler import text

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mai.errors import RecipeError
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import memory
 from mai.plan.of_recipe import setting_of, within
 from mai.plan.scheduler.world_sizes import world_sizes

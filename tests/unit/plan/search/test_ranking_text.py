@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mai.errors import PlanError
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.of_recipe import setting_of
 from mai.plan.search.ranking_text import lines, ranked
 from mai.plan.search.reasons import cause, differences

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from mai.errors import PlanError
-from mai.plan.hardware import load_cluster
+from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import memory, rank_memory
 from mai.plan.of_layout import trains, with_layout
 from mai.plan.of_recipe import setting_of

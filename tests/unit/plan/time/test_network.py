@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from mai.plan.hardware import Cluster, load_cluster
+from mai.hardware.cluster import Cluster, load_cluster
 from mai.plan.time.network import Group, crossing_share_of_tokens, exchange_seconds, ring_seconds, send_seconds
 
 LINK_SHARE = 0.82

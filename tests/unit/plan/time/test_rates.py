@@ -1,7 +1,7 @@
 import pytest
 
 from mai.errors import PlanError
-from mai.plan.hardware import load_gpu
+from mai.hardware.gpu import load_gpu
 from mai.plan.model.work import Multiplication
 from mai.plan.software import load_software
 from mai.plan.time.rates import Rates

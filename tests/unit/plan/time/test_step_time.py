@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from mai.hardware.cluster import load_cluster
 from mai.model.families import llama
 from mai.parallel.layout import Layout
-from mai.plan.hardware import load_cluster
 from mai.plan.model.architecture import of_model
 from mai.plan.setting import Setting
 from mai.plan.software import load_software

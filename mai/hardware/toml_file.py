@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mai.errors import PlanError
 
@@ -79,7 +79,7 @@ def build(
 def _read(key: Field[Any], annotation: Any, raw: Any, path: str, findings: Findings) -> Any:
     """The value of one key, or None after saying what is wrong with it."""
     named = key.metadata.get("named")
-    (expected,) = {str} if named else set(get_args(annotation) or (annotation,)) - {NoneType}
+    expected = str if named else _expected(annotation)
     if is_dataclass(expected):
         if isinstance(raw, dict):
             return build(expected, raw, findings, within=f"{path}.")
@@ -96,6 +96,15 @@ def _read(key: Field[Any], annotation: Any, raw: Any, path: str, findings: Findi
     except PlanError as error:
         findings.violations += [f"{path}={violation}" for violation in error.violations]
         return None
+
+
+def _expected(annotation: Any) -> type:
+    """The type behind what may be None; `tuple` stands for a list of texts."""
+    if get_origin(annotation) is tuple:
+        return tuple
+    (expected,) = set(get_args(annotation) or (annotation,)) - {NoneType}
+    assert isinstance(expected, type)
+    return expected
 
 
 def _without_source(raw: Any, path: str, findings: Findings) -> Any:
@@ -116,6 +125,9 @@ def _wrong(expected: type, value: Any, rules: Mapping[str, Any]) -> str:
     """The rule that the value breaks; empty when it keeps all."""
     if expected is str:
         return _wrong_text(value, rules.get("one_of"))
+    if expected is tuple:
+        is_texts = isinstance(value, list) and not any(_wrong_text(each, None) for each in value)
+        return "" if is_texts else "must be a list of texts"
     if expected is bool:
         return "" if isinstance(value, bool) else f"must be {_WORDS[bool]}"
     # In Python, true is a whole number.

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mai.errors import ExitCode, PlanError
-from mai.plan.hardware import Cluster, Gpu, cluster_names, gpu_names, load_cluster, load_gpu
+from mai.hardware.cluster import Cluster, cluster_names, load_cluster
+from mai.hardware.gpu import Gpu, gpu_names, gpu_of_torch, load_gpu, the_one_called
 
 OURS = """
 gpu = "h100"
@@ -70,15 +71,25 @@ def test_every_number_of_a_shipped_cluster_has_a_source(name: str) -> None:
 def test_what_ships() -> None:
     racks, others = ["gb200_nvl72", "gb300_nvl72"], ["maia100", "mi300x", "mi355x"]
     assert cluster_names() == ["a100", "b200", *racks, "h100", "h100_llama3", "h200", *others]
-    nvidia = ["a100_40gb", "a100_80gb", "b200", "b300", "gb200", "gb300", "h100", "h200"]
-    assert gpu_names() == [*nvidia, *others]
+    ampere, blackwell = (
+        ["a100_40gb", "a100_80gb", "a100_pcie_40gb", "a100_pcie_80gb"],
+        ["b200", "b300", "gb200", "gb300"],
+    )
+    hopper = ["gh200", "h100", "h100_nvl", "h100_pcie", "h200", "h200_nvl"]
+    assert gpu_names() == [*ampere, *blackwell, *hopper, *others]
 
 
 # name: dense TFLOP/s in bf16, fp8 and fp4, memory as sold, HBM TB/s, NVLink GB/s one way, TDP.
 DATA_SHEETS = {
     "a100_80gb": (312, None, None, 80, 2.0, 300, 400),
+    "a100_pcie_40gb": (312, None, None, 40, 1.555, None, 250),
+    "a100_pcie_80gb": (312, None, None, 80, 1.935, None, 300),
+    "gh200": (990, 1979, None, 96, 4.0, None, None),
     "h100": (989, 1979, None, 80, 3.35, 450, 700),
+    "h100_nvl": (835, 1670, None, 94, 3.9, 300, 400),
+    "h100_pcie": (756, 1513, None, 80, 2.0, None, 350),
     "h200": (989, 1979, None, 141, 4.8, 450, 700),
+    "h200_nvl": (835, 1670, None, 141, 4.8, 450, 600),
     "b200": (2250, 4500, 9000, 180, 7.7, 900, 1000),
     "gb200": (2500, 5000, 10_000, 186, 8.0, 900, 1200),
     "b300": (2250, 4500, None, 288, 8.0, 900, None),
@@ -120,6 +131,45 @@ def test_nothing_is_faster_than_its_peak_or_larger_than_sold(name: str) -> None:
     assert (gpu.matmul_bf16_tflops or 0) < gpu.bf16_tflops
     assert gpu.matmul_fp8_tflops is None or (gpu.fp8_tflops is not None and gpu.matmul_fp8_tflops < gpu.fp8_tflops)
     assert (gpu.usable_memory_gib or 0) < gpu.sold_memory_gb
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_a_gpu_is_found_by_its_own_names_and_by_no_others(name: str) -> None:
+    found = {torch_name: gpu_of_torch(torch_name) for each in gpu_names() for torch_name in load_gpu(each).torch_names}
+    assert [torch_name for torch_name, gpu in found.items() if gpu == load_gpu(name)] == [*load_gpu(name).torch_names]
+    assert load_gpu(name).torch_names or name == "maia100"  # which is no device of torch.cuda
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16"),
+    [
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA GB300", 2500),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA GH200 480GB", 990),
+        ("AMD Instinct MI300X", 1307),
+    ],
+)
+def test_devices_that_share_letters_have_peaks_of_their_own(device: str, bf16: float) -> None:
+    gpu = gpu_of_torch(device)
+    assert gpu is not None
+    assert gpu.bf16_tflops == bf16
+
+
+@pytest.mark.parametrize("device", ["", "NVIDIA", "NVIDIA H100", "NVIDIA H200 MIG 1g.18gb", "NVIDIA H800", "B200"])
+def test_a_device_that_no_file_names_is_unknown(device: str) -> None:
+    assert gpu_of_torch(device) is None
+
+
+def test_a_device_that_two_files_name_is_unknown() -> None:
+    gpu = load_gpu("h100")
+    assert the_one_called("NVIDIA H100 80GB HBM3", [gpu, load_gpu("h200")]) == gpu
+    assert the_one_called("NVIDIA H100 80GB HBM3", [gpu, gpu]) is None
 
 
 def test_a_node_of_h100_was_measured() -> None:
@@ -254,7 +304,7 @@ def test_a_cluster_that_is_not_there(name: str, reason: str) -> None:
 
 
 def test_hardware_is_read_when_it_is_asked_for_and_needs_little() -> None:
-    script = "import sys, mai.plan.hardware; print(*{'pydantic', 'torch', 'numpy'} & sys.modules.keys())"
+    script = "import sys, mai.hardware.cluster; print(*{'pydantic', 'torch', 'numpy'} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
 

@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 
 from mai.errors import PlanError
-from mai.plan.toml_file import MAY_BE_ZERO, Findings, build, read_table
+from mai.hardware.toml_file import MAY_BE_ZERO, Findings, build, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
     width_cm: float
     wood: str | None = None
+    coats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,9 @@ def built(file: Path, text: str) -> tuple[Shed | None, Findings]:
 
 
 def test_values_with_and_without_a_source(file: Path) -> None:
-    shed, findings = built(file, 'windows = 2\n[door]\nwidth_cm = { value = 90, source = "ruler" }\nwood = "oak"')
-    assert shed == Shed(windows=2, door=Door(width_cm=90.0, wood="oak"))
+    text = 'windows = 2\n[door]\nwidth_cm = { value = 90, source = "ruler" }\nwood = "oak"\ncoats = ["red"]'
+    shed, findings = built(file, text)
+    assert shed == Shed(windows=2, door=Door(width_cm=90.0, wood="oak", coats=("red",)))
     assert findings == Findings(sources={"door.width_cm": "ruler"})
 
 
@@ -62,6 +64,8 @@ def test_what_is_not_there_keeps_its_default(file: Path) -> None:
         ("door = 90", "door=90: must be a table, [door]"),
         ("[door]", "door.width_cm: missing"),
         ("[door]\nwidth_cm = 90\nwood = 7", "door.wood=7: must be text"),
+        ("[door]\nwidth_cm = 90\ncoats = 'red'", "door.coats=red: must be a list of texts"),
+        ("[door]\nwidth_cm = 90\ncoats = ['red', 7]", "door.coats=['red', 7]: must be a list of texts"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(file: Path, text: str, violation: str) -> None:

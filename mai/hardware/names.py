@@ -1,4 +1,4 @@
-"""The names of what ships with the planner, a hint where one is misspelt, and files of the user's own beside them."""
+"""The names of TOML files that ship with mai, a hint where one is misspelt, and files of the user's own beside them."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mai.errors import PlanError
-from mai.plan.toml_file import read_table
+from mai.hardware.toml_file import read_table
 
 
 def check_name(name: str, what: str, names: Sequence[str], *, hint: str = "") -> None:

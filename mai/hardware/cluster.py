@@ -1,8 +1,7 @@
-"""What a GPU, a link, a disk and an hour give and cost: `Gpu` and `Cluster`, read from TOML files.
+"""What links, disks and an hour give and cost: `Cluster`, read from a TOML file that names its GPU.
 
-A number stands in its file with its source. A number that nobody published is not there, and is None here: unknown,
-never guessed. The clusters that ship with mai are kinds of hardware, not places: they have no number of nodes until
-`with_gpus` says one.
+As in a GPU's file, a number stands with its source, and one that nobody published is None. The clusters that ship with
+mai are kinds of hardware, not places: they have no number of nodes until `with_gpus` says one.
 """
 
 from collections.abc import Mapping
@@ -10,76 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mai.errors import PlanError
-from mai.plan.names import check_name, names_in, read_named
-from mai.plan.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build, read_table
+from mai.hardware.gpu import Gpu, load_gpu
+from mai.hardware.names import names_in, read_named
+from mai.hardware.toml_file import MAY_BE_ZERO, NOT_A_KEY, Findings, build
 
-_SHIPPED = Path(__file__).parent / "hardware"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gpu:
-    """One accelerator. Rates are those of dense matrices, not of sparse ones."""
-
-    name: str = field(metadata=NOT_A_KEY)
-
-    bf16_tflops: float
-    fp8_tflops: float | None = None
-    fp4_tflops: float | None = None
-    """Peak rates; None where the GPU has no such arithmetic, or its rate is unknown."""
-
-    matmul_bf16_tflops: float | None = None
-    matmul_fp8_tflops: float | None = None
-    """Measured: the fastest product of two matrices that was found (MAMF)."""
-
-    attention_forward_tflops: float | None = None
-    attention_backward_tflops: float | None = None
-    """Measured: causal attention with heads of 128, of the half of the square that it needs, over long sequences; what
-    short ones reach of it is in mai/plan/time/rates.py."""
-
-    sustained_share: float | None = None
-    """Of the product's measured rate, what a training step sustains: clocks under load. Attention's rates are those of
-    a step, or taken as such."""
-
-    memory_share: float | None = None
-    """Measured: what a copy reaches of `hbm_tb_per_second`."""
-
-    sold_memory_gb: float
-    """As the vendor prints it; some print GB and mean GiB."""
-
-    usable_memory_gib: float | None = None
-    """What the driver gives to a process, which is what PyTorch calls the total capacity."""
-
-    hbm_tb_per_second: float
-
-    nvlink_gb_per_second: float | None = None
-    """One way, to all neighbours together, over NVLink or what stands in its place."""
-
-    tdp_watts: float | None = None
-
-    eight_gpu_node_watts: float | None = None
-    """Measured: mean power of a whole node of eight while it trains."""
-
-    sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
-    """Where each number comes from, by its field's name."""
-
-    @property
-    def most_memory_gib(self) -> float:
-        """What needs more does not fit: what a process gets or, where nobody published that, all there is."""
-        return self.usable_memory_gib or self.sold_memory_gb
-
-
-def load_gpu(name: str) -> Gpu:
-    """The GPU of this name; raises PlanError, with the names there are, when none has it."""
-    check_name(name, "GPU", gpu_names())
-    file = _SHIPPED / "gpus" / f"{name}.toml"
-    findings = Findings()
-    gpu = build(Gpu, read_table(file), findings, name=name, sources=findings.sources)
-    assert gpu is not None, f"{file} ships with mai: {findings.violations}"
-    return gpu
-
-
-def gpu_names() -> list[str]:
-    return names_in(_SHIPPED / "gpus")
+_SHIPPED = Path(__file__).parent / "clusters"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,7 +154,7 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
         load_cluster("h100").with_gpus(15_000)
         load_cluster("clusters/ours.toml")
     """
-    file, table = read_named(name_or_path, "cluster", _SHIPPED / "clusters")
+    file, table = read_named(name_or_path, "cluster", _SHIPPED)
     findings = Findings()
     cluster = build(Cluster, table, findings, name=file.stem, sources=findings.sources)
     violations = findings.violations + (_breaches(cluster) if cluster else [])
@@ -231,7 +165,7 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
 
 def cluster_names() -> list[str]:
     """The clusters that ship with mai."""
-    return names_in(_SHIPPED / "clusters")
+    return names_in(_SHIPPED)
 
 
 def _breaches(cluster: Cluster) -> list[str]:

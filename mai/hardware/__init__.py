@@ -1,0 +1,1 @@
+"""What GPUs and clusters give and cost: each number with its source, or unknown."""
