@@ -100,8 +100,12 @@ def _fill_one(folder: Path, pieces: Sequence[Piece], shard: Shard, state: str, t
         if not is_whole:
             target.copy_(out.view(-1)[shard.start : shard.stop])
         filled = target.numel()
-    if filled != target.numel():
-        raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {target.numel()} elements")
+    _check_filled(block, filled, of=target.numel())
+
+
+def _check_filled(block: Block, filled: int, *, of: int) -> None:
+    if filled != of:
+        raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {of} elements")
 
 
 def _assemble(folder: Path, boxes: Iterable[list[Piece]], block: Block, state: str, *, out: Tensor) -> None:
@@ -110,6 +114,7 @@ def _assemble(folder: Path, boxes: Iterable[list[Piece]], block: Block, state: s
     filled = 0
     for pieces in boxes:
         box = torch.full((math.prod(pieces[0].shape),), math.nan)
+        _check_filled(block, sum(piece.stop - piece.start for piece in pieces), of=box.numel())
         for piece in pieces:
             box[piece.start : piece.stop] = read_range(
                 folder / piece.file, f"{piece.key}.{state}", 0, piece.stop - piece.start
@@ -120,5 +125,4 @@ def _assemble(folder: Path, boxes: Iterable[list[Piece]], block: Block, state: s
         source = tuple(slice(s.start - o, s.stop - o) for s, o in zip(meeting, pieces[0].offset, strict=True))
         out[inside] = box.view(pieces[0].shape)[source]
         filled += math.prod(s.stop - s.start for s in meeting)
-    if filled != out.numel():
-        raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {out.numel()} elements")
+    _check_filled(block, filled, of=out.numel())

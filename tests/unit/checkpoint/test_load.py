@@ -102,6 +102,34 @@ def test_a_tensor_of_another_model_is_named(tmp_path: Path) -> None:
         verify_files(tmp_path, manifest, [shard(ALL[0], 0, 48, global_shape=(8, 7))])
 
 
+@pytest.mark.parametrize(
+    ("saved", "loaded", "missing", "found"),
+    [
+        ("rows", ROWS[0], 1, "holds 13 of 24"),
+        ("rows", ROWS[0], 0, "holds 11 of 24"),
+        ("quarters", ROWS[1], 5, "holds 7 of 12"),
+        ("columns", ALL[0], 2, "holds 11 of 24"),
+    ],
+)
+def test_a_tensor_with_a_hole_is_not_loaded(saved: str, loaded: Box, missing: int, found: str, tmp_path: Path) -> None:
+    """Each box lies in two pieces: one is lost, of the box that is wanted or of those that it is put together from."""
+    from mai.checkpoint.load import fill
+
+    manifest = save(tmp_path, LAYOUTS[saved], parts=2)
+    del manifest.tensors["w"].pieces[missing]
+    with pytest.raises(CheckpointError, match=f"w: the checkpoint {found} elements"):
+        fill(tmp_path, manifest, [shard(loaded, 0, math.prod(loaded[1]))])
+
+
+def test_a_tensor_of_which_a_box_is_lost_is_not_loaded(tmp_path: Path) -> None:
+    from mai.checkpoint.load import fill
+
+    manifest = save(tmp_path, QUARTERS, parts=1)
+    del manifest.tensors["w"].pieces[1]
+    with pytest.raises(CheckpointError, match="w: the checkpoint holds 12 of 24 elements"):
+        fill(tmp_path, manifest, [shard(ROWS[0], 0, 24)])
+
+
 def test_a_file_without_a_digest_is_not_read(tmp_path: Path) -> None:
     from mai.checkpoint.load import verify_files
 

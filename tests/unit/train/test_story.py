@@ -1,6 +1,9 @@
 """Which changes of a recipe a run may resume with, and what it writes of itself."""
 
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,24 @@ def test_what_is_trained_may_not_change_and_every_field_is_named() -> None:
 )
 def test_who_computes_and_what_is_watched_may_change(new: Recipe) -> None:
     assert changed_training(to_dict(TINY), to_dict(new)) == []
+
+
+def fields(value: dict[str, Any], *above: str) -> Iterator[tuple[str, ...]]:
+    """The path of every field of a recipe's JSON."""
+    for name, entry in value.items():
+        yield from fields(entry, *above, name) if isinstance(entry, dict) else [(*above, name)]
+
+
+@pytest.mark.parametrize("path", list(fields(to_dict(TINY))), ids=".".join)
+def test_every_field_of_the_sections_that_are_trained_is_compared_and_no_other(path: tuple[str, ...]) -> None:
+    changed_recipe = deepcopy(to_dict(TINY))
+    section = changed_recipe
+    for name in path[:-1]:
+        section = section[name]
+    section[path[-1]] = "other"
+    is_trained = path[0] in ("model", "data", "optimizer", "train", "precision", "objective")
+    names = [line.partition("=")[0] for line in changed_training(to_dict(TINY), changed_recipe)]
+    assert names == ([".".join(path)] if is_trained and path != ("data", "folder") else [])
 
 
 def test_a_field_that_only_one_of_them_has_is_named() -> None:
