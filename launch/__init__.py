@@ -2,6 +2,5 @@
 
 from launch.environment import RankEnvironmentError, rank_from_environment
 from launch.local import run_ranks
-from launch.rank_process import exit_code_of
 
-__all__ = ["RankEnvironmentError", "exit_code_of", "rank_from_environment", "run_ranks"]
+__all__ = ["RankEnvironmentError", "rank_from_environment", "run_ranks"]

@@ -19,8 +19,6 @@ from mai.parallel.place import Place
 
 _MAX_TAIL_BYTES = 4_096
 _MAX_TAIL_LINES = 20
-# All ranks end a run together; one may be busy for a while with closing its watchers.
-_CLOSING_SECONDS = 60.0
 
 
 class Note(Protocol):
@@ -67,8 +65,9 @@ class Family:
         self.running.append(child)
         self.note("rank_started", rank=place.rank, pid=pid)
 
-    def watch(self, signals: int, *, grace_seconds: float) -> None:
-        """Until every rank has ended: pass signals on, and after a failure give the others their grace."""
+    def watch(self, signals: int, *, grace_seconds: float, closing_seconds: float) -> None:
+        """Until every rank has ended: pass signals on, and give the others some time after the first has ended, more
+        after a good end than after a failure."""
         deadline: float | None = None
         with selectors.DefaultSelector() as selector:
             selector.register(signals, selectors.EVENT_READ)
@@ -84,7 +83,7 @@ class Family:
                     else:
                         selector.unregister(key.fd)
                         self._bury(key.data)
-                deadline = self._deadline(deadline, grace_seconds)
+                deadline = self._deadline(deadline, grace_seconds if self._has_failed() else closing_seconds)
                 if deadline is not None and time.monotonic() >= deadline:
                     self._kill()
 
@@ -94,11 +93,11 @@ class Family:
         for child in list(self.running):
             self._bury(child)
 
-    def _deadline(self, before: float | None, grace_seconds: float) -> float | None:
-        """When the ranks still running are ended: soon after the first failure, and not never after a good end."""
+    def _deadline(self, before: float | None, allowed_seconds: float) -> float | None:
+        """When the ranks still running are ended; None while all run."""
         if not self.ends:
             return None
-        allowed = time.monotonic() + (grace_seconds if self._has_failed() else _CLOSING_SECONDS)
+        allowed = time.monotonic() + allowed_seconds
         return allowed if before is None else min(before, allowed)
 
     def _has_failed(self) -> bool:

@@ -30,19 +30,27 @@ from launch.verdict import SUGGESTIONS, RankEnd, find_culprit, job_code, paragra
 from mai.errors import ExitCode, MaiError
 from mai.log import log, point_nowhere
 from mai.parallel.place import Place
+from mai.recipe import ResilienceConfig
 from mai.run_folder import RunFolder, Terminal
 
 _ADDRESS = "127.0.0.1"
 
 
 def run_ranks(
-    num_ranks: int, rank_main: RankMain, *, folder: RunFolder, attempt: int, grace_seconds: float = 10.0
+    num_ranks: int,
+    rank_main: RankMain,
+    *,
+    folder: RunFolder,
+    attempt: int,
+    grace_seconds: float = 10.0,
+    closing_seconds: float = ResilienceConfig().closing_seconds,
 ) -> ExitCode:
     """Start the ranks, wait for all of them, and say how the job ended: in the run folder, on stderr, as a code.
 
     Args:
         rank_main: runs in each rank with its place; its result is the rank's exit code.
         grace_seconds: how long the other ranks may go on after one has failed.
+        closing_seconds: the same after one has ended well.
     """
     assert threading.active_count() == 1, "fork copies one thread; locks that another one holds stay locked for ever"
     family = Family(note=lambda kind, **fields: _note(folder, attempt, kind, fields))
@@ -52,7 +60,7 @@ def run_ranks(
                 for rank in range(num_ranks):
                     place = _place(rank, num_ranks, port)
                     family.start(place, rank_main, log_path=_log_path(folder, attempt, rank))
-            family.watch(signals, grace_seconds=grace_seconds)
+            family.watch(signals, grace_seconds=grace_seconds, closing_seconds=closing_seconds)
         finally:
             family.end_at_once()
         return _conclude(family.ends, folder, attempt)

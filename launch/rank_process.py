@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from mai.errors import STORAGE_ERRNOS, ExitCode, MaiError
+from mai.errors import ExitCode, MaiError, exit_code_of
 from mai.parallel.place import Place
 from mai.run_folder import open_for_appending, plain_json
 
@@ -39,19 +39,6 @@ class Word:
     message: str
     evidence: str
     """The traceback, except where the message says it all."""
-
-
-def exit_code_of(error: BaseException) -> ExitCode:
-    """The code for an exception that nobody caught."""
-    if isinstance(error, MaiError):
-        return error.code
-    if isinstance(error, MemoryError):
-        return ExitCode.OUT_OF_MEMORY
-    if isinstance(error, KeyboardInterrupt):
-        return ExitCode.STOPPED
-    if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
-        return ExitCode.STORAGE
-    return ExitCode.CRASH
 
 
 def read_word(descriptor: int) -> Word | None:

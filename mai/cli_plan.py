@@ -169,7 +169,6 @@ def record_of(path: Path) -> "Record":
     """What a run folder holds of its course, for mai/plan, which reads no folder."""
     from mai.plan.goodput.record import Record
     from mai.run_folder import RunFolder
-    from mai.run_folder.disk import read_lines
 
     folder = RunFolder(path)
     attempts = folder.attempts()
@@ -178,6 +177,6 @@ def record_of(path: Path) -> "Record":
     return Record(
         name=str(path),
         events={number: list(folder.read_events(number)) for number in attempts},
-        metrics=list(read_lines(folder.metrics)),
+        metrics=list(folder.read_steps()),
         codes={number: end.code if end else None for number, end in ends.items()},
     )

@@ -148,3 +148,16 @@ class RendezvousError(MaiError):
 def error_of(code: ExitCode, message: str) -> MaiError:
     """The exception that ends a run with this code: how one rank raises what another one met."""
     return next((error_type for error_type in MaiError.__subclasses__() if error_type.code == code), MaiError)(message)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The code for an exception that nobody caught."""
+    if isinstance(error, MaiError):
+        return error.code
+    if isinstance(error, MemoryError):
+        return ExitCode.OUT_OF_MEMORY
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.STOPPED
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+        return ExitCode.STORAGE
+    return ExitCode.CRASH

@@ -11,21 +11,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from launch.environment import this_place
-from launch.rank_process import exit_code_of
 from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, ParityError, UsageError, error_of
 from mai.log import log
 from mai.parallel.place import ALONE, Place
 from mai.recipe import Recipe, load, override, rules, shrink
-from mai.run_folder import RunFolder, Terminal, naming_storage_errors
+from mai.run_folder import RunFolder, naming_storage_errors
 from mai.workers import Workers
 
 if TYPE_CHECKING:
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
     from mai.train.run import Run
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
-
-# Time for the rank at fault to write its own account first, where no launcher of ours weighs them.
-_VICTIM_WAIT_SECONDS = 2.0
 
 
 def train(
@@ -75,7 +70,8 @@ def train(
             recipe, folder, place=place, device=kind, attempt=attempt, stop_at=stop_at, dry_run=dry_run
         ),
     )
-    code = run_ranks(ranks, main, folder=folder, attempt=attempt)
+    closing_seconds = recipe.resilience.closing_seconds
+    code = run_ranks(ranks, main, folder=folder, attempt=attempt, closing_seconds=closing_seconds)
     if code is ExitCode.COMPLETE and not dry_run:
         try:
             sys.stdout.write(farewell(recipe, folder, device=kind, command=["mai", "train", *command]))
@@ -211,8 +207,10 @@ def export_hf(run: Path, out: Path, *, step: int | None, progress: bool, workers
     return export_run(recipe, folder, out, step=step, progress=progress, workers=workers)
 
 
-def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "Run":
+def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto") -> "AbstractContextManager[Run]":
     """A run to stand in, from a script or a notebook; under torchrun or Slurm every rank opens it.
+
+    Leaving the `with` saves and says how it ended; leaving it by an exception saves nothing, and says that.
 
     Example:
         with mai.open_run(recipe, "runs/probe") as run:
@@ -223,9 +221,9 @@ def open_run(recipe: Recipe, folder: str | Path, *, device: DeviceChoice = "auto
 
     kind = devices.choose(device)
     devices.prepare(kind)
-    from mai.train.run import Run
+    from mai.train.run import running
 
-    return Run(recipe, RunFolder(Path(folder)), place=this_place() or ALONE, device=kind)
+    return running(recipe, RunFolder(Path(folder)), place=this_place() or ALONE, device=kind)
 
 
 def recipe_of(folder: RunFolder) -> Recipe:
@@ -274,32 +272,7 @@ def _as_rank(
     from mai.train.rank import train as train_rank
 
     set_up(place.rank)
-    # No rank passes the rendezvous before all have read this, and the new attempt begins after it.
-    attempts_before = folder.last_attempt()
-    try:
-        return train_rank(recipe, folder, place=place, device=kind, stop_at=stop_at, dry_run=dry_run)
-    except Exception as error:
-        if exit_code_of(error) is ExitCode.PEER_LOST:
-            time.sleep(_VICTIM_WAIT_SECONDS)
-        # An older attempt is not this one's to judge: it may be alive, and own the folder.
-        if (attempt := folder.last_attempt()) > attempts_before:
-            folder.write_terminal(attempt, _failed(error, place, folder))
-        raise
-
-
-def _failed(error: Exception, place: Place, folder: RunFolder) -> Terminal:
-    status = folder.read_json("status.json") or {}
-    code = exit_code_of(error)
-    return Terminal(
-        code=code,
-        name=code.name,
-        culprit={"rank": place.rank, "pid": os.getpid()},
-        phase=status.get("phase", "start"),
-        step=status.get("step", 0),
-        last_committed_step=status.get("last_committed_step"),
-        evidence=str(error) if isinstance(error, MaiError) else "".join(traceback.format_exception(error)),
-        suggestion="do what the evidence says, then start the same command again",
-    )
+    return train_rank(recipe, folder, place=place, device=kind, stop_at=stop_at, dry_run=dry_run)
 
 
 def _end_unsaved_when_told() -> None:

@@ -15,7 +15,7 @@ from mai.recipe import Recipe, to_dict
 from mai.recipe import fingerprint as recipe_fingerprint
 from mai.recipe.shrink import degrees, lost
 from mai.run_folder import RunFolder, naming_storage_errors, plain_json, utc_now
-from mai.train.story import commit
+from mai.train.versions import commit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

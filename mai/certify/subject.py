@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mai.recipe import Recipe, to_dict
-from mai.train.story import versions
+from mai.train.versions import versions
 
 _SECTIONS = ("model", "parallel", "precision", "objective")
 _LIBRARIES = ("mai", "torch", "megatron-core")

@@ -46,7 +46,7 @@ def build_ranks(recipe: Recipe, layout: Layout, ranks: Iterable[int]) -> Iterato
 
 
 def _build(recipe: Recipe, layout: Layout, rank: int) -> BuiltRank:
-    groups = build_groups(layout, timeout_seconds=60)
+    groups = build_groups(layout, timeout_seconds=recipe.resilience.peer_timeout_seconds)
     prepare_megatron(recipe)
     with torch.device("meta"):
         model = build_parts(

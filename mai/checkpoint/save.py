@@ -35,23 +35,43 @@ class SaveContext:
     timeout_seconds: float
 
 
-def save(shards: Sequence[Shard], progress: Progress, context: SaveContext) -> Path:
-    """Commit a checkpoint of all ranks' shards and return its folder; all ranks must call.
+@dataclass(frozen=True, slots=True)
+class PendingSave:
+    """A checkpoint whose files are written, or are being written; it counts for nothing before `finish`."""
 
-    Raises StorageError on every rank when any rank could not write; nothing committed before is touched."""
-    temporary = store.temporary_folder(context.checkpoints, progress.step, context.attempt)
-    final = store.step_folder(context.checkpoints, progress.step)
-    key = f"save/{context.attempt}/{progress.step}"
-    report = _write_own_file(shards, temporary, context.rank)
-    reports = collect_json(report, key=f"{key}/report", timeout_seconds=context.timeout_seconds)
-    verdict = _commit(reports, temporary, final, progress, context) if reports is not None else None
-    error = tell_json(verdict, key=f"{key}/verdict", timeout_seconds=context.timeout_seconds)
-    if error:
-        raise StorageError(
-            f"checkpoint of step {progress.step} was not saved: {error}; the previous checkpoint stands. "
-            f"Free space or mend the storage under {context.checkpoints}, then start the run again: it resumes"
-        )
-    return final
+    progress: Progress
+    context: SaveContext
+    report: dict[str, Any]
+    """What this rank wrote, or why it could not."""
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
+
+    def finish(self) -> Path:
+        """Commit, and return the checkpoint's folder; all ranks must call.
+
+        Raises StorageError on every rank when any rank could not write; nothing committed before is touched."""
+        progress, context = self.progress, self.context
+        key = f"save/{context.attempt}/{progress.step}"
+        reports = collect_json(self.report, key=f"{key}/report", timeout_seconds=context.timeout_seconds)
+        verdict = _commit(reports, progress, context) if reports is not None else None
+        error = tell_json(verdict, key=f"{key}/verdict", timeout_seconds=context.timeout_seconds)
+        if error:
+            raise StorageError(
+                f"checkpoint of step {progress.step} was not saved: {error}; the previous checkpoint stands. "
+                f"Free space or mend the storage under {context.checkpoints}, then start the run again: it resumes"
+            )
+        return store.step_folder(context.checkpoints, progress.step)
+
+
+def begin_save(shards: Sequence[Shard], progress: Progress, context: SaveContext) -> PendingSave:
+    """Write this rank's file; every rank calls, and then `finish` of what comes back."""
+    return PendingSave(progress, context, _write_own_file(shards, _temporary(progress, context), context.rank))
+
+
+def _temporary(progress: Progress, context: SaveContext) -> Path:
+    return store.temporary_folder(context.checkpoints, progress.step, context.attempt)
 
 
 def _write_own_file(shards: Sequence[Shard], temporary: Path, rank: int) -> dict[str, Any]:
@@ -73,10 +93,9 @@ def _write_own_file(shards: Sequence[Shard], temporary: Path, rank: int) -> dict
     return {"file": file_name, "digest": asdict(digest), "shapes": shapes, "states": states, "pieces": pieces}
 
 
-def _commit(
-    reports: Sequence[dict[str, Any]], temporary: Path, final: Path, progress: Progress, context: SaveContext
-) -> str:
+def _commit(reports: Sequence[dict[str, Any]], progress: Progress, context: SaveContext) -> str:
     """The first rank's part; returns what went wrong, or an empty string."""
+    temporary, final = _temporary(progress, context), store.step_folder(context.checkpoints, progress.step)
     try:
         errors = [report["error"] for report in reports if "error" in report]
         if not errors:

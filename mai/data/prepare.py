@@ -14,8 +14,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from mai.data.documents import Piece, find_pieces, group_pieces
+from mai.data.documents import find_pieces, group_pieces
 from mai.data.files import LOCK_NAME, owned, sha256_of, storage, write_durably
+from mai.data.formats.piece import Piece
 from mai.data.index import Dataset
 from mai.data.manifest import (
     MANIFEST_NAME,

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from mai.data.documents import Document, Piece, read_piece
+from mai.data.document import Document
+from mai.data.documents import read_piece
+from mai.data.formats.piece import Piece
 from mai.data.split import share_of, split_of
 from mai.errors import DataError
 

@@ -39,13 +39,13 @@ class Device:
     def backend(self) -> str:
         return "nccl" if self.kind == "cuda" else "gloo"
 
-    @property
-    def peak_flops_per_second(self) -> float | None:
-        """The card's bf16 peak; None where it is not known (every CPU)."""
+    def peak_flops_per_second(self, format_name: str) -> float | None:
+        """The card's peak in matrix products of this format; None where it is not known (every CPU)."""
         if self.kind == "cpu":
             return None
         gpu = gpu_of_torch(torch.cuda.get_device_name(self.index))
-        return None if gpu is None else gpu.bf16_tflops * 1e12
+        tflops = None if gpu is None else gpu.peak_tflops(format_name)
+        return None if tflops is None else tflops * 1e12
 
     def peak_memory_bytes(self) -> int:
         """The most memory this process has held so far: allocated on the card, resident in CPU memory."""

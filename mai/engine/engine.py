@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +18,12 @@ from mai.engine import experts
 from mai.engine.build import build_model, share_out
 from mai.engine.context import own_columns
 from mai.engine.device import Device
-from mai.engine.groups import Groups
+from mai.engine.groups import Groups, of_all_stages
 from mai.engine.multi_token import num_further_targets, split_depths
+from mai.engine.open_gradients import OpenGradients
 from mai.engine.routing_replay import OwnTokens, Picks
 from mai.engine.shard import Shard
+from mai.engine.sharded_state import blocks
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
 
@@ -75,6 +77,8 @@ class Engine:
             max_length=recipe.data.sequence_length,
             sequence_parallel=recipe.parallel.sequence,
         )
+        # Before they are shared out, when each parameter is whole.
+        self._own_names = [block.name for _, _, block in blocks(self._modules)]
         self._sharding = share_out(self._modules, recipe, layout, groups, device=device.torch_device)
         config, chunks = self._modules[0].config, self._sharding.chunks
         config.finalize_model_grads_func = finalize_model_grads
@@ -111,6 +115,24 @@ class Engine:
             learning_rate=learning_rate,
         )
         experts.update_selection_bias(self._modules)
+
+    def open_gradients(self, gradients: Gradients) -> OpenGradients:
+        """The gradients of the last `forward_backward`, to look at and to change; then call `with_norm_anew`."""
+        return OpenGradients(
+            self._sharding.gradients(),
+            names=self._parameter_names,
+            loss=gradients.loss,
+            norm=gradients.norm,
+            device=self._device.torch_device,
+        )
+
+    def with_norm_anew(self, gradients: Gradients) -> Gradients:
+        """After the gradients were changed from outside: their norm as it is now, by which they are clipped."""
+        return replace(gradients, norm=self._sharding.gradient_norm())
+
+    @cached_property
+    def _parameter_names(self) -> list[str]:
+        return list(dict.fromkeys(name for names in of_all_stages(self._own_names) for name in names))
 
     def gradients(self) -> list[Shard]:
         """What this rank holds of the last `forward_backward`'s gradients, before `apply` clips them."""

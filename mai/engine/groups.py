@@ -67,6 +67,14 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
     )
 
 
+def of_all_stages(value: Any) -> list[Any]:
+    """Every pipeline stage's `value`, first stage first; all ranks must call."""
+    group = parallel_state.get_pipeline_model_parallel_group()
+    values: list[Any] = [None] * group.size()
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
 @contextmanager
 def own_groups_only(rank: int) -> Iterator[None]:
     """Leave out the groups that this rank is not in, for a process that stands for one rank after the other of a job

@@ -64,6 +64,10 @@ class Gpu:
     sources: Mapping[str, str] = field(default_factory=dict, metadata=NOT_A_KEY, repr=False, hash=False)
     """Where each number comes from, by its field's name."""
 
+    def peak_tflops(self, format_name: str) -> float | None:
+        """Of dense matrix products in `bf16`, `fp8` or `fp4`; None for what is not stated, such as fp32."""
+        return {"bf16": self.bf16_tflops, "fp8": self.fp8_tflops, "fp4": self.fp4_tflops}.get(format_name)
+
     @property
     def most_memory_gib(self) -> float:
         """What needs more does not fit: what a process gets or, where nobody published that, all there is."""

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from mai.log import log
-from mai.observe.record import RunEnded, RunStarted, StepRecord
+from mai.observe.record import Logged, RunEnded, RunStarted, StepRecord
 
 _MAX_WAITING = 10_000
 # Covers a first start of wandb (5 s measured) in a run that ends before it is up.
@@ -29,6 +29,7 @@ class Sink(Protocol):
 
     def run_started(self, run: RunStarted) -> None: ...
     def record(self, record: StepRecord) -> None: ...
+    def logged(self, logged: Logged) -> None: ...
     def event(self, kind: str, fields: dict[str, Any]) -> None: ...
     def run_ended(self, end: RunEnded) -> None: ...
     def close(self) -> None: ...
@@ -53,6 +54,11 @@ class Observer:
     def record(self, record: StepRecord) -> None:
         for post in self._posts:
             post.hand_over(partial(post.sink.record, record))
+
+    def logged(self, logged: Logged) -> None:
+        """Behind the record of its step."""
+        for post in self._posts:
+            post.hand_over(partial(post.sink.logged, logged))
 
     def event(self, kind: str, /, **fields: Any) -> None:
         """Say that something happened: a save, a fault, a retry."""

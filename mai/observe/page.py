@@ -29,7 +29,7 @@ def render(summary: dict[str, Any]) -> RenderableType:
         parts += [Text(), _title("what happened"), _events(summary["events"])]
     for name, points in summary["curves"].items():
         if len(points) > 1:
-            parts += [Text(), _title(_TITLES[name]), Text(), _Curve(points)]
+            parts += [Text(), _title(_TITLES.get(name, printable(name))), Text(), _Curve(points)]
     if summary["problems"]:
         parts += [Text(), _title("problems")]
         parts += [Text(printable(problem), style="yellow") for problem in summary["problems"]]

@@ -22,6 +22,7 @@ from mai.observe.wording import count, duration, memory, printable, quantity
 
 MAX_WIDTH = 100
 _SPARK_WIDTH = 32
+_MAX_LOGGED = 8
 _DOT = " \u00b7 "
 
 
@@ -83,6 +84,8 @@ def _numbers(progress: Progress, record: StepRecord) -> RenderableType:
     table.add_row("model", _value(quantity(record.model_flops_per_second, "FLOP/s")), _utilisation(progress, record))
     table.add_row("memory", _value(memory(record.memory_bytes)), Text("peak of the first rank", style="dim"))
     table.add_row("seen", _value(count(record.tokens, "tokens")), _update(progress, record))
+    for name, value in list(progress.logged.items())[:_MAX_LOGGED]:
+        table.add_row(Text(printable(name), overflow="ellipsis"), _value(f"{value:.4g}"), Text())
     return table
 
 

@@ -44,6 +44,8 @@ class Progress:
     held_out: StepRecord | None = None
     """The newest record that was evaluated."""
     num_skipped: int = 0
+    logged: dict[str, float] = field(default_factory=dict)
+    """What a script said last, by its names."""
     losses: Shape = field(default_factory=Shape)
     held_out_bits: Shape = field(default_factory=Shape)
     _arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))

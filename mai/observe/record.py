@@ -3,7 +3,8 @@
 The field names are the keys of a line of metrics.jsonl and the names in wandb: a name is decided here, once.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ class StepRecord:
     def to_json_line(self) -> str:
         """One line of metrics.jsonl, its end included."""
         return plain_json(asdict(self)) + "\n"
+
+
+OWN_NAMES = frozenset(field.name for field in fields(StepRecord))
+"""What mai calls its metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """What a script said of a step, under names of its own."""
+
+    step: int
+    attempt: int
+    time: str
+    """UTC, ISO 8601."""
+    values: Mapping[str, float]
+
+    def to_json_line(self) -> str:
+        """One line of metrics.jsonl, its end included."""
+        about = {"step": self.step, "attempt": self.attempt, "time": self.time}
+        return plain_json({**about, "logged": self.values}) + "\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

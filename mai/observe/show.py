@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 from mai.errors import ExitCode, MaiError, UsageError
 from mai.observe.page import render
+from mai.observe.record import OWN_NAMES
 from mai.run_folder import RunFolder, Terminal
 
 __all__ = ["render", "summary"]
@@ -47,7 +48,7 @@ def summary(folder: Path) -> dict[str, Any]:
         ],
         "events": (reader.read(_events, run_folder, attempts) or [])[-_MAX_EVENTS:],
         "latest": records[-1] if records else None,
-        "curves": {name: _curve(records, name) for name in _CURVES},
+        "curves": {name: _curve(records, name) for name in (*_CURVES, *_logged(records))},
         "problems": reader.problems,
     }
 
@@ -109,6 +110,11 @@ def _curve(records: list[dict[str, Any]], name: str) -> list[tuple[float, float]
     size = math.ceil(len(points) / _MAX_CURVE_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+
+
+def _logged(records: list[dict[str, Any]]) -> list[str]:
+    """The names under which a script logged numbers, in their order."""
+    return list(dict.fromkeys(name for record in records for name in record if name not in OWN_NAMES))
 
 
 def _is_finite(value: object) -> TypeGuard[float]:

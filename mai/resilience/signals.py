@@ -35,6 +35,11 @@ class StopRequest(IntEnum):
     PREEMPTED = 2
     STOPPED = 3
 
+    @property
+    def ends(self) -> bool:
+        """Whether the run ends, after a save."""
+        return self >= StopRequest.PREEMPTED
+
 
 class StopSignals:
     """Catches the signals while its block runs, in the main thread; afterwards all is as before.

@@ -9,7 +9,8 @@
                               heartbeat, attempt, estimated_save_seconds
     events-<attempt>.jsonl    one line for each thing that happened in an attempt
     terminal-<attempt>.json   how that attempt ended (`Terminal`)
-    metrics.jsonl             one line a step, appended by every attempt
+    metrics.jsonl             one line a step, appended by every attempt; what a script logs of a step is a line of its
+                              own behind it: step, attempt, time, logged {name: number}
     lease.json                the live process that owns the folder (`lease.py`)
     stop                      an operator puts it there to stop the run
     checkpoints/  logs/
@@ -198,8 +199,13 @@ class RunFolder:
             raise StorageError(f"{path} is damaged: {error}; delete it to go on without it") from error
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """One record a step, of the steps that the run stands on; undone ones and a torn last line are left out."""
+        """One record a step, of the steps that the run stands on, with what was logged of it; undone ones and a torn
+        last line are left out."""
         return iter(surviving(read_lines(self.metrics)))
+
+    def read_steps(self) -> Iterator[dict[str, Any]]:
+        """One record for each time that a step was done, undone ones included, without what was logged."""
+        return (line for line in read_lines(self.metrics) if "logged" not in line)
 
     def _events(self, attempt: int) -> Path:
         return self.path / f"events-{attempt}.jsonl"
@@ -217,6 +223,11 @@ def surviving(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     kept: list[dict[str, Any]] = []
     for record in records:
         if type(record.get("step")) is not int:
+            continue
+        if "logged" in record:
+            logged, last = record["logged"], kept[-1] if kept else {}
+            if isinstance(logged, dict) and all(last.get(key) == record.get(key) for key in ("step", "attempt")):
+                kept[-1] = {**last, **logged}
             continue
         while kept and kept[-1]["step"] >= record["step"]:
             kept.pop()

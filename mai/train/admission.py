@@ -4,21 +4,18 @@ A kernel that some ranks get wrong is their nodes' fault; one that all get wrong
 is full is neither's.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from mai.collectives import collect_json, first_rank_does
+from mai.engine.device import Device
 from mai.engine.self_test import disagreements
 from mai.errors import BadNodeError, EnvironmentMismatchError, ExitCode, MaiError, error_of
+from mai.recipe import Recipe
 from mai.train.foreign_errors import as_mai_error
-
-if TYPE_CHECKING:
-    from mai.train.run import Run
+from mai.train.session import Session
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,23 +31,22 @@ class Report:
     """That error's."""
 
 
-def test_kernels(run: Run, *, timeout_seconds: float) -> None:
+def test_kernels(recipe: Recipe, session: Session) -> None:
     """All ranks must call, and all raise alike: BadNodeError, EnvironmentMismatchError, or what kept one from it."""
-    if run.recipe.kernels == "reference":
+    if recipe.kernels == "reference":
         return
-    started = time.perf_counter()
+    started, timeout_seconds = time.perf_counter(), session.timeout_seconds
     # Over the rendezvous store: a card that failed a launch takes part in no collective.
-    own = asdict(_report(run))
+    own = asdict(_report(recipe, session.device))
     reports = [Report(**each) for each in collect_json(own, key="kernels", timeout_seconds=timeout_seconds) or ()]
     first_rank_does(lambda: judge(reports), key="kernels/verdict", timeout_seconds=timeout_seconds)
-    if run.is_first_rank:
-        run.folder.event(run.attempt, "kernels tested", seconds=round(time.perf_counter() - started, 3))
+    session.event("kernels tested", seconds=round(time.perf_counter() - started, 3))
 
 
-def _report(run: Run) -> Report:
+def _report(recipe: Recipe, device: Device) -> Report:
     host = platform.node()
     try:
-        return Report(host=host, wrong=disagreements(run.recipe, run.device.torch_device, known=as_mai_error))
+        return Report(host=host, wrong=disagreements(recipe, device.torch_device, known=as_mai_error))
     except MaiError as error:
         return Report(host=host, code=error.code, message=str(error))
 

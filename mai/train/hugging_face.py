@@ -29,7 +29,7 @@ from mai.recipe import (
 )
 from mai.recipe.precision import FORMATS, FormatName
 from mai.run_folder import RunFolder, naming_storage_errors, utc_now, whole_or_nothing
-from mai.train import story
+from mai.train.versions import commit, versions
 
 _MOST_SEQUENCE = 1024
 
@@ -157,8 +157,8 @@ def _description(source: Path, recipe: Recipe, end_token: int) -> dict[str, Any]
         "created": utc_now(),
         "recipe_fingerprint": fingerprint(recipe),
         "imported_from": str(source),
-        "versions": story.versions(),
-        "commit": story.commit(),
+        "versions": versions(),
+        "commit": commit(),
         "num_parameters": num_parameters(recipe.model),
         "end_token": end_token,
     }

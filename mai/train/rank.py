@@ -6,7 +6,7 @@ from mai.parallel.place import Place
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
 from mai.train.foreign_errors import foreign_errors_named
-from mai.train.run import Run
+from mai.train.run import running
 
 
 def train(
@@ -24,7 +24,7 @@ def train(
     `dry_run` builds everything, joins the ranks, loads the checkpoint, and stops before the first step."""
     with (
         foreign_errors_named(),
-        Run(recipe, folder, place=place, device=device, attempt=attempt, dry_run=dry_run) as run,
+        running(recipe, folder, place=place, device=device, attempt=attempt, dry_run=dry_run) as run,
     ):
         if stop_at is None or run.state.step < stop_at:
             for result in run.steps():

@@ -19,8 +19,6 @@ from mai.parallel.place import Place
 from mai.recipe import ParallelConfig, Recipe
 from mai.run_folder import RunFolder, plain_json
 
-_PEER_TIMEOUT_SECONDS = 300.0
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -46,22 +44,22 @@ def sample(
     """Continue the prompt with the folder's newest whole checkpoint, or that of `step`; all ranks must call.
 
     The recipe's layout must fit `place.world_size`: `one_rank(recipe)` fits 1. Raises CheckpointError."""
-    opened = open_device(device, place)
+    opened, timeout_seconds = open_device(device, place), recipe.resilience.peer_timeout_seconds
     if not store.committed_steps(folder.checkpoints):
         raise CheckpointError(f"{folder.checkpoints} holds no checkpoint; train first, with mai train")
     tokenizer, end_token = read_tokenizer(folder.tokenizer), int((folder.read_json("run.json") or {})["end_token"])
     # An empty prompt starts a new document.
     tokens = encode(tokenizer, prompt) or [end_token]
-    join_world(backend=opened.backend, place=place, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+    join_world(backend=opened.backend, place=place, timeout_seconds=timeout_seconds)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
-    groups = build_groups(layout, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+    groups = build_groups(layout, timeout_seconds=timeout_seconds)
     sampler = Sampler(recipe, layout, groups, opened, max_length=len(tokens) + num_tokens)
     manifest = resume.resume(
         folder.checkpoints,
         sampler.shards,
         check=lambda _: None,
         leave_out=partial(log.warning, "checkpoint of step %d is left out: %s"),
-        timeout_seconds=_PEER_TIMEOUT_SECONDS,
+        timeout_seconds=timeout_seconds,
         only=step,
     )
     assert manifest is not None, "there was a checkpoint a moment ago"

@@ -65,7 +65,7 @@ class Trainer:
 
     def save(self, checkpoints: Path, *, step: int) -> None:
         from mai.checkpoint.manifest import Progress
-        from mai.checkpoint.save import SaveContext, save
+        from mai.checkpoint.save import SaveContext, begin_save
 
         context = SaveContext(
             checkpoints=checkpoints,
@@ -78,9 +78,8 @@ class Trainer:
             timeout_seconds=60,
         )
         position = step * self.recipe.batch_sequences
-        save(
-            self.engine.shards(), Progress(step=step, position=position, tokens=0, updates=self.engine.updates), context
-        )
+        progress = Progress(step=step, position=position, tokens=0, updates=self.engine.updates)
+        begin_save(self.engine.shards(), progress, context).finish()
 
     def load(self, checkpoints: Path) -> int:
         """The newest checkpoint; returns its step."""

@@ -316,6 +316,17 @@ def test_a_step_that_comes_again_undoes_what_came_after_it() -> None:
     assert [(record["step"], record["attempt"]) for record in kept] == [(1, 1), (2, 1), (3, 2)]
 
 
+def test_what_a_script_logs_belongs_to_the_step_before_it_and_goes_with_it(folder: RunFolder) -> None:
+    logged = {"step": 2, "attempt": 1, "logged": {"mine": 0.5}}
+    steps = [{"step": step, "attempt": 1} for step in (1, 2, 3)]
+    lines = [*steps[:2], logged, {**logged, "logged": {"mine": 0.7, "other": 1}}, steps[2]]
+    folder.metrics.write_text("".join(plain_json(line) + "\n" for line in lines))
+    assert list(folder.read_metrics()) == [steps[0], {**steps[1], "mine": 0.7, "other": 1}, steps[2]]
+    assert list(folder.read_steps()) == steps
+    again = [{"step": 2, "attempt": 2}, {**logged, "attempt": 1}, {**logged, "logged": "damaged"}]
+    assert surviving([*lines, *again]) == [steps[0], {"step": 2, "attempt": 2}]
+
+
 def test_numbers_that_json_lacks_are_written_as_words_that_float_reads() -> None:
     text = plain_json({"a": [float("nan"), float("inf"), -float("inf"), 1.5]})
     assert text == '{"a": ["NaN", "Infinity", "-Infinity", 1.5]}'

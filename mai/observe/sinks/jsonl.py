@@ -11,7 +11,7 @@ import errno
 import os
 from typing import Any
 
-from mai.observe.record import RunEnded, RunStarted, StepRecord
+from mai.observe.record import Logged, RunEnded, RunStarted, StepRecord
 from mai.run_folder import RunFolder, naming_storage_errors, open_for_appending
 
 _MAX_WAITING_BYTES = 16 * 2**20
@@ -29,10 +29,16 @@ class JsonlSink:
         """Nothing: the file is opened with the first line."""
 
     def record(self, record: StepRecord) -> None:
-        line = record.to_json_line().encode()
+        self._add(record.to_json_line(), record.step)
+
+    def logged(self, logged: Logged) -> None:
+        self._add(logged.to_json_line(), logged.step)
+
+    def _add(self, text: str, step: int) -> None:
+        line = text.encode()
         with naming_storage_errors(self._folder.metrics):
             if len(self._waiting) + len(line) > _MAX_WAITING_BYTES:
-                raise OSError(errno.ENOBUFS, f"step {record.step} is lost, too many lines wait for the disk")
+                raise OSError(errno.ENOBUFS, f"step {step} is lost, too many lines wait for the disk")
             self._waiting += line
             self._write()
 

@@ -17,7 +17,7 @@ from mai.log import point_nowhere
 from mai.observe.observer import Sink
 from mai.observe.panel import draw
 from mai.observe.progress import Progress
-from mai.observe.record import RunEnded, RunStarted, StepRecord
+from mai.observe.record import Logged, RunEnded, RunStarted, StepRecord
 from mai.observe.wording import duration, event_text, printable
 
 _DRAW_SECONDS = 0.25
@@ -63,6 +63,10 @@ class LiveSink:
         if time.monotonic() >= self._next_draw:
             self._draw()
 
+    def logged(self, logged: Logged) -> None:
+        assert self._progress is not None
+        self._progress.logged.update(logged.values)
+
     def event(self, kind: str, fields: dict[str, Any]) -> None:
         text = Text(event_text(kind, fields), style="dim", no_wrap=True, overflow="ellipsis")
         self._console.print(Text(time.strftime("%H:%M:%S  "), style="dim") + text)
@@ -94,6 +98,7 @@ class LineSink:
         self._stream = stream
         self._progress: Progress | None = None
         self._last_line = float("-inf")
+        self._shown_step = 0
 
     def run_started(self, run: RunStarted) -> None:
         self._progress = Progress(run)
@@ -104,8 +109,14 @@ class LineSink:
         assert self._progress is not None
         self._progress.add(record, now=time.monotonic())
         if self._is_due(record, self._progress.run.steps):
-            self._last_line = time.monotonic()
+            self._last_line, self._shown_step = time.monotonic(), record.step
             self._say(step_line(record, steps=self._progress.run.steps, seconds_left=self._progress.seconds_left))
+
+    def logged(self, logged: Logged) -> None:
+        """Shown with the record that was shown last."""
+        if self._shown_step == logged.step:
+            numbers = " ".join(f"{name}={value:.6g}" for name, value in logged.values.items())
+            self._say(f"step {logged.step} logged {numbers}")
 
     def event(self, kind: str, fields: dict[str, Any]) -> None:
         self._say(event_text(kind, fields))

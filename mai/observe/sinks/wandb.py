@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mai.log import log
-from mai.observe.record import RunEnded, RunStarted, StepRecord
+from mai.observe.record import Logged, RunEnded, RunStarted, StepRecord
 from mai.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class WandbSink:
     def record(self, record: StepRecord) -> None:
         assert self._run is not None
         self._run.log({name: value for name, value in asdict(record).items() if value is not None and name != "time"})
+
+    def logged(self, logged: Logged) -> None:
+        assert self._run is not None
+        self._run.log({**logged.values, "step": logged.step})
 
     def event(self, kind: str, fields: dict[str, Any]) -> None:
         """Nothing: events stay in the run folder."""

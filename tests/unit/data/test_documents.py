@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mai.data import documents
-from mai.data.documents import Document, Rejection, find_pieces, group_pieces, read_piece
+from mai.data.document import Document, Rejection
+from mai.data.documents import find_pieces, group_pieces, read_piece
+from mai.data.formats import json_lines
 from mai.errors import DataError
 
 
@@ -79,7 +80,7 @@ def test_a_json_line_is_kept_or_left_out_for_a_reason(tmp_path, line, rejection)
 def test_pieces_of_a_jsonl_file_hold_each_line_once(tmp_path, monkeypatch, piece_bytes):
     texts = [f"line {'x' * (index % 9)}{index}" for index in range(40)]
     (tmp_path / "lines.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    monkeypatch.setattr(documents, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(json_lines, "PIECE_BYTES", piece_bytes)
     assert [document.content.decode() for document in read(tmp_path)] == texts
 
 

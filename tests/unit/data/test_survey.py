@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mai.data import survey
-from mai.data.documents import find_pieces, judge
+from mai.data.document import judge
+from mai.data.documents import find_pieces
 from mai.data.split import share_of, split_of
 from mai.data.survey import Survey, survey_corpus
 from mai.errors import DataError

@@ -11,7 +11,7 @@ import pytest
 from mai.log import log
 from mai.observe import observer as observer_module
 from mai.observe.observer import Observer
-from mai.observe.record import RunEnded, RunStarted, StepRecord
+from mai.observe.record import Logged, RunEnded, RunStarted, StepRecord
 from tests.unit.observe.samples import run_started, step_record
 
 
@@ -39,6 +39,9 @@ class Notebook:
             raise SystemExit(1) if record.step == 4 else ValueError(f"no room for step {record.step}")
         self.told.append(record.step)
 
+    def logged(self, logged: Logged) -> None:
+        self.told.append((logged.step, logged.values))
+
     def event(self, kind: str, fields: dict[str, Any]) -> None:
         self.told.append((kind, fields))
 
@@ -64,6 +67,7 @@ def watch(*sinks: Notebook, steps: int) -> None:
         observer.run_started(run_started(Path("runs/try"), steps=steps))
         for step in range(1, steps + 1):
             observer.record(step_record(step))
+        observer.logged(Logged(step=steps, attempt=1, time="", values={"mine": 0.5}))
         observer.event("saved", step=steps)
         observer.run_ended(RunEnded(code=0, name="COMPLETE", step=steps, message=""))
 
@@ -72,7 +76,7 @@ def test_every_sink_is_told_everything_in_order(warnings: list[str]) -> None:
     sinks = [Notebook(), Notebook()]
     watch(*sinks, steps=3)
     for sink in sinks:
-        assert sink.told == ["tiny", 1, 2, 3, ("saved", {"step": 3}), "COMPLETE", "closed"]
+        assert sink.told == ["tiny", 1, 2, 3, (3, {"mine": 0.5}), ("saved", {"step": 3}), "COMPLETE", "closed"]
     assert warnings == []
 
 

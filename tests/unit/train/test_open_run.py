@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mai
+from mai.checkpoint.save import PendingSave
 from mai.parallel.place import Place
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
@@ -53,15 +54,15 @@ def take_no_step(_: Place, recipe: Recipe, folder: Path) -> int:
 
 
 def save_thrice_the_first_time_slowly(_: Place, recipe: Recipe, folder: Path) -> None:
-    from mai.train import run as running
+    from mai.train import saver
 
-    save, slow = running.save, [0.3]
+    begin_save, slow = saver.begin_save, [0.3]
 
-    def late(*given: Any) -> Path:
+    def late(*given: Any) -> PendingSave:
         time.sleep(slow.pop() if slow else 0.0)
-        return save(*given)
+        return begin_save(*given)
 
-    running.save = late
+    saver.begin_save = late
     with mai.open_run(changed(recipe, checkpoint={"every_steps": 4}), folder, device="cpu") as run:
         list(run.steps())
 
@@ -88,6 +89,18 @@ def test_an_error_in_the_script_saves_nothing_and_lets_go_of_the_folder(prepared
     assert in_a_process(fail_and_open_again, prepared, folder) == [2, 87]
     assert RunFolder(folder).last_attempt() == 2
     assert committed(folder) == ["step-0000000002"]
+
+
+def test_an_error_in_the_script_leaves_word_of_where_it_happened(prepared: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert in_a_process(fail_at_2, prepared, folder.path) == "a mistake in the script"
+    terminal, status = folder.read_terminal(1), folder.read_json("status.json")
+    assert terminal is not None
+    assert status is not None
+    assert (terminal.code, terminal.step, terminal.last_committed_step) == (1, 2, None)
+    assert 'raise ValueError("a mistake in the script")' in terminal.evidence
+    assert (status["phase"], status["step"]) == ("crash", 2)
+    assert committed(folder.path) == []
 
 
 def test_an_event_says_how_long_its_own_save_took(prepared: Recipe, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which changes of a recipe a run may resume with, and what it writes of itself."""
+"""Which changes of a recipe a run may resume with."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from mai.errors import ExitCode
 from mai.recipe import Recipe, to_dict
-from mai.train.story import changed_training, good_end, plain_layout
+from mai.train.claim import changed_training
 from recipes.debug.tiny import tiny
 from tests.corpus import changed
 
@@ -62,13 +61,3 @@ def test_a_field_that_only_one_of_them_has_is_named() -> None:
     old = to_dict(TINY)
     del old["train"]["seed"]
     assert changed_training(old, to_dict(TINY)) == ["train.seed=0: this run was started with None"]
-
-
-def test_a_good_end_says_where_it_stands_and_what_is_next() -> None:
-    end = good_end(ExitCode.PREEMPTED, step=7, steps=20, last_committed_step=7)
-    assert (end.code, end.name, end.culprit, end.evidence) == (210, "PREEMPTED", None, "step 7 of 20")
-    assert "start the same command again" in end.suggestion
-
-
-def test_a_layout_reads_as_people_say_it() -> None:
-    assert plain_layout({"tensor": 2, "pipeline": 1, "data": 4}) == "tensor 2, pipeline 1, data 4"

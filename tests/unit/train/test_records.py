@@ -1,0 +1,14 @@
+"""What a run writes of itself."""
+
+from mai.errors import ExitCode
+from mai.train.records import good_end, plain_layout
+
+
+def test_a_good_end_says_where_it_stands_and_what_is_next() -> None:
+    end = good_end(ExitCode.PREEMPTED, step=7, steps=20, last_committed_step=7)
+    assert (end.code, end.name, end.culprit, end.evidence) == (210, "PREEMPTED", None, "step 7 of 20")
+    assert "start the same command again" in end.suggestion
+
+
+def test_a_layout_reads_as_people_say_it() -> None:
+    assert plain_layout({"tensor": 2, "pipeline": 1, "data": 4}) == "tensor 2, pipeline 1, data 4"
