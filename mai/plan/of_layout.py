@@ -11,8 +11,7 @@ from mai.recipe.knobs import flat
 def with_layout(recipe: Recipe, parallel: ParallelConfig) -> Recipe:
     """With as many sequences to evaluate, or a few more, as all copies of this layout take at a time."""
     changed = replace(recipe, parallel=parallel)
-    group = parallel.pipeline if parallel.virtual_stages > 1 else 1
-    at_once = group * parallel.micro_batch_sequences * (parallel.data or 1)
+    at_once = parallel.schedule.micro_batch_group * parallel.micro_batch_sequences * (parallel.data or 1)
     sequences = math.ceil(recipe.evaluate.sequences / at_once) * at_once
     return replace(changed, evaluate=replace(recipe.evaluate, sequences=sequences))
 

@@ -11,7 +11,7 @@ from mai.plan.communication.full_sharding import ROOT, Unit, Units
 from mai.plan.communication.modules import Edge, Weights
 from mai.plan.communication.operation import Operation
 from mai.plan.communication.parameters import both_ends_hold, elements_of
-from mai.plan.time.schedule import Turn
+from mai.recipe.pipeline_schedule import Turn
 
 
 class SharedWeights(Protocol):

@@ -100,12 +100,7 @@ def rank_memory(setting: Setting, stage: int) -> RankMemory:
 def _in_a_step(setting: Setting, stage: int) -> dict[str, int]:
     """What micro-batches in flight keep, and the largest of what passes."""
     parts, parallel = setting.stages[stage], setting.parallel
-    states = in_flight(
-        stage,
-        pipeline=parallel.pipeline,
-        virtual_stages=parallel.virtual_stages,
-        num_micro_batches=setting.num_micro_batches,
-    )
+    states = in_flight(parallel.schedule, stage, setting.num_micro_batches)
     kept = [kept_of_part(setting, part) for part in parts]
     activations = max(sum(count * each for count, each in zip(state, kept, strict=True)) for state in states)
     layers = layers_of(setting, parts)

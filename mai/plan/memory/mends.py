@@ -76,7 +76,7 @@ def _layouts(setting: Setting) -> Iterator[Setting]:
     if parallel.micro_batch_sequences % 2 == 0:
         smaller = _with(setting, micro_batch_sequences=parallel.micro_batch_sequences // 2)
         yield replace(smaller, num_micro_batches=2 * setting.num_micro_batches)
-    if parallel.virtual_stages > 1:
+    if parallel.schedule.is_interleaved:
         yield _with(setting, virtual_stages=1)
     if setting.architecture.has_experts:
         yield _with(setting, expert=2 * parallel.expert)

@@ -6,8 +6,9 @@ from typing import Any
 from mai.plan.report.drawing import Scale, bars, curve, dot, legend, line, rectangle, ring, svg, words
 from mai.plan.report.quantities import amount, gib, is_nothing, percent, seconds
 from mai.plan.report.scaling import Point, Scaling
-from mai.plan.time.schedule import Span, schedule, timeline
 from mai.plan.time.step_time import WORDS
+from mai.plan.time.timeline import Span, timeline
+from mai.recipe.pipeline_schedule import schedule_of, turns_of_stages
 
 _WIDTH = 960
 _LEFT, _RIGHT, _TOP = 80, 20, 16
@@ -99,14 +100,14 @@ def _spans(found: Mapping[str, Any]) -> tuple[tuple[Span, ...], ...]:
     """As if all parts of a stage took equally long."""
     layout, of_stages = found["layout"], found["step"]["stages"]
     parts = layout.get("virtual_stages", 1)
-    turns = schedule(layout["pipeline"], drawn_micro_batches(found), parts)
+    turns = turns_of_stages(schedule_of(layout["pipeline"], parts), drawn_micro_batches(found))
     return timeline(turns, [(one["forward_seconds"] / parts, one["backward_seconds"] / parts) for one in of_stages])
 
 
 def _turn(span: Span, scale: Scale, y: float, height: float) -> Iterator[str]:
     turn, x = span.turn, scale.at(span.start_seconds)
     wide = scale.at(span.end_seconds) - x
-    yield rectangle(x, y, wide, height, style=f"{turn.direction}{turn.part % 2}")
+    yield rectangle(x, y, wide, height, style=f"{turn.direction}{turn.virtual_stage % 2}")
     if wide > 14 and height > 10:
         yield words(x + wide / 2, y + height - 4, str(turn.micro_batch), anchor="middle")
 

@@ -87,19 +87,17 @@ def step_time(setting: Setting) -> StepTime:
 
 
 def _pipeline(setting: Setting, *, others: float) -> Mapping[str, float]:
-    """Sends between stages, and the bubble: a micro-batch's time on all other stages, a part at a time
-    (Narayanan et al., arXiv 2104.04473, sections 2.2.1 and 2.2.2)."""
-    stages, parts = setting.parallel.pipeline, setting.parallel.virtual_stages
+    """Sends between stages, and the bubble; a micro-batch takes `others` seconds on all stages but the slowest."""
+    stages, schedule = setting.parallel.pipeline, setting.parallel.schedule
     if stages == 1:
         return {}
     cut = setting.cut
     tokens = cut.tokens / cut.tensor if setting.software.pace.scatters_sends else cut.own_tokens
     num_bytes = tokens * setting.architecture.hidden * cut.element_bytes
     send = send_seconds(setting.cluster, num_bytes, stride=setting.layout.stage_ranks)
-    # Without parts to compute in the meantime, a stage waits for what it sends and receives.
-    hidden = setting.software.hides.pipeline if parts > 1 else 0.0
-    sends = 4 * parts * setting.num_micro_batches * send * (1 - hidden)
-    return {"pipeline": sends, "bubble": others / parts + 2 * (stages - 1) * send}
+    hidden = setting.software.hides.pipeline if schedule.sends_overlap else 0.0
+    sends = 4 * schedule.virtual_stages * setting.num_micro_batches * send * (1 - hidden)
+    return {"pipeline": sends, "bubble": schedule.bubble_seconds(others) + 2 * (stages - 1) * send}
 
 
 def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mai.parallel.layout import Layout
 from mai.plan.communication.operation import Kind, Operation, Program, Together
-from mai.plan.time.schedule import Turn, turns_of
+from mai.recipe.pipeline_schedule import OneForwardOneBackward, Turn
 
 Step = list[list[Operation]]
 """A program that can be changed."""
@@ -15,7 +15,7 @@ Step = list[list[Operation]]
 def step_of(layout: Layout, stage: int, num_micro_batches: int, num_layers: int = 2) -> Program:
     """1F1B: tensor all-reduces in each layer, sends between stages, gradients over the copies, norms over the model."""
     together: list[Together] = []
-    for turn in turns_of(stage, layout.pipeline, num_micro_batches, 1):
+    for turn in OneForwardOneBackward(layout.pipeline).turns_of(stage, num_micro_batches):
         together += _turn(layout, stage, turn, num_layers)
     together.append((Operation("reduce_scatter", "data_with_context", 4096, "fp32", what="gradients"),))
     if stage in (0, layout.pipeline - 1):
