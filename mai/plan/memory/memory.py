@@ -15,7 +15,7 @@ from mai.plan.memory.peaks import backward_bytes, embedding_gradient_bytes, expe
 from mai.plan.memory.states import buffer_bytes, layers_of, num_numbers, state_bytes
 from mai.plan.model.architecture import Layer
 from mai.plan.model.weights import Held
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 
 _FP32 = 4
 _GIB = 2**30

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.recipe import ParallelConfig
 from mai.recipe.parallel import Recomputed
 from mai.recipe.pipeline_schedule import PipelineSchedule, schedule_of

@@ -17,7 +17,7 @@ from mai.plan.memory.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
 from mai.plan.memory.states import state_bytes
 from mai.plan.model.weights import Held
 from mai.plan.search.candidates import ZERO_1, Degrees, Recomputation, Sharding, parallel_of, recomputations
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.passes import Passes
 from mai.plan.time.step_time import transfer_seconds
 

@@ -4,29 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mai.plan.model.weights import Held
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.network import between_copies_seconds, ring_seconds, send_seconds, sharing_groups
 from mai.plan.time.passes import ITEMS, Both, Passes
 from mai.plan.time.rates import memory_bytes_per_second
-
-WORDS = {
-    "products": "matrix products",
-    "attention": "attention",
-    "memory": "between products",
-    "tensor": "tensor ranks",
-    "context": "context ranks",
-    "expert": "tokens to experts",
-    "shards": "shards of weights",
-    "host": "waiting for the host",
-    "recompute": "computed again",
-    "pipeline": "between stages",
-    "bubble": "bubble",
-    "gradients": "sum of gradients",
-    "parameters": "new weights",
-    "optimizer": "optimizer",
-    "step": "once a step",
-}
-"""The items of a step for people; of transfers, what nothing hides."""
 
 _ADAM_BYTES = 30
 """Of a parameter: fp32 gradient, master weight and two moments read, the last three and a bf16 weight written."""
