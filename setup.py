@@ -17,7 +17,9 @@ setup(
         "mai.hardware": ["gpus/*.toml", "clusters/*.toml"],
         "mai.kernels.cuda": ["*.cu"],
         "mai.plan": ["software/*.toml", "failures/*.toml"],
-        "mai.plan.report": ["page.html", "plan-1.json", "trust.json"],
+        "mai.plan.report": ["plan-1.json"],
+        "mai.plan.telling": ["plan_page.html"],
+        "mai.plan.time": ["trust.json"],
     },
     entry_points={"console_scripts": ["mai = mai.cli:main"]},
     install_requires=[

@@ -26,10 +26,10 @@ from benchmarks.plan_memory_accuracy import Comparison, Rejections, in_words, me
 from benchmarks.plan_memory_accuracy import lines as memory_lines
 from benchmarks.plan_regret import Regret, regrets
 from benchmarks.plan_regret import lines as regret_lines
-from mai.plan.report.trust import FILE as TRUST_FILE
-from mai.plan.report.trust import Band, kind
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.step_time import step_time
+from mai.plan.time.trust import FILE as TRUST_FILE
+from mai.plan.time.trust import Band, kind
 
 NVIDIA = ("NVIDIA dgxc-benchmarking recipes", "NVIDIA Megatron-Bridge performance summary")
 MEGATRON_CORE = ("megatron_2024", "megatron_2025", "bridge_2025", "bridge_2026", "bridge_2026_06")

@@ -19,7 +19,7 @@ from statistics import mean
 from benchmarks.ground_truth.models import architecture_of
 from benchmarks.ground_truth.rows import Row, UnusableError, measured_seconds, read
 from benchmarks.ground_truth.settings import setting_of
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.step_time import step_time
 
 MAI = Path(__file__).parents[1] / "mai"

@@ -17,7 +17,7 @@ from statistics import mean, median, quantiles
 from benchmarks.ground_truth.rows import GPUS_OF_ONE_NODE, HERE, Row, UnusableError, measured_seconds, read
 from benchmarks.ground_truth.settings import setting_of
 from benchmarks.markdown import table
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.step_time import step_time
 from mai.recipe import ParallelConfig
 

@@ -24,8 +24,8 @@ from mai.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from mai.plan.goodput.failures import Failures
     from mai.plan.goodput.measured import Measured
-    from mai.plan.goodput.record import Record
-    from mai.plan.setting import Setting
+    from mai.plan.goodput.run_record import Record
+    from mai.plan.setting.setting import Setting
     from mai.recipe import Recipe
 
 
@@ -79,11 +79,11 @@ def plan(
       mai plan mai1_500b --hardware h100 --gpus 15000 --placement
     """
     from mai.hardware.cluster import load_cluster
-    from mai.plan import of_recipe
-    from mai.plan.report import page, report, scaling, text
-    from mai.plan.report.cost import with_prices
-    from mai.plan.search import ranking_text
+    from mai.plan.cost import with_prices
+    from mai.plan.report import plan_report, ranking, scaling
+    from mai.plan.setting import of_recipe
     from mai.plan.software import load_software
+    from mai.plan.telling import plan_lines, plan_page, ranking_lines
     from mai.recipe import load, override
 
     of_mai = {"--prove-schedule": proves, "--placement": places}
@@ -98,18 +98,18 @@ def plan(
     if imbalance > 1 and checked.model.experts is None:
         click.echo(f"--imbalance changes nothing: {checked.name} has no experts", err=True)
     if searches:
-        found = ranking_text.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
-        tell(found, ranking_text.lines, as_json=as_json)
+        found = ranking.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
+        tell(found, ranking_lines.lines, as_json=as_json)
         click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
 
     def planned(one: "Recipe") -> tuple["Recipe", "Setting", dict[str, Any]]:
         one = of_recipe.within(one, cluster, gpus)
         setting = of_recipe.setting_of(one, cluster, framework, imbalance=imbalance)
-        return one, setting, report.report(one, setting, gpus=gpus)
+        return one, setting, plan_report.report(one, setting, gpus=gpus)
 
     checked, setting, found = planned(checked)
     if after:
-        found = report.of_whole_run([*(planned(load.find(name)())[2] for name in after), found])
+        found = plan_report.of_whole_run([*(planned(load.find(name)())[2] for name in after), found])
     if breaking is not None:
         from mai.plan.goodput.expected import planned_run
         from mai.plan.goodput.goodput import goodput_of
@@ -117,8 +117,8 @@ def plan(
         found["goodput"] = goodput_of(breaking[0], planned_run(found, cluster), own=breaking[1])
     found |= _of_programs(checked, setting, found, proves=proves, places=places)
     if page_file is not None:
-        write(page_file, page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
-    tell(found, text.lines, as_json=as_json)
+        write(page_file, plan_page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
+    tell(found, plan_lines.lines, as_json=as_json)
     holds = not proves or found["schedule"]["holds"]
     click.get_current_context().exit(0 if found["memory"]["fits"] and holds else int(ExitCode.CONFIG))
 
@@ -141,11 +141,11 @@ def _of_programs(
 
     of_stages = programs(recipe, setting.layout)
     if proves:
-        from mai.plan.communication import proof_values, schedule
+        from mai.plan.proof import of_schedule, proof_values
 
-        blocks["schedule"] = proof_values.values(schedule.prove_schedule(of_stages, setting.layout), setting.layout)
+        blocks["schedule"] = proof_values.values(of_schedule.prove_schedule(of_stages, setting.layout), setting.layout)
     if places:
-        from mai.plan.placement.answers import answers
+        from mai.plan.placement.map_and_traffic import answers
 
         took, booked = found["step"]["seconds"], found["gpus"]["booked"]
         blocks |= answers(of_stages, setting, step_seconds=took, gpus_booked=booked)
@@ -158,8 +158,8 @@ def _failures(name: str) -> "tuple[Failures, Measured | None]":
 
     if name in failure_names() or not Path(name).is_dir():
         return load_failures(name), None
-    from mai.plan.goodput.own import own_failures
-    from mai.plan.goodput.record import measured
+    from mai.plan.goodput.own_failures import own_failures
+    from mai.plan.goodput.run_record import measured
 
     run = measured(record_of(Path(name)))
     return own_failures(run), run
@@ -167,7 +167,7 @@ def _failures(name: str) -> "tuple[Failures, Measured | None]":
 
 def record_of(path: Path) -> "Record":
     """What a run folder holds of its course, for mai/plan, which reads no folder."""
-    from mai.plan.goodput.record import Record
+    from mai.plan.goodput.run_record import Record
     from mai.run_folder import RunFolder
 
     folder = RunFolder(path)

@@ -11,7 +11,7 @@ from benchmarks.ground_truth.models import plain_network
 from benchmarks.ground_truth.rows import Row, UnusableError, number
 from benchmarks.ground_truth.settings import setting_of
 from mai.plan.model.architecture import Architecture, Layer, Network, gated_network
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.software import Software, load_software
 
 # megatron/training/tokenizer: GPT-2's byte pairs; nemotron_2_256k.model; Llama 2's. Padded below.

@@ -9,7 +9,7 @@ from dataclasses import replace
 from benchmarks.ground_truth.rows import Row, UnusableError, read
 from benchmarks.ground_truth.settings import setting_of
 from mai.plan.model.architecture import Architecture
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.recipe.stage_text import as_text
 
 

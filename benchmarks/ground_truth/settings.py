@@ -8,7 +8,7 @@ from benchmarks.ground_truth.rows import Row, UnusableError, batch_sequences, nu
 from mai.hardware.cluster import Cluster, load_cluster
 from mai.hardware.gpu import load_gpu
 from mai.plan.memory.memory import memory
-from mai.plan.setting import Precision, Setting
+from mai.plan.setting.setting import Precision, Setting
 from mai.plan.software import Software, load_software
 from mai.recipe import ParallelConfig
 from mai.recipe.stage_text import as_text

@@ -60,7 +60,7 @@ def build_parts(
             position_embedding_type="none",
             share_embeddings_and_output_weights=recipe.model.tied_embeddings,
             mtp_block_spec=multi_token_block(further, norm=RMSNorm) if further and part.has_loss else None,
-            vp_stage=virtual_stage if layout.virtual_stages > 1 else None,
+            vp_stage=virtual_stage if layout.schedule.is_interleaved else None,
         ).to(device)
         for virtual_stage, part in enumerate(
             parts_of_stage(recipe.model.num_layers, recipe.parallel, groups.pipeline_rank)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.models.gpt import GPTModel
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from mai.batch import Batch
@@ -24,6 +23,7 @@ from mai.engine.open_gradients import OpenGradients
 from mai.engine.routing_replay import OwnTokens, Picks
 from mai.engine.shard import Shard
 from mai.engine.sharded_state import blocks
+from mai.engine.translate import schedule_function
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
 
@@ -84,7 +84,7 @@ class Engine:
         config.finalize_model_grads_func = finalize_model_grads
         config.no_sync_func = [chunk.no_sync for chunk in chunks] if self._is_interleaved else chunks[0].no_sync
         config.grad_scale_func = None
-        self._schedule = get_forward_backward_func()
+        self._schedule = schedule_function(layout.schedule)
 
     @property
     def groups(self) -> Groups:
@@ -215,7 +215,7 @@ class Engine:
 
     @property
     def _is_interleaved(self) -> bool:
-        return self._layout.virtual_stages > 1
+        return self._layout.schedule.is_interleaved
 
     def _totals(self, outputs: list[dict[str, Any]]) -> _Totals:
         # The loss of each sequence, or part of it, is known to the tensor ranks of its last stage; the first counts.

@@ -43,7 +43,7 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
         tensor_model_parallel_size=layout.tensor,
         context_parallel_size=layout.context,
         pipeline_model_parallel_size=layout.pipeline,
-        virtual_pipeline_model_parallel_size=layout.virtual_stages if layout.virtual_stages > 1 else None,
+        virtual_pipeline_model_parallel_size=layout.virtual_stages if layout.schedule.is_interleaved else None,
         expert_model_parallel_size=layout.expert,
         expert_tensor_parallel_size=layout.expert_tensor,
         num_distributed_optimizer_instances=layout.sharding_copies,

@@ -5,11 +5,13 @@ the recipe says is what runs.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.pipeline_parallel import schedules
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
 from megatron.core.transformer.transformer_config import MLATransformerConfig
@@ -19,6 +21,7 @@ from mai.engine.latent_attention import latent_fields
 from mai.engine.operations import choose, compute_dtype
 from mai.parallel.layout import Layout
 from mai.recipe import GroupedQueryAttention, ModelConfig, OptimizerConfig, ParallelConfig, PrecisionConfig, Recipe
+from mai.recipe.pipeline_schedule import PipelineSchedule
 from mai.recipe.stage_text import parts_of
 
 Config = TypeVar("Config", TransformerConfig, MegatronOptimizerConfig, DistributedDataParallelConfig)
@@ -97,6 +100,7 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
 def _pipeline(recipe: Recipe, layout: Layout) -> dict[str, Any]:
     if layout.pipeline == 1:
         return {"pipeline_model_parallel_size": 1}
+    schedule = layout.schedule
     stages = parts_of(
         recipe.parallel.stages,
         num_layers=recipe.model.num_layers,
@@ -106,14 +110,23 @@ def _pipeline(recipe: Recipe, layout: Layout) -> dict[str, Any]:
     stages[-1] = stages[-1].replace("L", "m" * recipe.model.multi_token_depths + "L")
     return {
         "pipeline_model_parallel_size": layout.pipeline,
-        "virtual_pipeline_model_parallel_size": layout.virtual_stages if layout.virtual_stages > 1 else None,
+        "virtual_pipeline_model_parallel_size": layout.virtual_stages if schedule.is_interleaved else None,
         "pipeline_model_parallel_layout": PipelineParallelLayerLayout("|".join(stages), layout.pipeline),
         # With two stages the one before and the one after are the same rank, and Megatron-Core's batched sends
         # (pipeline_parallel/p2p_communication.py) pair the interleaved schedule's messages in the wrong order: it
         # trains on wrong data and says nothing. Single sends, overlapped with compute, pair them rightly.
-        "batch_p2p_comm": layout.virtual_stages == 1,
-        "overlap_p2p_comm": layout.virtual_stages > 1,
+        "batch_p2p_comm": not schedule.sends_overlap,
+        "overlap_p2p_comm": schedule.sends_overlap,
     }
+
+
+def schedule_function(schedule: PipelineSchedule) -> Callable[..., Any]:
+    """Megatron-Core's function that takes micro-batches through the stages in this order."""
+    if schedule.num_stages == 1:
+        return schedules.forward_backward_no_pipelining  # type: ignore[no-any-return]
+    if schedule.is_interleaved:
+        return schedules.forward_backward_pipelining_with_interleaving  # type: ignore[no-any-return]
+    return schedules.forward_backward_pipelining_without_interleaving  # type: ignore[no-any-return]
 
 
 _MEGATRON_MODULES = {

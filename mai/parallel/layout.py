@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mai.errors import RecipeError
 from mai.recipe import ParallelConfig, Recipe
+from mai.recipe.pipeline_schedule import PipelineSchedule, schedule_of
 from mai.recipe.rules import world_breaches
 
 Group = tuple[int, ...]
@@ -81,6 +82,11 @@ class Layout:
         return {
             axis: degree for axis, degree in degrees.items() if degree > 1 or axis in ("tensor", "pipeline", "data")
         }
+
+    @property
+    def schedule(self) -> PipelineSchedule:
+        """In which order stages compute the micro-batches of a step."""
+        return schedule_of(self.pipeline, self.virtual_stages)
 
     @property
     def stage_ranks(self) -> int:

@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from mai.recipe.pipeline_schedule import PipelineSchedule, schedule_of
+
 Recomputed = Literal["layer", "attention_core", "norms", "feed_forward", "experts", "shared_experts"]
 
 
@@ -56,3 +58,8 @@ class ParallelConfig:
     def model_ranks(self) -> int:
         """Ranks that work on one sequence together: they hold one copy of the model, and `context` of each part."""
         return self.tensor * self.context * self.pipeline
+
+    @property
+    def schedule(self) -> PipelineSchedule:
+        """In which order stages compute the micro-batches of a step."""
+        return schedule_of(self.pipeline, self.virtual_stages)

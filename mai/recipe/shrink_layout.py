@@ -37,7 +37,7 @@ def _traits_of_axes(parallel: ParallelConfig) -> frozenset[str]:
         "tensor ranks": parallel.tensor > 1,
         "context ranks": parallel.context > 1,
         "pipeline stages": parallel.pipeline > 1,
-        "virtual stages": parallel.virtual_stages > 1,
+        "virtual stages": parallel.schedule.is_interleaved,
         "copies of the model": sharing > parallel.context,
         "expert ranks": parallel.expert > 1,
         "expert-tensor ranks": parallel.expert_tensor > 1,

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from mai.cli_plan import plan, record_of
 from mai.errors import ExitCode
-from mai.plan.goodput.record import measured
 from mai.plan.goodput.replay import predicted
+from mai.plan.goodput.run_record import measured
 from mai.recipe import Recipe
 from tests.fault.small_run import train
 from tests.jobs import Job

@@ -10,8 +10,7 @@ import pytest
 
 from mai.cli import cli
 from mai.plan.goodput.failures import load_failures
-from mai.plan.report.pictures import MEMORY_ITEMS
-from mai.plan.time.step_time import WORDS
+from mai.plan.telling.item_words import MEMORY_ITEMS, WORDS
 from tests.house.sources import ROOT, name, python_files
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])

@@ -4,7 +4,7 @@ import pytest
 
 from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import memory
-from mai.plan.of_recipe import setting_of
+from mai.plan.setting.of_recipe import setting_of
 from mai.plan.software import load_software
 from mai.recipe import load, rules
 

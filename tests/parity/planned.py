@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from mai.parallel.layout import Layout
-from mai.plan.communication.groups import Families, families
 from mai.plan.communication.of_step import programs
 from mai.plan.communication.operation import Operation
+from mai.plan.communication.rank_families import Families, families
 from mai.recipe import Recipe
 from tests.parity.recorded import Call
 from tests.parity.trainer import num_ranks

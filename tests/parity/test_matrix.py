@@ -25,7 +25,7 @@ def axes_of(parallel: ParallelConfig, num_layers: int) -> set[str]:
         "sequence": parallel.sequence,
         "context": parallel.context > 1,
         "pipeline": parallel.pipeline > 1,
-        "virtual stages": parallel.virtual_stages > 1,
+        "virtual stages": parallel.schedule.is_interleaved,
         "uneven stages": len(sizes) > 1,
         "data": (parallel.data or 1) > 1,
         "full sharding": parallel.sharding == "full",

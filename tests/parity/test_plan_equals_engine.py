@@ -17,7 +17,7 @@ from mai.plan.model.architecture import Layer, of_model
 from mai.plan.model.part_activations import gather_buffer_bytes, kept_bytes_of_part
 from mai.plan.model.weights import table_bytes
 from mai.plan.model.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.software import load_software
 from mai.recipe import (
     DenseFeedForward,

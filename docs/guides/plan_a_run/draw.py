@@ -11,14 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mai.hardware.cluster import Cluster, load_cluster
-from mai.plan import of_recipe
 from mai.plan.goodput.expected import planned_run
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
-from mai.plan.report import page, pictures, what_if
-from mai.plan.report.report import report
+from mai.plan.report.plan_report import report
 from mai.plan.report.scaling import scaling
+from mai.plan.setting import of_recipe
 from mai.plan.software import load_software
+from mai.plan.telling import pictures, plan_page, what_if
 from mai.recipe import load
 
 GUIDE = Path(__file__).parents[1] / "plan_a_run.md"
@@ -39,7 +39,7 @@ def draw(folder: Path) -> None:
         "spares": what_if.lever_picture(next(each for each in of_first["levers"] if each["name"] == "spares")),
         "lost": what_if.lost_picture(of_ours),
     }
-    style = re.search(r"<style>(.*?)</style>", page.TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)
+    style = re.search(r"<style>(.*?)</style>", plan_page.TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)
     assert style is not None
     for name, picture in drawn.items():
         (folder / f"{name}.svg").write_text(_alone(picture, style[1]), encoding="utf-8")

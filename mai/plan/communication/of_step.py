@@ -21,8 +21,8 @@ from mai.plan.communication.operation import Operation, Program, Together
 from mai.plan.communication.parameters import both_ends_hold, elements_of, has_final_norm, parameters_of
 from mai.plan.communication.sends import Send, turns_and_sends
 from mai.plan.communication.sharing import SharedWeights, bucketed, fully_shared, own_elements
-from mai.plan.time.schedule import Turn
 from mai.recipe import Recipe
+from mai.recipe.pipeline_schedule import Turn
 
 
 def programs(recipe: Recipe, layout: Layout) -> tuple[Program, ...]:
@@ -42,7 +42,7 @@ class _Stage:
 
     def program(self) -> Iterator[Together]:
         layout = self.caller.layout
-        for item in turns_and_sends(self.stage, layout.pipeline, self.micro_batches, layout.virtual_stages):
+        for item in turns_and_sends(layout.schedule, self.stage, self.micro_batches):
             if isinstance(item, Turn):
                 yield from self._turn(item)
             else:
@@ -73,7 +73,7 @@ class _Stage:
         return [of_part(self.caller, self.stage, number, held) for number, held in enumerate(self.parameters)]
 
     def _turn(self, turn: Turn) -> Iterator[Together]:
-        stretches, shared = self.stretches[turn.part], self.shared[turn.part]
+        stretches, shared = self.stretches[turn.virtual_stage], self.shared[turn.virtual_stage]
         when = f"{turn.direction} of micro-batch {turn.micro_batch}"
         is_forward = turn.direction == "forward"
         for operation in shared.begin(turn):
@@ -90,7 +90,7 @@ class _Stage:
     def _send(self, send: Send) -> Operation:
         caller, turn = self.caller, send.result_of
         elements = caller.own_tokens * caller.recipe.model.hidden_size
-        what = f"{turn.direction} of micro-batch {turn.micro_batch}, result of part {turn.part}"
+        what = f"{turn.direction} of micro-batch {turn.micro_batch}, result of part {turn.virtual_stage}"
         return Operation(send.kind, "pipeline", elements, caller.dtype, peer=send.peer, what=what)
 
 

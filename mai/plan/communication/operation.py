@@ -1,5 +1,6 @@
 """One call of a rank to the network, and a rank's calls of a step in their order."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,3 +37,9 @@ Together = tuple[Operation, ...]
 
 Program = tuple[Together, ...]
 """Of one rank, in its order."""
+
+
+def operations(program: Program) -> Iterator[Operation]:
+    """All of a program's, in order."""
+    for together in program:
+        yield from together

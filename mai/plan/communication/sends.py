@@ -1,8 +1,8 @@
 """When a pipeline stage sends and receives between its turns: Megatron-Core's two schedules.
 
-megatron/core/pipeline_parallel/schedules.py and p2p_communication.py (core 0.16.1): without virtual stages the sends of
-a moment go off together (batch_p2p_comm), with them one by one, even stages sending first (_p2p_ops). The engine waits
-for some of the latter later than when they are posted; here everybody waits at once, which is harder to get through.
+megatron/core/pipeline_parallel/schedules.py and p2p_communication.py (core 0.16.1): those of a moment go off together
+(batch_p2p_comm) or, where they overlap turns, one by one, even stages sending first (_p2p_ops). The engine waits for
+some of the latter later than when they are posted; here everybody waits at once, which is harder to get through.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from mai.plan.time.schedule import Turn, num_warm_up_turns, turns_of
+from mai.recipe.pipeline_schedule import PipelineSchedule, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Send:
     peer: int
     """The other stage."""
     result_of: Turn
-    """The turn of the sending stage whose result it is, by the part of the whole model."""
+    """The turn of the sending stage whose result it is, by the virtual stage of the whole model."""
 
 
 Moment = tuple[Send, ...]
@@ -32,44 +32,40 @@ Moment = tuple[Send, ...]
 class _Pipeline:
     """One stage's view."""
 
+    schedule: PipelineSchedule
     stage: int
-    num_stages: int
-    virtual_stages: int
 
     @property
-    def last_part(self) -> int:
-        return self.num_stages * self.virtual_stages - 1
+    def last(self) -> int:
+        """Virtual stage of the whole model."""
+        return self.schedule.num_stages * self.schedule.virtual_stages - 1
 
     def number(self, turn: Turn) -> int:
-        """Of the part of the whole model that the turn goes through here."""
-        return turn.part * self.num_stages + self.stage
+        """Of the virtual stage of the whole model that the turn goes through here."""
+        return turn.virtual_stage * self.schedule.num_stages + self.stage
 
     def sent(self, turn: Turn) -> Moment:
         """What the turn's result is to others."""
-        part = self.number(turn)
+        number = self.number(turn)
         step = 1 if turn.direction == "forward" else -1
-        if not 0 <= part + step <= self.last_part:
+        if not 0 <= number + step <= self.last:
             return ()
-        return (Send("send", (self.stage + step) % self.num_stages, turn._replace(part=part)),)
+        return (Send("send", (self.stage + step) % self.schedule.num_stages, turn._replace(virtual_stage=number)),)
 
     def needed(self, turn: Turn) -> Moment:
         """What must have come before the turn."""
-        part = self.number(turn)
-        step = 1 if turn.direction == "forward" else -1
-        if not 0 <= part - step <= self.last_part:
+        number = self.number(turn) - (1 if turn.direction == "forward" else -1)
+        if not 0 <= number <= self.last:
             return ()
-        return (Send("receive", (self.stage - step) % self.num_stages, turn._replace(part=part - step)),)
+        return (Send("receive", number % self.schedule.num_stages, turn._replace(virtual_stage=number)),)
 
 
-def turns_and_sends(
-    stage: int, num_stages: int, num_micro_batches: int, virtual_stages: int
-) -> Iterator[Turn | Moment]:
+def turns_and_sends(schedule: PipelineSchedule, stage: int, num_micro_batches: int) -> Iterator[Turn | Moment]:
     """All turns of a stage in order, and between them what it sends and receives at once."""
-    shape = stage, num_stages, num_micro_batches, virtual_stages
-    turns, pipeline = list(turns_of(*shape)), _Pipeline(stage, num_stages, virtual_stages)
+    turns, pipeline = list(schedule.turns_of(stage, num_micro_batches)), _Pipeline(schedule, stage)
     order = _in_order(pipeline, turns)
-    if virtual_stages > 1:
-        order = _interleaved(pipeline, turns, num_warm_up_turns(*shape))
+    if schedule.sends_overlap:
+        order = _overlapped(pipeline, turns, schedule.num_warm_up_turns(stage, num_micro_batches))
     yield from (item for item in order if item)
 
 
@@ -89,7 +85,7 @@ def _in_order(pipeline: _Pipeline, turns: list[Turn]) -> Iterator[Turn | Moment]
             yield tuple(sorted(both, key=_neighbour))
 
 
-def _interleaved(pipeline: _Pipeline, turns: list[Turn], num_warm_up: int) -> Iterator[Turn | Moment]:
+def _overlapped(pipeline: _Pipeline, turns: list[Turn], num_warm_up: int) -> Iterator[Turn | Moment]:
     """A turn's result goes off with the receive of what the next turn of its direction needs; the first gradient is
     received behind the forward passes of the warm-up."""
     forward = [turn for turn in turns if turn.direction == "forward"]

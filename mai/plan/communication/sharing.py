@@ -7,11 +7,11 @@ from mai.model.shapes import Parameter, Split
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.plan.communication.buckets import Held, Sharing, Sums, buckets, least_elements
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.full_sharding import ROOT, Unit, Units
 from mai.plan.communication.modules import Edge, Weights
 from mai.plan.communication.operation import Operation
 from mai.plan.communication.parameters import both_ends_hold, elements_of
-from mai.plan.time.schedule import Turn
+from mai.plan.communication.weight_units import ROOT, Unit, Units
+from mai.recipe.pipeline_schedule import Turn
 
 
 class SharedWeights(Protocol):

@@ -48,7 +48,7 @@ class PlannedRun:
 
 
 def planned_run(found: Mapping[str, Any], cluster: Cluster) -> PlannedRun:
-    """Of the report of a plan (mai/plan/report/report.py) on this cluster: of its phase, whatever came before."""
+    """Of the report of a plan (mai/plan/report/plan_report.py) on this cluster: of its phase, whatever came before."""
     scheduler = found["scheduler"]
     return PlannedRun(
         gpus=found["gpus"]["in_use"],

@@ -25,7 +25,7 @@ from mai.plan.goodput.levers import levers
 from mai.plan.goodput.measured import Measured
 from mai.plan.goodput.replay import replayed
 from mai.plan.goodput.simulation import Simulated, random_failures, simulate
-from mai.plan.report.quantities import duration
+from mai.plan.quantities import duration
 
 _CONFIDENCES = (0.99, NEARLY_ALWAYS)
 _LEAST_SIMULATED = 0.1

@@ -13,7 +13,7 @@ from mai.plan.goodput.expected import (
     run_money,
 )
 from mai.plan.goodput.failures import Failures, Restart
-from mai.plan.report.quantities import counted
+from mai.plan.quantities import counted
 
 _FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)

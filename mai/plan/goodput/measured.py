@@ -1,4 +1,4 @@
-"""What a run of our own lost and when it failed, as values; mai/plan/goodput/record.py reads them off its run folder.
+"""What a run of our own lost and when it failed, as values; run_record.py reads them off its run folder.
 
 The run's clock stands still from an end that somebody asked for to the next start: nobody wanted it to run.
 """

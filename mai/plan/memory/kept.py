@@ -11,7 +11,7 @@ from mai.parallel.stages import Part
 from mai.plan.model.activations import kept_bytes, router_copy_bytes
 from mai.plan.model.architecture import Layer
 from mai.plan.model.part_activations import kept_bytes_of_part
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.recipe.parallel import Recomputed
 
 

@@ -15,7 +15,7 @@ from mai.plan.memory.peaks import backward_bytes, embedding_gradient_bytes, expe
 from mai.plan.memory.states import buffer_bytes, layers_of, num_numbers, state_bytes
 from mai.plan.model.architecture import Layer
 from mai.plan.model.weights import Held
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 
 _FP32 = 4
 _GIB = 2**30
@@ -100,12 +100,7 @@ def rank_memory(setting: Setting, stage: int) -> RankMemory:
 def _in_a_step(setting: Setting, stage: int) -> dict[str, int]:
     """What micro-batches in flight keep, and the largest of what passes."""
     parts, parallel = setting.stages[stage], setting.parallel
-    states = in_flight(
-        stage,
-        pipeline=parallel.pipeline,
-        virtual_stages=parallel.virtual_stages,
-        num_micro_batches=setting.num_micro_batches,
-    )
+    states = in_flight(parallel.schedule, stage, setting.num_micro_batches)
     kept = [kept_of_part(setting, part) for part in parts]
     activations = max(sum(count * each for count, each in zip(state, kept, strict=True)) for state in states)
     layers = layers_of(setting, parts)

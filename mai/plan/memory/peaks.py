@@ -2,7 +2,7 @@
 
 from mai.plan.memory.kept import input_bytes, kept_of_layer
 from mai.plan.model.architecture import Experts, Layer, Network
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 
 
 def loss_bytes(setting: Setting) -> int:

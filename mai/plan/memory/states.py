@@ -4,7 +4,7 @@ from mai.parallel.stages import Part
 from mai.plan.model.architecture import Layer, Product
 from mai.plan.model.part_activations import gather_buffer_bytes
 from mai.plan.model.weights import Held, table_bytes
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 
 _FP32 = 4
 _MIB = 2**20

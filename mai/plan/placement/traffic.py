@@ -20,9 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mai.parallel.layout import Layout
-from mai.plan.communication.groups import families
-from mai.plan.communication.lanes import operations
-from mai.plan.communication.operation import Operation, Program
+from mai.plan.communication.operation import Operation, Program, operations
+from mai.plan.communication.rank_families import families
 from mai.plan.placement.topology import Level
 
 Leaving = Mapping[str, Sequence[float]]

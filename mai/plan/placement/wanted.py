@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mai.hardware.cluster import Cluster
-from mai.plan.placement.families import block_ranks, families, is_on_one_rail, level_of, most_parts
+from mai.plan.placement.family_span import block_ranks, families, is_on_one_rail, level_of, most_parts
 from mai.plan.placement.topology import CLUSTER, PLACES, Level, levels
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.network import Group
 
 

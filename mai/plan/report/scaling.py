@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mai.plan.of_layout import trains
-from mai.plan.of_recipe import setting_of
-from mai.plan.setting import Setting
+from mai.plan.setting.of_layout import trains
+from mai.plan.setting.of_recipe import setting_of
+from mai.plan.setting.setting import Setting
 from mai.plan.time.step_time import step_time
 from mai.recipe import Recipe
 

@@ -7,8 +7,8 @@ Every rank copies its shard to the host, hashes and writes it, one tensor at a t
 
 from dataclasses import dataclass
 
-from mai.plan.report.cost import CHECKPOINT_BYTES, disk
-from mai.plan.setting import Setting
+from mai.plan.cost import CHECKPOINT_BYTES, disk
+from mai.plan.setting.setting import Setting
 from mai.recipe import Recipe
 
 _COPY_BYTES_PER_SECOND = 25e9

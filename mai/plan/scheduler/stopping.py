@@ -4,8 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from mai.hardware.cluster import Cluster
+from mai.plan.cost import cost
 from mai.plan.goodput.failures import Restart
-from mai.plan.report.cost import cost
 
 MINUTES = (0, 5, 15, 30, 60)
 """After a save, or after the start where the run does not save in between."""

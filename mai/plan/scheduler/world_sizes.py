@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from mai.plan.memory.memory import memory
-from mai.plan.of_layout import trains, with_layout, words
-from mai.plan.of_recipe import setting_of
-from mai.plan.setting import Setting
+from mai.plan.setting.of_layout import trains, with_layout, words
+from mai.plan.setting.of_recipe import setting_of
+from mai.plan.setting.setting import Setting
 from mai.plan.time.step_time import step_time
 from mai.recipe import Recipe
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.recipe import ParallelConfig
 from mai.recipe.parallel import Recomputed
+from mai.recipe.pipeline_schedule import PipelineSchedule, schedule_of
 from mai.recipe.stage_text import BALANCED, EVEN
 
 _MICRO_BATCH_SIZES = (1, 2, 4, 8, 16)
@@ -35,6 +36,10 @@ class Degrees(NamedTuple):
     @property
     def num_gpus(self) -> int:
         return self.tensor * self.context * self.pipeline * self.data
+
+    @property
+    def schedule(self) -> PipelineSchedule:
+        return schedule_of(self.pipeline, self.virtual_stages)
 
     @property
     def without_data(self) -> "Degrees":
@@ -79,10 +84,10 @@ def _dense_degrees(setting: Setting, *, batch_sequences: int, num_gpus: int) -> 
         for tensor in _tensor_sizes(setting):
             for context in _context_sizes(setting, tensor):
                 for pipeline, virtual in stage_numbers:
-                    # Every stage needs a micro-batch, and interleaved stages take as many at a time as there are
-                    # stages (mai/recipe/rules/batch.py).
+                    # Every stage needs a micro-batch, and they divide into the schedule's groups
+                    # (mai/recipe/rules/batch.py).
                     most = min(num_gpus // (tensor * context * pipeline), batch // pipeline)
-                    group = pipeline if virtual > 1 else 1
+                    group = schedule_of(pipeline, virtual).micro_batch_group
                     for data in shares[micro]:
                         if data <= most and batch // data % group == 0:
                             yield Degrees(tensor, context, pipeline, virtual, 1, 1, micro, data)

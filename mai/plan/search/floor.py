@@ -17,7 +17,7 @@ from mai.plan.memory.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
 from mai.plan.memory.states import state_bytes
 from mai.plan.model.weights import Held
 from mai.plan.search.candidates import ZERO_1, Degrees, Recomputation, Sharding, parallel_of, recomputations
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.passes import Passes
 from mai.plan.time.step_time import transfer_seconds
 
@@ -67,12 +67,12 @@ class Floor:
     def seconds(
         self, degrees: Degrees, num_micro_batches: int, recompute: Recomputation = (), sharding: Sharding = ZERO_1
     ) -> float:
-        """Of a step: what micro-batches take on the slowest stage, and the bubble (arXiv 2104.04473, section 2.2),
-        without transfers between stages and without what happens once a step."""
+        """Of a step: what micro-batches take on the slowest stage, and the bubble, without transfers between stages and
+        without what happens once a step."""
         passes = self._passes(degrees, recompute, sharding)
         slowest = max(seconds for _, seconds, _ in passes)
         every = sum(seconds * number for _, seconds, number in passes)
-        return num_micro_batches * slowest + (every - slowest) / degrees.virtual_stages
+        return num_micro_batches * slowest + degrees.schedule.bubble_seconds(every - slowest)
 
     def transfer_seconds(self, setting: Setting, degrees: Degrees, sharding: Sharding) -> float:
         """Once a step, of gradients and new weights of the slowest stage's layers, less what can hide them."""
@@ -103,7 +103,7 @@ class Floor:
         """Of the first stage's ranks: weights, gradients, optimizer states, and what its layers keep of the
         micro-batches in flight."""
         (first, _), *_ = self._stages(degrees.pipeline, degrees.virtual_stages)
-        in_flight = _in_flight(degrees.pipeline, degrees.virtual_stages, num_micro_batches)
+        in_flight = degrees.schedule.most_in_flight(num_micro_batches)
         sharing = degrees.context * degrees.data // sharding.copies
         layer_degrees = self._of_a_layer(degrees)
         allocated = 0.0
@@ -158,13 +158,6 @@ class Floor:
         """Of a micro-batch."""
         setting = replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute))
         return kept_of_layer(setting, self._kinds[kind], recompute)
-
-
-def _in_flight(pipeline: int, virtual_stages: int, num_micro_batches: int) -> float:
-    """Micro-batches whose layers the first stage keeps; a part of them counts as its share (Narayanan et al., arXiv
-    2104.04473, section 2.2; mai/plan/memory/in_flight.py has every stage's)."""
-    most = pipeline if virtual_stages == 1 else (pipeline * (virtual_stages + 1) - 1) / virtual_stages
-    return min(num_micro_batches, most)
 
 
 def _of_a_layer(degrees: Degrees) -> Degrees:

@@ -1,11 +1,10 @@
 """Why one layout is slower than another: what each item of a step costs more, and which axes are to blame."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from mai.plan.search.search import Planned
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 
 _MOST_CAUSES = 2
 
@@ -99,8 +98,3 @@ _DEPENDS_ON = {
     "optimizer": _OF_STATES,
 }
 """What mai/plan/time/step_time.py and passes.py compute each item from, the strongest first."""
-
-
-def largest(found: Sequence[Mapping[str, Any]], *, number: int = 3, share: float = 0.2) -> list[Mapping[str, Any]]:
-    """Of differences as JSON values, those that tell the story: at most so many, and none far below the largest."""
-    return [one for one in found[:number] if abs(one["seconds"]) >= share * abs(found[0]["seconds"])]

@@ -25,7 +25,7 @@ from mai.plan.search.candidates import (
     shardings,
 )
 from mai.plan.search.floor import Floor
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.step_time import StepTime, step_time
 from mai.recipe import ParallelConfig
 

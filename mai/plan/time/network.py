@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mai.hardware.cluster import Cluster
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 
 _LINK_SHARE = 0.82
 """Of a link's rate that a collective reaches: eight H100s all-reduce at 370 of 450 GB/s (stas00/ml-engineering at

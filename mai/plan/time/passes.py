@@ -9,7 +9,7 @@ from mai.parallel.stages import Part
 from mai.plan.model import work
 from mai.plan.model.architecture import Experts, Layer
 from mai.plan.model.work import Work
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.network import (
     Group,
     between_copies_seconds,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mai.errors import PlanError
 from mai.hardware.gpu import Gpu
 from mai.plan.model.work import Multiplication
-from mai.plan.setting import Precision
+from mai.plan.setting.setting import Precision
 from mai.plan.software import Software
 
 _BF16_BYTES, _SUM_BYTES = 2, 4

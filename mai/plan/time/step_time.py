@@ -4,29 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mai.plan.model.weights import Held
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.time.network import between_copies_seconds, ring_seconds, send_seconds, sharing_groups
 from mai.plan.time.passes import ITEMS, Both, Passes
 from mai.plan.time.rates import memory_bytes_per_second
-
-WORDS = {
-    "products": "matrix products",
-    "attention": "attention",
-    "memory": "between products",
-    "tensor": "tensor ranks",
-    "context": "context ranks",
-    "expert": "tokens to experts",
-    "shards": "shards of weights",
-    "host": "waiting for the host",
-    "recompute": "computed again",
-    "pipeline": "between stages",
-    "bubble": "bubble",
-    "gradients": "sum of gradients",
-    "parameters": "new weights",
-    "optimizer": "optimizer",
-    "step": "once a step",
-}
-"""The items of a step for people; of transfers, what nothing hides."""
 
 _ADAM_BYTES = 30
 """Of a parameter: fp32 gradient, master weight and two moments read, the last three and a bf16 weight written."""
@@ -87,19 +68,17 @@ def step_time(setting: Setting) -> StepTime:
 
 
 def _pipeline(setting: Setting, *, others: float) -> Mapping[str, float]:
-    """Sends between stages, and the bubble: a micro-batch's time on all other stages, a part at a time
-    (Narayanan et al., arXiv 2104.04473, sections 2.2.1 and 2.2.2)."""
-    stages, parts = setting.parallel.pipeline, setting.parallel.virtual_stages
+    """Sends between stages, and the bubble; a micro-batch takes `others` seconds on all stages but the slowest."""
+    stages, schedule = setting.parallel.pipeline, setting.parallel.schedule
     if stages == 1:
         return {}
     cut = setting.cut
     tokens = cut.tokens / cut.tensor if setting.software.pace.scatters_sends else cut.own_tokens
     num_bytes = tokens * setting.architecture.hidden * cut.element_bytes
     send = send_seconds(setting.cluster, num_bytes, stride=setting.layout.stage_ranks)
-    # Without parts to compute in the meantime, a stage waits for what it sends and receives.
-    hidden = setting.software.hides.pipeline if parts > 1 else 0.0
-    sends = 4 * parts * setting.num_micro_batches * send * (1 - hidden)
-    return {"pipeline": sends, "bubble": others / parts + 2 * (stages - 1) * send}
+    hidden = setting.software.hides.pipeline if schedule.sends_overlap else 0.0
+    sends = 4 * schedule.virtual_stages * setting.num_micro_batches * send * (1 - hidden)
+    return {"pipeline": sends, "bubble": schedule.bubble_seconds(others) + 2 * (stages - 1) * send}
 
 
 def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[str, float]:

@@ -27,7 +27,7 @@ def ranks_share_the_batch_evenly(recipe: Recipe) -> Iterator[Breach]:
 
 def ranks_share_the_evaluation_evenly(recipe: Recipe) -> Iterator[Breach]:
     """Every layout judges the same sequences, so none are added to fill up the last ranks."""
-    group = _group_of_micro_batches(recipe)
+    group = recipe.parallel.schedule.micro_batch_group
     sequences, at_once = recipe.evaluate.sequences, group * _micro_batches(recipe)[2]
     if sequences % at_once:
         near = listed(multiples_near(sequences, at_once))
@@ -52,7 +52,7 @@ def micro_batches_fill_the_pipeline(recipe: Recipe) -> Iterator[Breach]:
 
 
 def micro_batches_fill_every_interleaved_group(recipe: Recipe) -> Iterator[Breach]:
-    group = _group_of_micro_batches(recipe)
+    group = recipe.parallel.schedule.micro_batch_group
     micro_batches, rest, at_once = _micro_batches(recipe)
     if not rest and micro_batches > group and micro_batches % group:
         near = listed(multiples_near(recipe.train.batch_tokens, group * at_once * recipe.data.sequence_length))
@@ -61,13 +61,6 @@ def micro_batches_fill_every_interleaved_group(recipe: Recipe) -> Iterator[Breac
             f"use train.batch_tokens={near}, or parallel.virtual_stages=1"
         )
         yield breach(recipe, rule, *_batch_paths(recipe), "parallel.pipeline", "parallel.virtual_stages")
-
-
-def _group_of_micro_batches(recipe: Recipe) -> int:
-    """How many micro-batches the schedule takes through one virtual stage before it turns to the next: with virtual
-    stages as many as pipeline stages, and Megatron-Core refuses a last group with fewer (RuntimeError in
-    pipeline_parallel/schedules.py, forward_backward_pipelining_with_interleaving; forward alone is no exception)."""
-    return recipe.parallel.pipeline if recipe.parallel.virtual_stages > 1 else 1
 
 
 def _micro_batches(recipe: Recipe) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from mai.recipe.stage_text import BALANCED, EVEN, LONGEST, as_text, layers_of_pa
 
 def virtual_stages_need_a_pipeline(recipe: Recipe) -> Iterator[Breach]:
     """Megatron-Core refuses it as well (megatron/core/parallel_state.py, virtual_pipeline_model_parallel_size)."""
-    if recipe.parallel.virtual_stages > 1 and recipe.parallel.pipeline == 1:
+    if recipe.parallel.schedule.is_interleaved and recipe.parallel.pipeline == 1:
         rule = (
             "the parts of several stages are interleaved, and there is one stage; "
             "use parallel.pipeline=2 or more, or parallel.virtual_stages=1"
@@ -31,7 +31,7 @@ def even_parts_hold_the_same_number_of_layers(recipe: Recipe) -> Iterator[Breach
         return
     near = listed(multiples_near(layers, _num_parts(recipe)))
     ways_out = [*_degrees_that_divide(recipe), f"model.num_layers={near}", *_balanced(recipe)]
-    what = "stage" if parallel.virtual_stages == 1 else "part of a stage"
+    what = "part of a stage" if parallel.schedule.is_interleaved else "stage"
     rule = f"every {what} must hold the same number of layers; use {', or '.join(ways_out)}"
     yield breach(recipe, rule, "model.num_layers", *_who_cuts(recipe))
 
@@ -84,18 +84,19 @@ def _is_cut(recipe: Recipe) -> bool:
 
 
 def _who_cuts(recipe: Recipe) -> tuple[str, ...]:
-    virtual = ("parallel.virtual_stages",) if recipe.parallel.virtual_stages > 1 else ()
+    virtual = ("parallel.virtual_stages",) if recipe.parallel.schedule.is_interleaved else ()
     return ("parallel.pipeline", *virtual, "parallel.stages")
 
 
 def _degrees_that_divide(recipe: Recipe) -> Iterator[str]:
     """`parallel.pipeline one of 2, 3, 5`, and the same for virtual stages, where there are such."""
     layers, stages, virtual = recipe.model.num_layers, recipe.parallel.pipeline, recipe.parallel.virtual_stages
-    least = 1 if virtual == 1 else 2
+    is_interleaved = recipe.parallel.schedule.is_interleaved
+    least = 2 if is_interleaved else 1
     pipelines = [number for number in divisors(layers // virtual) if number >= least and layers % virtual == 0]
     if pipelines:
         yield f"parallel.pipeline {one_of(pipelines, near=stages)}"
-    if virtual > 1 and layers % stages == 0:
+    if is_interleaved and layers % stages == 0:
         yield f"parallel.virtual_stages {one_of(divisors(layers // stages), near=virtual)}"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.ground_truth.rows import HERE
 from benchmarks.plan_accuracy import bands, lines, predictions, time_goals
-from mai.plan.report.trust import FILE, Band
+from mai.plan.time.trust import FILE, Band
 
 ROOT = Path(__file__).parents[3]
 RESULT = ROOT / "benchmarks" / "results" / "plan_accuracy_2026-11-26.json"

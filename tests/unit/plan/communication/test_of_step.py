@@ -8,9 +8,9 @@ import pytest
 from mai.errors import PlanError
 from mai.model.shapes import parameters
 from mai.parallel.layout import Layout
-from mai.plan.communication.groups import families
 from mai.plan.communication.of_step import programs
-from mai.plan.communication.proof import prove
+from mai.plan.communication.rank_families import families
+from mai.plan.proof.proof import prove
 from mai.recipe import Recipe, load
 from recipes.debug.every_axis import dense_every_axis
 from tests.corpus import changed

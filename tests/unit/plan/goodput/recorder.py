@@ -7,7 +7,7 @@ from typing import Any
 from mai.cli_plan import record_of
 from mai.errors import ExitCode
 from mai.plan.goodput.measured import Measured
-from mai.plan.goodput.record import measured
+from mai.plan.goodput.run_record import measured
 from mai.run_folder import RunFolder, Terminal
 from mai.run_folder.disk import plain_json
 

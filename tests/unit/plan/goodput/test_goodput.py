@@ -22,7 +22,7 @@ from mai.plan.goodput.expected import (
 from mai.plan.goodput.failures import Cause, Checkpoint, Restart, load_failures, restart_of
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.goodput.intervals import best_two_tiers, two_tier_goodput
-from mai.plan.goodput.text import lines
+from mai.plan.telling.goodput_lines import lines
 from tests.unit.plan.goodput.one_tier import first_order_budget, tiers
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0

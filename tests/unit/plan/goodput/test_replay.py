@@ -8,9 +8,9 @@ import pytest
 from mai.cli_plan import record_of
 from mai.errors import ExitCode, PlanError
 from mai.plan.goodput.failures import restart_of
-from mai.plan.goodput.own import own_failures
-from mai.plan.goodput.record import measured
+from mai.plan.goodput.own_failures import own_failures
 from mai.plan.goodput.replay import predicted, replayed
+from mai.plan.goodput.run_record import measured
 from tests.unit.plan.goodput.recorder import STEP_SECONDS, Recorder
 
 

@@ -5,12 +5,13 @@ from collections import Counter
 import pytest
 
 from mai.plan.memory.in_flight import in_flight
+from mai.recipe.pipeline_schedule import Interleaved, OneForwardOneBackward
 
 
 @pytest.mark.parametrize("num_micro_batches", [1, 3, 4, 9, 64])
 def test_one_part_a_stage_has_as_many_in_flight_as_stages_follow(num_micro_batches: int) -> None:
     for stage in range(4):
-        states = in_flight(stage, pipeline=4, virtual_stages=1, num_micro_batches=num_micro_batches)
+        states = in_flight(OneForwardOneBackward(4), stage, num_micro_batches)
         assert max(states) == (min(num_micro_batches, 4 - stage),)
 
 
@@ -47,11 +48,11 @@ def test_interleaved_parts_have_in_flight_what_the_schedule_leaves_there(
     num_micro_batches: int, virtual_stages: int
 ) -> None:
     for stage in range(4):
-        found = in_flight(stage, pipeline=4, virtual_stages=virtual_stages, num_micro_batches=num_micro_batches)
+        found = in_flight(Interleaved(4, virtual_stages), stage, num_micro_batches)
         assert found == played_out(stage, 4, virtual_stages, num_micro_batches)
 
 
 def test_the_first_stage_holds_more_than_one_whole_model_of_activations_when_interleaved() -> None:
     """Korthikanti et al. (arXiv 2205.05198, section 4.2.3): 1 + (p - 1) / (p m) times as much as without parts."""
-    states = in_flight(0, pipeline=8, virtual_stages=3, num_micro_batches=64)
+    states = in_flight(Interleaved(8, 3), 0, 64)
     assert max(sum(state) for state in states) == 8 * 3 + 8 - 1

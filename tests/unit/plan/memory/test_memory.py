@@ -11,7 +11,7 @@ from mai.hardware.cluster import load_cluster
 from mai.model.shapes import Split
 from mai.plan.memory.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED, memory
 from mai.plan.model.architecture import Architecture, Attention, Experts, Layer, Product, gated_network
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.software import load_software
 from mai.recipe import ParallelConfig
 

@@ -6,7 +6,7 @@ from mai.hardware.cluster import Cluster, FabricLevel
 from mai.parallel.layout import Layout
 from mai.plan.placement.rank_map import rank_map
 from tests.unit.plan.placement.places import place_of
-from tests.unit.plan.placement.test_families import LAYOUTS
+from tests.unit.plan.placement.test_family_span import LAYOUTS
 from tests.unit.plan.placement.test_topology import cluster
 from tests.unit.plan.placement.test_traffic import CLUSTERS
 

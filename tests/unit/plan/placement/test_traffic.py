@@ -11,9 +11,9 @@ import pytest
 
 from mai.hardware.cluster import Cluster, FabricLevel
 from mai.parallel.layout import Group, Layout
-from mai.plan.communication.groups import families
 from mai.plan.communication.of_step import programs
 from mai.plan.communication.operation import Operation, Program
+from mai.plan.communication.rank_families import families
 from mai.plan.placement.topology import Level, levels
 from mai.plan.placement.traffic import leaving
 from mai.recipe import ParallelConfig, Recipe

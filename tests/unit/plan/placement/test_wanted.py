@@ -3,8 +3,8 @@
 from typing import Any
 
 from mai.hardware.cluster import load_cluster
-from mai.plan.of_recipe import setting_of, within
 from mai.plan.placement.wanted import placement
+from mai.plan.setting.of_recipe import setting_of, within
 from mai.plan.software import load_software
 from mai.recipe import load
 

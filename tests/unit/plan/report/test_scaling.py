@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from mai.hardware.cluster import load_cluster
-from mai.plan.of_recipe import setting_of, within
 from mai.plan.report.scaling import scaling
+from mai.plan.setting.of_recipe import setting_of, within
 from mai.plan.software import load_software
 from mai.plan.time.step_time import step_time
 from mai.recipe import ParallelConfig, Recipe

@@ -16,21 +16,21 @@ from mai.command import echo_error
 from mai.errors import ExitCode
 from mai.hardware.cluster import Cluster, Storage, load_cluster
 from mai.parallel.layout import Layout
-from mai.plan.communication.groups import families
 from mai.plan.communication.of_step import programs
-from mai.plan.communication.proof import prove
-from mai.plan.communication.proof_values import values
-from mai.plan.communication.schedule import prove_schedule
+from mai.plan.communication.rank_families import families
 from mai.plan.goodput.expected import planned_run
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.goodput.measured import Measured
-from mai.plan.goodput.own import own_failures
-from mai.plan.of_recipe import setting_of, within
-from mai.plan.placement.answers import answers
-from mai.plan.report.report import of_whole_run, report
+from mai.plan.goodput.own_failures import own_failures
+from mai.plan.placement.map_and_traffic import answers
+from mai.plan.proof.of_schedule import prove_schedule
+from mai.plan.proof.proof import prove
+from mai.plan.proof.proof_values import values
+from mai.plan.report.plan_report import of_whole_run, report
+from mai.plan.report.ranking import ranked
 from mai.plan.report.schema import FILE, SCHEMA
-from mai.plan.search.ranking_text import ranked
+from mai.plan.setting.of_recipe import setting_of, within
 from mai.plan.software import load_software
 from mai.recipe import Recipe, load, override
 from tests.unit.plan.goodput.recorder import Recorder

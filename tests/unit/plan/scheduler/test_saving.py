@@ -6,9 +6,9 @@ import pytest
 
 from mai.hardware.cluster import Storage, load_cluster
 from mai.model.shapes import num_parameters
-from mai.plan.of_recipe import setting_of
 from mai.plan.scheduler.saving import Grace, grace, load_seconds
-from mai.plan.setting import Setting
+from mai.plan.setting.of_recipe import setting_of
+from mai.plan.setting.setting import Setting
 from mai.plan.software import load_software
 from mai.recipe import load
 

@@ -8,8 +8,8 @@ import pytest
 from mai.errors import RecipeError
 from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import memory
-from mai.plan.of_recipe import setting_of, within
 from mai.plan.scheduler.world_sizes import world_sizes
+from mai.plan.setting.of_recipe import setting_of, within
 from mai.plan.software import load_software
 from mai.plan.time.step_time import step_time
 from mai.recipe import Recipe, load, override, rules

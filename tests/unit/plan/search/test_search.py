@@ -9,12 +9,12 @@ import pytest
 from mai.errors import PlanError
 from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import memory, rank_memory
-from mai.plan.of_layout import trains, with_layout
-from mai.plan.of_recipe import setting_of
 from mai.plan.search.candidates import degrees, parallel_of, recomputations, shardings
 from mai.plan.search.floor import Floor
 from mai.plan.search.search import search
-from mai.plan.setting import Setting
+from mai.plan.setting.of_layout import trains, with_layout
+from mai.plan.setting.of_recipe import setting_of
+from mai.plan.setting.setting import Setting
 from mai.plan.software import load_software
 from mai.plan.time.step_time import step_time
 from mai.recipe import MixtureOfExperts, ModelConfig, ParallelConfig, PrecisionConfig, Recipe

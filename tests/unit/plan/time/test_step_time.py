@@ -6,7 +6,7 @@ from mai.hardware.cluster import load_cluster
 from mai.model.families import llama
 from mai.parallel.layout import Layout
 from mai.plan.model.architecture import of_model
-from mai.plan.setting import Setting
+from mai.plan.setting.setting import Setting
 from mai.plan.software import load_software
 from mai.plan.time.passes import Passes
 from mai.plan.time.step_time import step_time

@@ -1,0 +1,1 @@
+"""Whether the calls of all ranks match: the proof."""

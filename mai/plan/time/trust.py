@@ -1,0 +1,42 @@
+"""How far a predicted step time can be trusted: what the same prediction was off by where a run was measured."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mai.plan.setting.setting import Setting
+
+FILE = Path(__file__).parent / "trust.json"
+"""Written by benchmarks/plan_accuracy.py: for each `kind`, the fields of a Band."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Of predicted over measured step times."""
+
+    rows: int
+    """Measurements."""
+    low: float
+    """The tenth percentile."""
+    high: float
+    """The ninetieth."""
+    of: str
+    """Whose runs they are, in words."""
+
+    def seconds(self, predicted: float) -> tuple[float, float]:
+        """Between which step times eight of ten runs would lie."""
+        return predicted / self.high, predicted / self.low
+
+
+def kind(setting: Setting) -> str:
+    """Settings that are off alike: `mai/bf16/dense/h100`."""
+    layers = "experts" if setting.architecture.has_experts else "dense"
+    return f"{setting.software.name}/{setting.precision}/{layers}/{setting.cluster.gpu.name}"
+
+
+def band(setting: Setting, file: Path = FILE) -> Band | None:
+    """None where nothing of this kind was measured."""
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8")).get(kind(setting))
+    return None if found is None else Band(**found)
