@@ -13,7 +13,7 @@ COMPILERS := .venv/compilers
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full test-kernels parity certified weights lint clean
+.PHONY: help setup quickstart test test-full test-kernels parity certified mutants weights lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.m
 
 certified: $(STAMP) ## certify the published models, write docs/certified.md
 	.venv/bin/python -m tests.parity.certified
+
+mutants: $(STAMP) $(WEIGHTS)/set_up ## break mai's code here and there, write docs/mutants.md; ARGS="--rooms data --number 40"
+	.venv/bin/python -m tests.mutants $(ARGS)
 
 weights: $(WEIGHTS)/set_up ## fetch the small model that tests compare with (93 MB)
 

@@ -98,6 +98,34 @@ def test_generation_ends_when_every_sequence_has_said_the_end_token(
     assert alone == [one_rank_tokens[0][: first + 1]]
 
 
+def drawn_without_and_with_an_end(place: Place, recipe: Recipe, checkpoints: Path) -> tuple[Any, Any, int]:
+    """Runs on one rank: the same draw twice, without an end token, and with one that both say and not at once."""
+    from mai.engine.generate import Sampling
+
+    sampler = open_sampler(place, recipe, checkpoints)
+
+    def draw(end_token: int | None) -> list[list[int]]:
+        sampling = Sampling(temperature=1.0, seed=3)
+        new = sampler.generate(torch.tensor(PROMPTS), num_tokens=NEW_TOKENS, sampling=sampling, end_token=end_token)
+        return new.tolist()  # type: ignore[no-any-return]
+
+    whole = draw(None)
+    said_by_both = set(whole[0][: NEW_TOKENS // 2]) & set(whole[1][: NEW_TOKENS // 2])
+    end_token = next(token for token in sorted(said_by_both) if whole[0].index(token) != whole[1].index(token))
+    return whole, draw(end_token), end_token
+
+
+def test_a_sequence_that_has_ended_changes_nothing_for_the_others_and_the_last_to_end_ends_the_batch(
+    prepared: Recipe, trained: RunFolder
+) -> None:
+    """What comes after a sequence's own end token is what the model would have said without one."""
+    whole, ended, end_token = on_ranks(1, drawn_without_and_with_an_end, prepared, trained.checkpoints)[0]
+    assert [len(said) for said in whole] == [NEW_TOKENS] * 2
+    first, last = sorted(said.index(end_token) for said in whole)
+    assert first < last < NEW_TOKENS - 1
+    assert ended == [said[: last + 1] for said in whole]
+
+
 @pytest.fixture
 def say(trained: RunFolder, launch: Callable[..., Job]) -> Callable[..., dict[str, Any]]:
     """`mai generate RUN --json`, as a dict."""

@@ -1,0 +1,140 @@
+"""make mutants ARGS="--rooms data model --number 40 --seed 1": would the tests notice?
+
+Draws single mutations, applies each to a copy of the tree, runs its room's tests there, and writes docs/mutants.md. An
+interrupted run goes on where it was: what was found is kept in .mutants/, while the file, or for a survivor the tests,
+are as they were.
+"""
+
+import argparse
+import hashlib
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+
+from tests.mutants.copy import Answer, Copy, copied
+from tests.mutants.mutations import Mutation, mutations_of
+from tests.mutants.results import DOCUMENT, Found, Mutant, Notes, digest_of_tests, document, explanations
+from tests.mutants.rooms import ROOMS, ROOT, files_of
+
+LEAST_OF_A_ROOM = 4
+LONGEST_SECONDS = 3600.0
+"""Of tests of a whole tree; those of a broken one may take three times as long as they did, and a minute."""
+Drawn = tuple[Mutant, Mutation]
+
+
+def main(words: Sequence[str]) -> None:
+    asked = asked_for(words)
+    notes, tests = Notes(ROOT / f".mutants/seed-{asked.seed}.jsonl"), digest_of_tests()
+    drawn = draw(asked.rooms, asked.number, seed=asked.seed)
+    known = {mutant: notes.of(mutant, source=digest(mutant.file), tests=tests) for mutant, _ in drawn}
+    found = {mutant: one for mutant, one in known.items() if one is not None}
+    say(f"{len(drawn)} mutants, {len(found)} of them known from before")
+    left = [one for one in drawn if one[0] not in found]
+    for mutant, answer in tried(left, at_once=asked.at_once):
+        found[mutant] = Found(mutant, digest(mutant.file), tests, not answer.passed, answer.noticed_by, answer.seconds)
+        notes.add(found[mutant])
+        verdict = "SURVIVED" if answer.passed else f"killed by {answer.noticed_by}"
+        say(f"{mutant.file}:{mutant.line} {mutant.kind}: {verdict}, {answer.seconds:.0f} s")
+    in_order = [found[mutant] for mutant, _ in drawn]
+    DOCUMENT.write_text(document(in_order, explanations(), number=asked.number, seed=asked.seed))
+    say(f"{sum(one.killed for one in in_order)} of {len(in_order)} killed: {DOCUMENT.relative_to(ROOT)}")
+
+
+def asked_for(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make mutants")
+    parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
+    parser.add_argument("--number", type=int, default=220, help="Mutants, shared out over rooms by their code.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=1, help="Copies of the tree that are tested side by side.")
+    return parser.parse_args(words)
+
+
+def draw(rooms: Sequence[str], number: int, *, seed: int) -> list[Drawn]:
+    """So many, shared out over rooms by the mutations that each has; the same ones for the same files and seed."""
+    candidates = {room: [one for file in files_of(room) for one in _of_file(room, file)] for room in rooms}
+    all_of_them = sum(map(len, candidates.values()))
+    drawn: list[Drawn] = []
+    for room, ones in candidates.items():
+        share = max(LEAST_OF_A_ROOM, round(number * len(ones) / all_of_them))
+        # Of its own seed: what one room draws does not hang on the others.
+        random.Random(f"{seed} {room}").shuffle(ones)
+        are_code = (one for one in ones if one[1].is_code((ROOT / one[0].file).read_text()))
+        drawn += [one for one, _ in zip(are_code, range(share), strict=False)]
+    return drawn
+
+
+def _of_file(room: str, file: str) -> list[Drawn]:
+    source = (ROOT / file).read_text()
+    lines = source.splitlines()
+    return [
+        (Mutant(room, file, one.line, lines[one.line - 1].strip(), one.kind, one.start), one)
+        for one in mutations_of(source)
+    ]
+
+
+def tried(drawn: Sequence[Drawn], *, at_once: int) -> Iterator[tuple[Mutant, Answer]]:
+    """What the tests say of each, in order."""
+    copies: SimpleQueue[Copy] = SimpleQueue()
+    whole = Whole()
+
+    def try_one(one: Drawn) -> tuple[Mutant, Answer]:
+        copy = copies.get()
+        try:
+            return one[0], noticed(copy, *one, whole.seconds)
+        finally:
+            copies.put(copy)
+
+    with ExitStack() as stack, ThreadPoolExecutor(at_once) as threads:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for number in range(at_once):
+            copies.put(stack.enter_context(copied(folder / str(number))))
+        yield from threads.map(try_one, drawn)
+
+
+def noticed(copy: Copy, mutant: Mutant, mutation: Mutation, whole: Callable[[Copy, str], float]) -> Answer:
+    """What the first of the room's tests that notices says, or the last."""
+    source, took = (ROOT / mutant.file).read_text(), 0.0
+    for tests in ROOMS[mutant.room].tests:
+        limit = 3 * whole(copy, tests) + 60
+        with copy.broken(mutant.file, mutation.applied_to(source)):
+            answer = copy.test(tests, timeout_seconds=limit)
+        took += answer.seconds
+        if not answer.passed:
+            return Answer(passed=False, seconds=took, noticed_by=answer.noticed_by)
+    return Answer(passed=True, seconds=took, noticed_by="")
+
+
+class Whole:
+    """How long tests take where nothing is broken, each found out when it is first asked."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._one_at_a_time = Lock()
+
+    def seconds(self, copy: Copy, tests: str) -> float:
+        with self._one_at_a_time:
+            if tests not in self._seconds:
+                answer = copy.test(tests, timeout_seconds=LONGEST_SECONDS)
+                if not answer.passed:
+                    raise SystemExit(f"{tests} fails where nothing is broken: {answer.noticed_by}")
+                self._seconds[tests] = answer.seconds
+            return self._seconds[tests]
+
+
+def digest(file: str) -> str:
+    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest()
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
