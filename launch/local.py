@@ -25,53 +25,38 @@ from pathlib import Path
 from typing import Any
 
 from launch.family import Family
-from launch.rank_process import RELAYED, RankMain
+from launch.job import Job
+from launch.rank_process import RELAYED
 from launch.verdict import SUGGESTIONS, RankEnd, find_culprit, job_code, paragraph
 from mai.errors import ExitCode, MaiError
 from mai.log import log, point_nowhere
 from mai.parallel.place import Place
-from mai.recipe import ResilienceConfig
 from mai.run_folder import RunFolder, Terminal
 
 _ADDRESS = "127.0.0.1"
 
 
-def run_ranks(
-    num_ranks: int,
-    rank_main: RankMain,
-    *,
-    folder: RunFolder,
-    attempt: int,
-    grace_seconds: float = 10.0,
-    closing_seconds: float = ResilienceConfig().closing_seconds,
-) -> ExitCode:
-    """Start the ranks, wait for all of them, and say how the job ended: in the run folder, on stderr, as a code.
-
-    Args:
-        rank_main: runs in each rank with its place; its result is the rank's exit code.
-        grace_seconds: how long the other ranks may go on after one has failed.
-        closing_seconds: the same after one has ended well.
-    """
+def run_ranks(job: Job) -> ExitCode:
+    """Start the ranks, wait for all of them, and say how the job ended: in the run folder, on stderr, as a code."""
     assert threading.active_count() == 1, "fork copies one thread; locks that another one holds stay locked for ever"
-    family = Family(note=lambda kind, **fields: _note(folder, attempt, kind, fields))
+    family = Family(note=lambda kind, **fields: _note(job, kind, fields))
     with _reserved_port() as port, _signals_as_bytes() as signals:
         try:
             with _signals_held_back():
-                for rank in range(num_ranks):
-                    place = _place(rank, num_ranks, port)
-                    family.start(place, rank_main, log_path=_log_path(folder, attempt, rank))
-            family.watch(signals, grace_seconds=grace_seconds, closing_seconds=closing_seconds)
+                for rank in range(job.num_ranks):
+                    family.start(_place(rank, job.num_ranks, port), job.rank_main, log_path=_log_path(job, rank))
+            family.watch(signals, grace_seconds=job.grace_seconds, closing_seconds=job.closing_seconds)
         finally:
             family.end_at_once()
-        return _conclude(family.ends, folder, attempt)
+        return _conclude(family.ends, job)
 
 
 def _place(rank: int, num_ranks: int, port: int) -> Place:
     return Place(rank=rank, world_size=num_ranks, local_rank=rank, master_address=_ADDRESS, master_port=port)
 
 
-def _log_path(folder: RunFolder, attempt: int, rank: int) -> Path:
-    return folder.logs / f"rank-{rank:05d}-attempt-{attempt}.log"
+def _log_path(job: Job, rank: int) -> Path:
+    return job.folder.logs / f"rank-{rank:05d}-attempt-{job.attempt}.log"
 
 
 @contextmanager
@@ -121,16 +106,16 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _conclude(ends: Sequence[RankEnd], folder: RunFolder, attempt: int) -> ExitCode:
+def _conclude(ends: Sequence[RankEnd], job: Job) -> ExitCode:
     """Write down and say how it ended; a full disk or a closed terminal does not change the exit code."""
     code, culprit = job_code(ends), find_culprit(ends)
     try:
-        folder.write_terminal(attempt, _terminal(code, culprit, _status(folder)), replace=True)
+        job.folder.write_terminal(job.attempt, _terminal(code, culprit, _status(job.folder)), replace=True)
     except MaiError as error:
         log.error("%s", error)
-    _note(folder, attempt, "job_ended", {"code": int(code), "name": code.name})
+    _note(job, "job_ended", {"code": int(code), "name": code.name})
     if code is not ExitCode.COMPLETE:
-        log_path = _log_path(folder, attempt, culprit.rank if culprit else 0)
+        log_path = _log_path(job, culprit.rank if culprit else 0)
         _say(paragraph(code, culprit, log=str(log_path)))
     return code
 
@@ -156,9 +141,9 @@ def _status(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def _note(folder: RunFolder, attempt: int, kind: str, fields: dict[str, Any]) -> None:
+def _note(job: Job, kind: str, fields: dict[str, Any]) -> None:
     try:
-        folder.event(attempt, kind, **fields)
+        job.folder.event(job.attempt, kind, **fields)
     except MaiError as error:  # the ranks must go on, and be waited for, even if the disk is full
         log.error("%s", error)
 

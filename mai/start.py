@@ -7,7 +7,6 @@ every room, and does so where it needs them, so that mistakes in a recipe are to
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+from launch.early_signals import end_unsaved_when_told
 from launch.environment import this_place
 from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, ParityError, UsageError, error_of
 from mai.log import log
@@ -53,25 +52,25 @@ def train(
         return _as_rank(recipe, folder, place, device, stop_at=stop_at, dry_run=dry_run)
 
     folder.refuse_if_busy()
-    _end_unsaved_when_told()
+    end_unsaved_when_told()
     kind, ranks = _ranks_here(recipe, device)
     rules.check(recipe, world_size=ranks)
     if (code := _prepare_if_missing(recipe, command)) is not ExitCode.COMPLETE:
         return code
-    from launch.local import run_ranks
     from mai.train.farewell import farewell
     from mai.train.rank import train as train_rank
 
     folder.create()
     attempt = folder.begin_attempt()
-    main = partial(
-        _rank_main,
+    code = _run(
+        ranks,
         lambda place: train_rank(
             recipe, folder, place=place, device=kind, attempt=attempt, stop_at=stop_at, dry_run=dry_run
         ),
+        folder,
+        attempt,
+        recipe,
     )
-    closing_seconds = recipe.resilience.closing_seconds
-    code = run_ranks(ranks, main, folder=folder, attempt=attempt, closing_seconds=closing_seconds)
     if code is ExitCode.COMPLETE and not dry_run:
         try:
             sys.stdout.write(farewell(recipe, folder, device=kind, command=["mai", "train", *command]))
@@ -89,20 +88,17 @@ def generate(
     recipe = recipe_of(folder)
     kind = devices.choose(device)
     devices.prepare(kind)
-    from launch.local import run_ranks
     from mai.train import sample
 
     recipe = sample.one_rank(recipe) if layout == "one" else sample.one_copy(recipe)
-    main = partial(
-        _rank_main,
-        lambda place: sample.speak(recipe, folder, prompt, place=place, device=kind, **options),  # type: ignore[arg-type]
-    )
     # Not the run's own folder, whose records are of its training; kept where its log explains a failure.
     scratch = Path(tempfile.mkdtemp(prefix="mai-generate-"))
-    scratch_folder = RunFolder(scratch / "run")
-    scratch_folder.create()
-    attempt = scratch_folder.begin_attempt()
-    code = run_ranks(recipe.parallel.model_ranks, main, folder=scratch_folder, attempt=attempt)
+    code = _run_aside(
+        recipe.parallel.model_ranks,
+        lambda place: sample.speak(recipe, folder, prompt, place=place, device=kind, **options),  # type: ignore[arg-type]
+        scratch,
+        recipe,
+    )
     if code is ExitCode.COMPLETE:
         shutil.rmtree(scratch)
     return code
@@ -235,14 +231,34 @@ def recipe_of(folder: RunFolder) -> Recipe:
 
 
 def _start_trial(scratch: Path, trial: "Trial", work: Callable[[Place], ExitCode]) -> None:
+    code = _run_aside(trial.num_ranks, work, scratch, trial.recipe)
+    if code is not ExitCode.COMPLETE:
+        raise error_of(code, f"{trial.title}: did not come to the end; logs: {scratch / _ASIDE}")
+
+
+_ASIDE = "ranks"
+
+
+def _run_aside(ranks: int, work: Callable[[Place], ExitCode], scratch: Path, recipe: Recipe) -> ExitCode:
+    """Ranks whose records belong to no run: they lie in a folder inside of `scratch`."""
+    folder = RunFolder(scratch / _ASIDE)
+    folder.create()
+    return _run(ranks, work, folder, folder.begin_attempt(), recipe)
+
+
+def _run(ranks: int, work: Callable[[Place], ExitCode], folder: RunFolder, attempt: int, recipe: Recipe) -> ExitCode:
+    """Ranks on this machine, forked from this process."""
+    from launch.job import Job
     from launch.local import run_ranks
 
-    folder = RunFolder(scratch / "ranks")
-    folder.create()
-    attempt = folder.begin_attempt()
-    code = run_ranks(trial.num_ranks, partial(_rank_main, work), folder=folder, attempt=attempt)
-    if code is not ExitCode.COMPLETE:
-        raise error_of(code, f"{trial.title}: did not come to the end; logs: {folder.path}")
+    job = Job(
+        num_ranks=ranks,
+        rank_main=partial(_rank_main, work),
+        folder=folder,
+        attempt=attempt,
+        closing_seconds=recipe.resilience.closing_seconds,
+    )
+    return run_ranks(job)
 
 
 def _recipe_to_train(
@@ -273,23 +289,6 @@ def _as_rank(
 
     set_up(place.rank)
     return train_rank(recipe, folder, place=place, device=kind, stop_at=stop_at, dry_run=dry_run)
-
-
-def _end_unsaved_when_told() -> None:
-    """Until the ranks run, a signal that asks for an end ends this process, and one that asks for a save is void."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        sys.stderr.write(
-            f"mai: PREEMPTED_UNSAVED (exit code 211): {signal.Signals(number).name} before the ranks ran; what was "
-            "committed before is untouched.\n  next: start the same command again\n"
-        )
-        # An exception and no exit, so that a child that prepares the data is ended too.
-        raise SystemExit(ExitCode.PREEMPTED_UNSAVED)
-
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP
-            signal.signal(number, end)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _rank_main(work: Callable[[Place], ExitCode], place: Place) -> int:

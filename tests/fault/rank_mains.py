@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import pytest
 
+from launch.job import Job
 from launch.local import run_ranks
 from mai.errors import DataError, PeerLostError
 from mai.parallel.place import Place
@@ -30,7 +31,8 @@ def launcher(function: str, folder: str) -> NoReturn:
     run_folder.create()
     attempt = run_folder.begin_attempt()
     rank_main = partial(globals()[function], Path(folder))
-    sys.exit(run_ranks(NUM_RANKS, rank_main, folder=run_folder, attempt=attempt, grace_seconds=GRACE_SECONDS))
+    job = Job(num_ranks=NUM_RANKS, rank_main=rank_main, folder=run_folder, attempt=attempt, grace_seconds=GRACE_SECONDS)
+    sys.exit(run_ranks(job))
 
 
 def ready(folder: Path, place: Place) -> None:
