@@ -35,7 +35,7 @@ class Child:
     pid: int
     pidfd: int
     word_descriptor: int
-    """Of the memory file where the rank leaves its word; unlike a pipe it is never full and never blocks."""
+    """The memory file where the rank leaves its word; unlike a pipe it is never full and never blocks."""
     log_path: Path
 
 
@@ -46,7 +46,7 @@ class Family:
     note: Note
     running: list[Child] = field(default_factory=list)
     ends: list[RankEnd] = field(default_factory=list)
-    """Of the ranks that ended by themselves or by a foreign hand; those that we ended are no evidence."""
+    """How ranks ended, by themselves or by a foreign hand; those that we ended are no evidence."""
     relayed: set[int] = field(default_factory=set)
     is_ended_by_us: bool = False
     oom_kills_seen: int = field(default_factory=num_oom_kills)

@@ -153,7 +153,7 @@ def _of_programs(
 
 
 def _failures(name: str) -> "tuple[Failures, Measured | None]":
-    """Of a list, or of a run folder, with what was measured there."""
+    """The failures of a list, or of a run folder with what was measured there."""
     from mai.plan.goodput.failures import failure_names, load_failures
 
     if name in failure_names() or not Path(name).is_dir():

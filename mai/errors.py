@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
-"""Of an OSError that the storage is to blame for."""
+"""What an OSError carries where the storage is to blame."""
 
 
 class ExitCode(IntEnum):

@@ -44,7 +44,7 @@ class Exported:
     num_tensors: int
     files: Sequence[str]
     peak_memory_bytes: int
-    """Of the process that held most."""
+    """The most that any process held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class _File:
     name: str
     tensors: Sequence[_Tensor]
     manifest: Manifest
-    """Of the tensors that these are made of, and no others: it travels to another process."""
+    """Names the tensors that these are made of, and no others: it travels to another process."""
 
 
 @dataclass(frozen=True, slots=True)

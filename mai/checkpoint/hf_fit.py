@@ -94,7 +94,7 @@ def _rules(family: ModuleType, folder: HfFolder, model: ModelConfig) -> list[Rul
 
 @cache
 def shapes_of(model: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Of every tensor of ours that a weight map makes."""
+    """The shape of every tensor of ours that a weight map makes, by name."""
     return {parameter.name: parameter.shape for parameter in (*parameters(model), *buffers(model))}
 
 

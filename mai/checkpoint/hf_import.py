@@ -42,10 +42,10 @@ SIDE_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", 
 class Imported:
     num_tensors: int
     num_quantised: int
-    """Of the source's tensors; what they stand for was imported."""
+    """How many of the source's tensors were quantised; what they stand for was imported."""
     shard_files: int
     peak_memory_bytes: int
-    """Of the process that held most."""
+    """The most that any process held."""
 
 
 @dataclass(frozen=True, slots=True)

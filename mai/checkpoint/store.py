@@ -49,7 +49,7 @@ def commit(temporary: Path, final: Path, manifest_json: str) -> None:
 
 
 def keep_newest(checkpoints: Path, keep: int, *, newest: int) -> None:
-    """Of the checkpoints up to step `newest`, just committed, delete all but the last `keep`; called by one rank.
+    """Delete all but the last `keep` checkpoints up to step `newest`, just committed; called by one rank.
 
     A folder of a later step is one that this run could not read and went back from: it counts for nothing."""
     for step in [step for step in committed_steps(checkpoints) if step <= newest][:-keep]:

@@ -61,7 +61,7 @@ _LOOK_SECONDS = 0.2
 
 
 def _bytes_in(folder: Path) -> int:
-    """Of its files; one that is renamed or removed meanwhile is counted next time, or not at all."""
+    """Bytes of its files; one that is renamed or removed meanwhile is counted next time, or not at all."""
     found = 0
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):

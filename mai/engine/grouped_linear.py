@@ -95,7 +95,7 @@ class GroupedLinear(MegatronModule):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, ShardedTensorFactory]:
-        """Of each parameter what makes its boxes in the tensor of all experts, [experts, ...]."""
+        """What makes each parameter's boxes in the tensor of all experts, [experts, ...]."""
         found = {}
         for name, parameter in self.named_parameters():
             dim, num_parts = parameter.partition_dim, parameter.partition_stride

@@ -74,7 +74,7 @@ class SwiGLU(MegatronModule):
         return out
 
     def weighted(self, gate_and_up: Tensor, weight_T: Tensor) -> Tensor:
-        """Of routed tokens, times what their router gave each."""
+        """The activation of routed tokens, times what their router gave each."""
         out: Tensor = self.config.operations.weighted_swiglu(gate_and_up, weight_T)
         return out
 

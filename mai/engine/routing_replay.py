@@ -27,7 +27,7 @@ class OwnTokens:
     """Which tokens of a step come through this rank's routers."""
 
     sequences: range
-    """Of the N sequences; micro-batches are taken from them in order."""
+    """Which of the N sequences; micro-batches are taken from them in order."""
     positions_L: Tensor
 
 

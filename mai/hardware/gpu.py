@@ -39,8 +39,8 @@ class Gpu:
     short ones reach of it is in mai/plan/time/rates.py."""
 
     sustained_share: float | None = None
-    """Of the product's measured rate, what a training step sustains: clocks under load. Attention's rates are those of
-    a step, or taken as such."""
+    """What a training step sustains of the product's measured rate: clocks under load. Attention's rates are those of a
+    step, or taken as such."""
 
     memory_share: float | None = None
     """Measured: what a copy reaches of `hbm_tb_per_second`."""
@@ -65,7 +65,7 @@ class Gpu:
     """Where each number comes from, by its field's name."""
 
     def peak_tflops(self, format_name: str) -> float | None:
-        """Of dense matrix products in `bf16`, `fp8` or `fp4`; None for what is not stated, such as fp32."""
+        """The peak rate of dense matrix products in `bf16`, `fp8` or `fp4`; None for what is not stated, such as fp32."""
         return {"bf16": self.bf16_tflops, "fp8": self.fp8_tflops, "fp4": self.fp4_tflops}.get(format_name)
 
     @property

@@ -16,7 +16,7 @@ class Update:
     gradient_factor: float
     """What clipping multiplies the gradients by; 1 where nothing is clipped."""
     number: int
-    """Of this update, from 1."""
+    """Which update it is, from 1."""
 
     @classmethod
     def of(cls, *numbers: Any) -> "Update":

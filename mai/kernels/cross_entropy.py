@@ -51,7 +51,7 @@ def _is_whole(group: dist.ProcessGroup | None) -> bool:
 
 
 class _WholeCrossEntropy(torch.autograd.Function):
-    """Of one rank: loss and gradient from one reading."""
+    """Loss and gradient of a rank that holds the whole vocabulary, from one reading."""
 
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class _WholeCrossEntropy(torch.autograd.Function):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Of ranks that each hold a part: what they found is gathered between the two readings."""
+    """The same over ranks that each hold a part: what they found is gathered between the two readings."""
 
     @staticmethod
     def forward(

@@ -14,7 +14,7 @@ from mai.kernels.operators import operator
 
 BLOCK = 128
 LARGEST = 448.0
-"""Of e4m3."""
+"""The largest number of e4m3."""
 SMALLEST_AMAX = 2.0**-100
 """A block of zeros counts as this: its scale and what multiplies it are finite. bf16 gradients are far larger."""
 

@@ -24,7 +24,8 @@ class Rule:
     """Factor on the weights."""
     num_groups: int = 1
     groups_per_token: int = 1
-    """Of `num_groups`, those with the largest sum of their best `experts_per_token / groups_per_token` scores."""
+    """A token's experts come from so many groups: those with the largest sum of their best
+    `experts_per_token / groups_per_token` scores."""
 
 
 def reference(logits_TE: Tensor, preference_TE: Tensor | None, rule: Rule) -> tuple[Tensor, Tensor]:

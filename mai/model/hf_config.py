@@ -34,7 +34,7 @@ class HfConfig:
         return key in self._values
 
     def number(self, key: str, kind: type[Value], *, default: Value | None = None) -> Value:
-        """Of this type; noted as wrong where it is missing without a default, or of another."""
+        """The key's value, of this type; noted as wrong where it is missing without a default, or of another."""
         value = self._values.get(key, default)
         if _is(value, kind):
             return kind(value)

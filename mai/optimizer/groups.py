@@ -16,7 +16,7 @@ class GroupRule:
     """What an update does to the parameters of a group."""
 
     learning_rate_factor: float
-    """Of the step's learning rate."""
+    """The step's learning rate is multiplied with it."""
     weight_decay: float
     is_frozen: bool = False
     """Neither updated nor counted in the gradient norm."""

@@ -138,7 +138,7 @@ class MixtureOfExperts:
     """Groups that a token's experts may come from, by the sum of each group's best scores."""
 
     every: int = Field(default=1, gt=0)
-    """Of the layers after the first dense ones, the last of so many has experts; the others are dense."""
+    """Behind the first dense layers, the last of each so many has experts; the others are dense."""
 
     latent_size: int | None = Field(default=None, gt=0)
     """Width of the vector that is sent to the experts instead of the hidden state; None sends that."""

@@ -24,7 +24,7 @@ class Turn(NamedTuple):
     direction: Literal["forward", "backward"]
     micro_batch: int
     virtual_stage: int
-    """Of the stage; 0 where it has one."""
+    """Which of the stage's virtual stages; 0 where it has one."""
 
 
 class PipelineSchedule(Hashable, Protocol):
@@ -35,7 +35,7 @@ class PipelineSchedule(Hashable, Protocol):
 
     @property
     def virtual_stages(self) -> int:
-        """Of each stage."""
+        """How many each stage has."""
 
     @property
     def is_interleaved(self) -> bool:

@@ -26,7 +26,7 @@ class Report:
     wrong: Sequence[str] = ()
     """A line for each operation that is not its twin."""
     code: int | None = None
-    """Of the error that kept the rank from finding out; None where nothing did."""
+    """What kept the rank from finding out, as an exit code; None where nothing did."""
     message: str = ""
     """That error's."""
 

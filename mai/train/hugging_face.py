@@ -43,7 +43,7 @@ class ImportedRun:
     dequantised: int
     files: int
     peak_memory_bytes: int
-    """Of the process that held most."""
+    """The most that any process held."""
 
 
 def import_run(

@@ -66,7 +66,7 @@ def _take_weights(
     *,
     leave_out: Callable[[int, str], None],
 ) -> None:
-    """Of another run, and nothing else of it: what an optimizer keeps begins at zero."""
+    """Take another run's weights, and nothing else of it: what an optimizer keeps begins at zero."""
     other = RunFolder(run)
     manifest = resume.resume(
         other.checkpoints,

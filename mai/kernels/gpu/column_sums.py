@@ -25,7 +25,7 @@ def column_sums_kernel(x, out, N, M, stride, ROWS: tl.constexpr, COLUMNS: tl.con
 
 
 def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of fp32 [N, M] with contiguous rows: [M], rounded once."""
+    """Sums [M] over the rows of an fp32 [N, M] whose rows are contiguous, rounded once."""
     assert x.stride(1) == 1
     out = x.new_empty(x.size(1), dtype=dtype)
     column_sums_kernel[(cover(x.size(1), COLUMNS),)](

@@ -26,5 +26,5 @@ def cover(length: int, block: int) -> int:
 
 @functools.cache
 def num_multiprocessors(device: torch.device) -> int:
-    """Of the card; the interpreter's CPU counts as four."""
+    """How many the card has; the interpreter's CPU counts as four."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

@@ -62,7 +62,7 @@ def norms(layer: int) -> Iterator[Rule]:
 
 
 def norms_below(our: str, their: str) -> Iterator[Rule]:
-    """Of a layer by what its names begin with."""
+    """Rules of the norms of a layer, by what its names begin with."""
     yield same(f"{our}input_layernorm.weight", f"{their}input_layernorm.weight")
     yield same(f"{our}pre_mlp_layernorm.weight", f"{their}post_attention_layernorm.weight")
 
