@@ -65,7 +65,7 @@ class Gpu:
     """Where each number comes from, by its field's name."""
 
     def peak_tflops(self, format_name: str) -> float | None:
-        """The peak rate of dense matrix products in `bf16`, `fp8` or `fp4`; None for what is not stated, such as fp32."""
+        """Peak of dense matrix products in `bf16`, `fp8` or `fp4`; None for what is not stated, such as fp32."""
         return {"bf16": self.bf16_tflops, "fp8": self.fp8_tflops, "fp4": self.fp4_tflops}.get(format_name)
 
     @property

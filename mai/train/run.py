@@ -83,6 +83,11 @@ class Run:
         """
         self.recorder.log(values)
 
+    @property
+    def is_first_rank(self) -> bool:
+        """Whether this is the rank that prints; every rank stands in the loop."""
+        return self.session.is_first_rank
+
     def save_if_due(self, *, now: bool = False) -> None:
         """Save at the recipe's interval, or `now`; nothing is written twice for one step."""
         if self.saver.is_due(self.state.step, now=now):
