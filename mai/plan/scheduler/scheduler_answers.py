@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+from mai.exit_contract import SIGNALS, exit_codes
 from mai.plan.placement.wanted import placement
-from mai.plan.scheduler.contract import SIGNALS, exit_codes
 from mai.plan.scheduler.saving import grace, load_seconds
 from mai.plan.scheduler.stopping import stopping
 from mai.plan.scheduler.world_sizes import world_sizes

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from mai.errors import ExitCode
-from mai.plan.scheduler.contract import ACTIONS, SIGNALS, action, exit_codes
+from mai.exit_contract import ACTIONS, SIGNALS, action, exit_codes
 from mai.resilience.signals import StopRequest, StopSignals
 from tests.house.sources import ROOT
 
