@@ -38,6 +38,7 @@ def mai(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.alone
 def test_two_mistakes_are_named_at_once_with_exit_code_80_in_under_a_second() -> None:
     seconds = []
     for _ in range(3):  # other tests may share the cores: the quickest run counts

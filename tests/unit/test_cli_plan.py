@@ -22,6 +22,7 @@ def mai(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.alone
 def test_a_plan_is_there_in_half_a_second_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom mai.cli import main\n"
