@@ -14,7 +14,7 @@ from mai.plan.report.pictures import MEMORY_ITEMS
 from mai.plan.time.step_time import WORDS
 from tests.house.sources import ROOT, name, python_files
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[!.]*/README.md")])
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
