@@ -5,15 +5,18 @@ PYTHON ?= python3
 INSTALLER ?= auto
 DEVICE ?= auto
 ARGS ?=
+# Processes of pytest: one of them has the tests that start several ranks, the others all the rest.
+WORKERS ?= 2
 STAMP := .venv/set_up
 WEIGHTS := .venv/weights
 COMPILERS := .venv/compilers
+PYTEST := .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # A shell that forbids bytecode files makes every process compile torch and Megatron-Core anew: 10 seconds a start.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full test-kernels parity certified mutants weights lint clean
+.PHONY: help setup quickstart test test-quick test-full test-kernels slowest parity certified mutants weights lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,15 +27,21 @@ setup: $(STAMP) ## make .venv; PYTHON=python3.12 and INSTALLER=pip (or uv) choos
 quickstart: $(STAMP) ## train the quick start; DEVICE=cpu (or cuda) chooses, ARGS="train.steps=50" changes it
 	@sh launch/quickstart.sh "$(DEVICE)" $(ARGS)
 
-test: $(STAMP) $(WEIGHTS)/set_up ## run the tests; ARGS="tests/unit -x" goes to pytest
-	.venv/bin/python -m pytest $(ARGS)
+test: $(STAMP) $(WEIGHTS)/set_up ## run the tests; ARGS="tests/unit -x" goes to pytest, WORKERS=0 takes one process
+	$(PYTEST) $(ARGS)
+
+test-quick: $(STAMP) ## before a daily change: tests/unit and tests/house, without what is slow
+	$(PYTEST) -m "not slow" tests/unit tests/house $(ARGS)
 
 test-full: $(STAMP) $(WEIGHTS)/set_up ## run the tests with the whole of the large matrices
-	.venv/bin/python -m pytest --full $(ARGS)
+	$(PYTEST) --full $(ARGS)
 
 test-kernels: $(STAMP) $(COMPILERS)/set_up ## prove the GPU kernels without a GPU; fetches compilers (300 MB)
-	TRITON_INTERPRET=1 PYTHONPATH=$(COMPILERS) .venv/bin/python -m pytest --kernels tests/kernels/test_*against_float64.py tests/unit/kernels $(ARGS)
-	PYTHONPATH=$(COMPILERS) .venv/bin/python -m pytest --kernels tests/kernels/test_compiled.py tests/kernels/test_cuda_library.py $(ARGS)
+	TRITON_INTERPRET=1 PYTHONPATH=$(COMPILERS) $(PYTEST) --dist load --kernels tests/kernels/test_*against_float64.py $(ARGS)
+	PYTHONPATH=$(COMPILERS) $(PYTEST) --kernels tests/kernels/test_compiled.py tests/kernels/test_cuda_library.py $(ARGS)
+
+slowest: $(STAMP) ## list the twenty tests that took longest when they last ran
+	@.venv/bin/python -m tests.durations
 
 parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md
 	.venv/bin/python -m tests.parity.matrix

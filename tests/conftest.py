@@ -7,14 +7,19 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from mai.data.prepare import prepare
 from mai.engine import device
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
-from tests.corpus import prepared_recipe
+from tests.corpus import recipe_on, write_corpus
+from tests.durations import Durations
 from tests.jobs import TRAINED, Job, ended_jobs, on_corpus, start
+from tests.session import IS_WORKER, OneStartsRanks, made_once, session_folder, turn
 
 # Set before anything is imported, so that child processes inherit it too.
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -27,6 +32,18 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before any test module imports Megatron-Core: the test process itself computes on the CPU.
 device.prepare("cpu")
+if IS_WORKER:
+    # The other workers compute too. What a test starts chooses for itself.
+    torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not IS_WORKER:
+        config.pluginmanager.register(Durations())
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStartsRanks | None:
+    return OneStartsRanks(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +68,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="nvidia-smi lists no GPU"))
 
 
+# Outermost: to wait for a turn is not a test's own time.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if not IS_WORKER:
+        return (yield)
+    folder = session_folder(item.session.config._tmp_path_factory)  # type: ignore[attr-defined]
+    with turn(folder, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 def _has_gpu() -> bool:
     if shutil.which("nvidia-smi") is None:
         return False
@@ -61,7 +88,12 @@ def _has_gpu() -> bool:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """The recipe `tiny` on a small corpus that is tokenised already."""
-    return prepared_recipe(tmp_path_factory.mktemp("corpus"))
+
+    def make(folder: Path) -> None:
+        write_corpus(folder / "documents")
+        prepare(recipe_on(folder), workers=1)
+
+    return recipe_on(made_once(session_folder(tmp_path_factory) / "corpus", make))
 
 
 @pytest.fixture(scope="session")
@@ -81,14 +113,13 @@ def launch() -> Iterator[Callable[..., Job]]:
 def trained(prepared: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """`tiny`, trained for its 20 steps from the command line on 8 ranks (TP2 PP2 DP2, sequence parallel), undisturbed,
     with checkpoints of steps 10 and 20."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    job = start(
-        ["train", "tiny", *on_corpus(prepared), *TRAINED, "--run", str(folder), "--device", "cpu"],
-        folder=folder,
-        cold=True,
-    )
-    try:
-        assert job.exit_code() == 0, job.stderr
-    finally:
-        job.end()
-    return RunFolder(folder)
+
+    def make(folder: Path) -> None:
+        words = ["train", "tiny", *on_corpus(prepared), *TRAINED, "--run", str(folder / "run"), "--device", "cpu"]
+        job = start(words, folder=folder / "run", cold=True)
+        try:
+            assert job.exit_code() == 0, job.stderr
+        finally:
+            job.end()
+
+    return RunFolder(made_once(session_folder(tmp_path_factory) / "trained", make) / "run")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mai.data.prepare import prepare
 from mai.recipe import Recipe
 from recipes.debug.tiny import tiny
 
@@ -22,16 +21,11 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def prepared_recipe(folder: Path) -> Recipe:
-    """`tiny` on that corpus, tokenised under `folder`."""
-    recipe = tiny()
-    documents = write_corpus(folder / "documents")
-    recipe = replace(
-        recipe,
-        data=replace(recipe.data, documents=(str(documents),), folder=str(folder / "prepared"), held_out_fraction=0.1),
-    )
-    prepare(recipe, workers=1)
-    return recipe
+def recipe_on(folder: Path) -> Recipe:
+    """`tiny` on the corpus of `folder / "documents"`, to be tokenised beside it."""
+    recipe, documents = tiny(), (str(folder / "documents"),)
+    data = replace(recipe.data, documents=documents, folder=str(folder / "prepared"), held_out_fraction=0.1)
+    return replace(recipe, data=data)
 
 
 def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:

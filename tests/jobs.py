@@ -11,6 +11,7 @@ the server of tests/ranks.py, which has imported everything already.
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -187,6 +188,12 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.01)
+
+
+def processor_seconds() -> float:
+    """Of all processes that this one has started and seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def is_alive(pid: int) -> bool:

@@ -20,6 +20,9 @@ from tests.fault import rank_mains
 from tests.fault.rank_mains import GRACE_SECONDS, NUM_RANKS
 from tests.jobs import is_alive, wait_until
 
+# Most of them time how long something takes to end.
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 ALL_RANKS = range(NUM_RANKS)
 

@@ -22,6 +22,7 @@ Launch = Callable[..., Job]
 STEPS, EVERY_STEPS, KILLS = 600, 5, 3
 
 
+@pytest.mark.alone
 def test_the_goodput_of_a_run_with_kills_is_predicted_from_its_failures(
     prepared: Recipe, tmp_path: Path, launch: Launch
 ) -> None:

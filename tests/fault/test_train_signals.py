@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from mai.recipe import Recipe
 from tests.fault.small_run import assert_failed_well, committed, resumed_at, train
 from tests.jobs import Job, is_alive, wait_until
@@ -53,6 +55,7 @@ def test_a_save_on_demand_goes_on_and_a_stop_file_ends_the_run(
     go_on(command, folder, launch)
 
 
+@pytest.mark.alone
 def test_a_killed_rank_is_named_and_its_survivors_end_within_seconds(
     prepared: Recipe, tmp_path: Path, launch: Launch
 ) -> None:
@@ -73,6 +76,7 @@ def test_a_killed_rank_is_named_and_its_survivors_end_within_seconds(
     go_on(command, folder, launch)
 
 
+@pytest.mark.alone
 def test_a_killed_launcher_takes_its_ranks_along(prepared: Recipe, tmp_path: Path, launch: Launch) -> None:
     folder = tmp_path / "run"
     command = train(prepared, folder, "parallel.data=2", "checkpoint.every_steps=2")
@@ -99,6 +103,7 @@ def test_while_modules_load_a_request_to_save_is_void_and_one_to_end_is_obeyed(
     assert not folder.exists()
 
 
+@pytest.mark.alone
 def test_a_request_to_end_while_the_data_is_prepared_ends_that_too(
     prepared: Recipe, tmp_path: Path, launch: Launch
 ) -> None:

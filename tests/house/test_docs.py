@@ -13,7 +13,7 @@ from mai.plan.goodput.failures import load_failures
 from mai.plan.telling.item_words import MEMORY_ITEMS, WORDS
 from tests.house.sources import ROOT, name, python_files
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[!.]*/README.md")])
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 

@@ -99,7 +99,7 @@ def tried(drawn: Sequence[Drawn], *, at_once: int) -> Iterator[tuple[Mutant, Ans
 
 def noticed(copy: Copy, mutant: Mutant, mutation: Mutation, whole: Callable[[Copy, str], float]) -> Answer:
     """What the first of the room's tests that notices says, or the last."""
-    source, took = (ROOT / mutant.file).read_text(), 0.0
+    source, took = (copy.folder / mutant.file).read_text(), 0.0
     for tests in ROOMS[mutant.room].tests:
         limit = 3 * whole(copy, tests) + 60
         with copy.broken(mutant.file, mutation.applied_to(source)):

@@ -69,10 +69,10 @@ class Copy:
 
 
 def first_failure(said: str) -> str:
-    """The test in pytest's summary; else its last line."""
+    """The test in pytest's summary; else the last line."""
     lines = said.strip().splitlines() or ["nothing said"]
-    failures = (line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR ")))
-    return next(failures, lines[-1])
+    failures = (line for line in lines if line.startswith(("FAILED ", "ERROR ")))
+    return next(failures, lines[-1]).removeprefix("FAILED ").removeprefix("ERROR ").partition(" - ")[0]
 
 
 def end_all(mark: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from mai.plan.report.schema import FILE
 from tests.house.sources import ROOT
+from tests.jobs import processor_seconds
 from tests.unit.plan.goodput.recorder import Recorder
 
 WORDS = ["mai1_500b", "--hardware", "h100", "--gpus", "15000"]
@@ -22,6 +22,7 @@ def mai(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.alone
 def test_a_plan_is_there_in_half_a_second_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom mai.cli import main\n"
@@ -40,12 +41,6 @@ def test_a_plan_is_there_in_half_a_second_without_torch(tmp_path: Path) -> None:
     assert result.stdout.startswith("mai1-500b on h100: 14,976 GPUs of 15,000, 24 spares\n")
     assert result.stderr == "\n"
     assert seconds < 0.5
-
-
-def processor_seconds() -> float:
-    """Of all processes that this one has started and seen end."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def test_exit_code_and_verdict_agree() -> None:

@@ -163,5 +163,5 @@ def test_tests_in_a_copy_see_what_is_broken_there_and_one_that_hangs_has_noticed
 
 
 def test_who_noticed_is_read_from_what_pytest_says() -> None:
-    assert first_failure("..F\nFAILED tests/a.py::b[1] - assert 1 == 2\n1 failed in 1 s") == "tests/a.py::b[1]"
+    assert first_failure("..F\nFAILED tests/a.py::b[c d] - assert 1 == 2\n1 failed in 1 s") == "tests/a.py::b[c d]"
     assert first_failure("Segmentation fault\n") == "Segmentation fault"

@@ -100,6 +100,7 @@ def test_a_sink_that_cannot_start_is_left_out(warnings: list[str]) -> None:
     assert "left out of this run; the run goes on: ConnectionError: no server" in warnings[0]
 
 
+@pytest.mark.alone
 def test_a_sink_that_hangs_costs_the_run_nothing(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observer_module, "_CLOSE_SECONDS", 0.3)
     monkeypatch.setattr(observer_module, "_MAX_WAITING", 50)

@@ -1,0 +1,56 @@
+"""How long each test took when it last ran: `make slowest` lists the twenty that took longest.
+
+A pytest plugin and a command; tests/conftest.py loads the one, the Makefile calls the other.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+FILE = HERE / ".durations.json"
+NUM_SLOWEST = 20
+
+
+class Durations:
+    """Writes them down when a session ends; in the process that hears of all tests, whichever ran them."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # Set-up and tear-down count.
+        self._seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        FILE.write_text(json.dumps(merged(read(), self._seconds), indent=0))
+
+
+def read() -> dict[str, float]:
+    """Seconds by test, of files that are still there."""
+    seconds = json.loads(FILE.read_text()) if FILE.exists() else {}
+    return {test: took for test, took in seconds.items() if (HERE.parent / file_of(test)).is_file()}
+
+
+def merged(old: dict[str, float], new: dict[str, float]) -> dict[str, float]:
+    """What is new, and what is old of files that did not run this time."""
+    files = {file_of(test) for test in new}
+    return {test: seconds for test, seconds in old.items() if file_of(test) not in files} | dict(new)
+
+
+def file_of(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def slowest(seconds: dict[str, float], number: int) -> list[str]:
+    """As lines, longest first."""
+    chosen = sorted(seconds, key=lambda test: seconds[test], reverse=True)[:number]
+    return [f"{seconds[test]:7.1f} s  {test}" for test in chosen]
+
+
+if __name__ == "__main__":
+    lines = slowest(read(), NUM_SLOWEST) or ["nothing has run yet: make test"]
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,90 @@
+"""What makes tests of several processes one session: a thing is made once, and who wants to be alone is."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.durations import merged, slowest
+from tests.session import made_once, scope_of, turn
+
+FORK = multiprocessing.get_context("fork")
+
+
+def together(work: Callable[..., None], folder: Path, values: list[Any]) -> None:
+    """The work on each value, in processes of their own."""
+    processes = [FORK.Process(target=work, args=(folder, value)) for value in values]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(values)
+
+
+def make_slowly(folder: Path, number: int) -> None:
+    def make(made: Path) -> None:
+        made.mkdir()
+        (made / str(number)).touch()
+        time.sleep(0.2)
+        (made / "whole").touch()
+
+    assert (made_once(folder / "thing", make) / "whole").exists()
+
+
+def test_what_several_want_is_made_once_and_nobody_sees_it_before_it_is_whole(tmp_path: Path) -> None:
+    together(make_slowly, tmp_path, [1, 2, 3, 4])
+    assert len(list((tmp_path / "thing").iterdir())) == 2
+
+
+def test_what_failed_is_made_anew(tmp_path: Path) -> None:
+    def fail(made: Path) -> None:
+        made.mkdir()
+        raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        made_once(tmp_path / "thing", fail)
+    made_once(tmp_path / "thing", Path.mkdir)
+    assert list((tmp_path / "thing").iterdir()) == []
+
+
+def take_turns(folder: Path, alone: bool) -> None:  # noqa: FBT001 (a process gets values by position)
+    for number in range(5):
+        with turn(folder, alone=alone), (folder / "diary").open("a") as diary:
+            began = time.monotonic_ns()
+            time.sleep(0.02)
+            diary.write(f"{began} {time.monotonic_ns()} {alone} {number}\n")
+
+
+def test_who_is_alone_meets_nobody(tmp_path: Path) -> None:
+    together(take_turns, tmp_path, [False, False, False, True, True])
+    lines = [line.split() for line in (tmp_path / "diary").read_text().splitlines()]
+    turns = [(int(began), int(ended), alone == "True") for began, ended, alone, _ in lines]
+    met = [
+        alone or other_alone
+        for began, ended, alone in turns
+        for other_began, other_ended, other_alone in turns
+        if (began, ended) != (other_began, other_ended) and began < other_ended and other_began < ended
+    ]
+    assert len(turns) == 25
+    assert not any(met)
+
+
+def test_turns_that_are_not_alone_are_at_once(tmp_path: Path) -> None:
+    with turn(tmp_path, alone=False), turn(tmp_path, alone=False):
+        together(take_turns, tmp_path, [False])
+    assert len((tmp_path / "diary").read_text().splitlines()) == 5
+
+
+def test_files_stay_together_and_all_that_start_ranks() -> None:
+    assert scope_of("tests/unit/a.py::test_b[x::y]") == "tests/unit/a.py"
+    assert scope_of("tests/fault/a.py::test_b") == scope_of("tests/parity/c.py::test_d")
+
+
+def test_the_slowest_come_first_and_files_that_did_not_run_keep_what_they_took() -> None:
+    old = {"a.py::gone": 9.0, "a.py::x": 1.0, "b.py::y": 5.0}
+    seconds = merged(old, {"a.py::x": 2.0, "a.py::z": 3.0})
+    assert seconds == {"b.py::y": 5.0, "a.py::x": 2.0, "a.py::z": 3.0}
+    assert slowest(seconds, 2) == ["    5.0 s  b.py::y", "    3.0 s  a.py::z"]
