@@ -51,9 +51,9 @@ def plain(
 def test_it_is_the_formula(
     num_queries: int,
     window: int | None,
-    has_sinks: bool,
+    has_sinks: bool,  # noqa: FBT001
     scale: float | None,
-    starts: Tensor | None,  # noqa: FBT001
+    starts: Tensor | None,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
 
