@@ -10,7 +10,7 @@ from mai.certify import tolerance
 from mai.certify.compare import KINDS, Comparison, Finding
 from mai.certify.require import FORMAT_VERSION
 from mai.certify.subject import fingerprint
-from mai.certify.trial import NUM_STEPS
+from mai.certify.trial import NUM_STEPS, WEIGHTED
 from mai.recipe import Recipe, to_dict
 from mai.recipe import fingerprint as recipe_fingerprint
 from mai.recipe.shrink import degrees, lost
@@ -28,6 +28,8 @@ class Evidence:
     """By trial, in the order in which they ran."""
     draw: int
     """Which tokens: 1 where the layout differed with the first ones, and experts got their second chance."""
+    batches: Sequence[str] = ()
+    """What the batch of each step said of its tokens."""
     wrong_in_first_draw: Sequence[Finding] = ()
     """What differed then."""
 
@@ -58,11 +60,12 @@ def certificate(
         "backend": "gloo",
         "steps": NUM_STEPS,
         "tokens_of_a_step": shrunk.train.batch_tokens,
+        "batches": list(evidence.batches),
         "draw": evidence.draw,
         "wrong_in_first_draw": [_plain(finding) for finding in evidence.wrong_in_first_draw],
         "compared": {name: _compared(name, comparison) for name, comparison in evidence.comparisons.items()},
         "wrong": _wrong(evidence),
-        "unproven": unproven(recipe, shrunk),
+        "unproven": unproven(recipe, shrunk, batches=evidence.batches),
         "seconds": {trial: round(seconds, 2) for trial, seconds in evidence.seconds.items()},
         "shrunk_recipe": to_dict(shrunk),
     }
@@ -94,7 +97,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
     return {**asdict(finding), "used": finding.used}
 
 
-def unproven(recipe: Recipe, shrunk: Recipe) -> list[str]:
+def unproven(recipe: Recipe, shrunk: Recipe, *, batches: Sequence[str]) -> list[str]:
     """What the certificate does not speak of, one sentence each."""
     larger = [
         f"{name} {'as many as there are' if was is None else was} (tried: {now})"
@@ -102,7 +105,12 @@ def unproven(recipe: Recipe, shrunk: Recipe) -> list[str]:
         if now is not None and (was is None or was > now)
     ]
     too_many = lost(recipe)
+    without = (
+        "segments and positions: a part of your own (model.layer or model.attention_core) takes none, and the weighted "
+        "steps went without"
+    )
     return [
+        *([without] if WEIGHTED in batches else []),
         "NCCL and the network between nodes: the ranks were processes of one machine and spoke over gloo",
         "kernels that only run on a GPU: everything was computed by those of the CPU",
         *([f"degrees beyond the tried ones: {', '.join(larger)}"] if larger else []),

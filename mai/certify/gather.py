@@ -52,7 +52,8 @@ def _of_draw(shrunk: Recipe, folder: Path, draw: int, *, start: StartRanks, say:
         say(f"  {trial.title:15} {seconds[trial.title]:5.1f} s")
         if any(comparison.wrong for comparison in comparisons.values()):
             break
-    return Evidence(comparisons=comparisons, seconds=seconds, draw=draw)
+    batches = [recordings[0].batches[step] for step in sorted(recordings[0].batches)]
+    return Evidence(comparisons=comparisons, seconds=seconds, draw=draw, batches=batches)
 
 
 def _rank(recipe: Recipe, folder: Path, draw: int, place: Place) -> ExitCode:

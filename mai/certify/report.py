@@ -35,6 +35,9 @@ def passed_lines(value: Mapping[str, Any]) -> Iterator[str]:
                 f"  {name}  {kind:13} {found['numbers']:>11,} compared, at most {worst['difference']:.1e} where "
                 f"{worst['allowed']:.1e} is allowed ({where}step {worst['step']})"
             )
+    for said in dict.fromkeys(value["batches"]):
+        steps = [step for step, batch in enumerate(value["batches"], start=1) if batch == said]
+        yield f"  steps {steps[0]} to {steps[-1]}: {said}"
     if differed := value["wrong_in_first_draw"]:
         first = differed[0]
         yield (

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from mai.batch import Batch
+from mai.certify.annotated import annotated
 from mai.certify.values import Kind, Numbers, Piece, Writer
 from mai.data.loader import batch_positions
 from mai.data.synthetic import synthetic_sequences
@@ -22,6 +24,12 @@ from mai.recipe import ParallelConfig, PrecisionConfig, Recipe
 from mai.train.foreign_errors import foreign_errors_named
 
 NUM_STEPS = 4
+
+PLAIN, WEIGHTED = "every target counts 1", "weights of 0, 1 and fractions"
+PACKED = f"{WEIGHTED}; rows in segments, each with positions of its own"
+"""What the batch of a step says of its tokens."""
+
+_FIRST_ANNOTATED_STEP = 3
 
 # No step of a shrunk recipe takes seconds: who is silent for so long hangs.
 _PEER_TIMEOUT_SECONDS = 120.0
@@ -71,6 +79,7 @@ def _steps(recipe: Recipe, layout: Layout, engine: Engine, writer: Writer, *, dr
     objective = objective_of(recipe)
     sequences = synthetic_sequences(recipe.model.vocab_size, recipe.data.sequence_length, draw)
     _write(writer, 0, engine.shards(), {"weight": "weight"})
+    annotation = PLAIN
     for step in range(1, NUM_STEPS + 1):
         positions = batch_positions(
             (step - 1) * recipe.batch_sequences,
@@ -78,11 +87,22 @@ def _steps(recipe: Recipe, layout: Layout, engine: Engine, writer: Writer, *, dr
             data_rank=engine.groups.data_rank,
             data_ranks=layout.data,
         )
-        gradients = engine.forward_backward(objective.batch(sequences, positions), objective.loss)
-        writer.add_scalars(step, loss=gradients.loss, norm=gradients.norm)
+        batch = objective.batch(sequences, positions)
+        if step >= _FIRST_ANNOTATED_STEP:
+            batch, annotation = _annotated(engine, batch, positions, draw=draw)
+        gradients = engine.forward_backward(batch, objective.loss)
+        writer.add_scalars(step, loss=gradients.loss, norm=gradients.norm, batch=annotation)
         _write(writer, step, engine.gradients(), {"gradient": "gradient"})
         engine.apply(gradients, learning_rate=learning_rate(recipe, step))
         _write(writer, step, engine.shards(), {"weight": "weight", "exp_avg_sq": "second_moment"})
+
+
+def _annotated(engine: Engine, batch: Batch, positions: range, *, draw: int) -> tuple[Batch, str]:
+    """Weighted, and packed where all parts of the user's own can take it; and which of the two. All ranks must call."""
+    packed = annotated(batch, positions, draw=draw, has_segments=True)
+    if engine.takes(packed):
+        return packed, PACKED
+    return annotated(batch, positions, draw=draw, has_segments=False), WEIGHTED
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -2,7 +2,7 @@
 
 rank-00003/index.jsonl    one line a piece: step, kind, name, where it lies in its tensor and in values.bin
 rank-00003/values.bin     the pieces' numbers, fp32, one after the other
-rank-00003/scalars.jsonl  one line a step: loss, gradient norm
+rank-00003/scalars.jsonl  one line a step: loss, gradient norm, and what its batch said of its tokens
 """
 
 import json
@@ -80,8 +80,8 @@ class Writer:
         self._values.write(values.astype("<f4").tobytes())
         self._at += values.size
 
-    def add_scalars(self, step: int, *, loss: float, norm: float) -> None:
-        self._scalars.write(json.dumps({"step": step, "loss": loss, "norm": norm}) + "\n")
+    def add_scalars(self, step: int, *, loss: float, norm: float, batch: str) -> None:
+        self._scalars.write(json.dumps({"step": step, "loss": loss, "norm": norm, "batch": batch}) + "\n")
 
 
 class Recording:
@@ -90,12 +90,15 @@ class Recording:
     def __init__(self, folder: Path) -> None:
         self.pieces: dict[tuple[int, Kind, str], list[tuple[int, Piece]]] = {}
         self.scalars: dict[int, list[dict[str, float]]] = {}
+        self.batches: dict[int, str] = {}
+        """By step."""
         self._values = {}
         for rank, files in enumerate(sorted(folder.glob("rank-*"))):
             self._values[rank] = np.memmap(files / "values.bin", dtype="<f4", mode="r")
             for piece in map(_piece, _lines(files / "index.jsonl")):
                 self.pieces.setdefault((piece.step, piece.kind, piece.name), []).append((rank, piece))
             for line in _lines(files / "scalars.jsonl"):
+                self.batches[line["step"]] = line.pop("batch")
                 self.scalars.setdefault(line["step"], []).append(line)
 
     @property

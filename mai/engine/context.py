@@ -6,6 +6,7 @@ Shapes: S positions of the whole sequence, L of this rank, B sequences, H query 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from mai.parallel.context import order_of_all_parts, own_parts
 
-AttentionCore = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries [Q, B, H, D], the last of the K positions of keys and values [K, B, G, D] -> [Q, B, H, D of the values]."""
+AttentionCore = Callable[..., Tensor]
+"""Queries [Q, B, H, D], the last of the K positions of keys and values [K, B, G, D] -> [Q, B, H, D of the values].
+
+With `starts_BQ`, where there are segments: the first of the K positions that each query may see."""
 
 
 class Positions:
@@ -23,13 +26,13 @@ class Positions:
 
     def __init__(self, tables: tuple[Tensor, Tensor], group: dist.ProcessGroup | None) -> None:
         """`tables`: cos and sin [S, D], fp32. `group`: the context ranks; None for one."""
-        self._tables = tables
+        self.whole_tables = tables
         self._rank, self._ranks = (0, 1) if group is None else (group.rank(), group.size())
 
     def tables(self, length: int, *, start: int = 0) -> tuple[Tensor, Tensor]:
         """cos and sin [L, D] of this rank's positions; `start` is the first one, of a sequence that is not cut (while
         generating)."""
-        cos_LD, sin_LD = (self._of_this_rank(table, length, start) for table in self._tables)
+        cos_LD, sin_LD = (self._of_this_rank(table, length, start) for table in self.whole_tables)
         return cos_LD, sin_LD
 
     def _of_this_rank(self, table_SD: Tensor, length: int, start: int) -> Tensor:
@@ -46,16 +49,35 @@ def own_columns(x_BS: Tensor, *, rank: int, ranks: int) -> Tensor:
     return torch.cat([x_BS[:, part.start : part.stop] for part in own_parts(x_BS.size(1), rank=rank, ranks=ranks)], 1)
 
 
+def whole_rows(x_BL: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """All context ranks' columns in the order of the sequence, [B, S]; all of them must call."""
+    whole_SB: Tensor = _WholeSequence.apply(x_BL.t(), group)  # type: ignore[no-untyped-call]
+    return whole_SB.t()
+
+
+def with_segments(core: AttentionCore, starts_BQ: Tensor | None) -> AttentionCore:
+    """The core that looks no further back than this; the core as it is where there are no segments."""
+    return core if starts_BQ is None else partial(core, starts_BQ=starts_BQ)
+
+
 def attend(
-    query_LBHD: Tensor, key_LBGD: Tensor, value_LBGD: Tensor, group: dist.ProcessGroup, *, core: AttentionCore
+    query_LBHD: Tensor,
+    key_LBGD: Tensor,
+    value_LBGD: Tensor,
+    starts_BL: Tensor | None,
+    group: dist.ProcessGroup,
+    *,
+    core: AttentionCore,
 ) -> Tensor:
-    """Causal attention of this rank's queries to the whole sequence; returns [L, B, H, D]. All context ranks call."""
+    """Causal attention of this rank's queries to the whole sequence, or as far back as their segments begin; returns
+    [L, B, H, D]. All context ranks call."""
     key_SBGD, value_SBGD = (_WholeSequence.apply(x, group) for x in (key_LBGD, value_LBGD))  # type: ignore[no-untyped-call]
-    early, late = own_parts(key_SBGD.size(0), rank=group.rank(), ranks=group.size())
+    parts = own_parts(key_SBGD.size(0), rank=group.rank(), ranks=group.size())
+    starts = (None, None) if starts_BL is None else starts_BL.chunk(2, dim=1)
     return torch.cat(
         [
-            core(query, key_SBGD[: part.stop], value_SBGD[: part.stop])
-            for query, part in zip(query_LBHD.chunk(2), (early, late), strict=True)
+            with_segments(core, starts_BQ)(query, key_SBGD[: part.stop], value_SBGD[: part.stop])
+            for query, starts_BQ, part in zip(query_LBHD.chunk(2), starts, parts, strict=True)
         ]
     )
 

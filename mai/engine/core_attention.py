@@ -3,6 +3,7 @@
 Shapes follow Megatron: S sequence, B batch, H heads, G key and value heads, D head size.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
-from mai.engine.context import Positions, attend
+from mai.engine.annotations import Annotations
+from mai.engine.context import Positions, attend, with_segments
 from mai.errors import RecipeError
 
 
@@ -52,12 +54,16 @@ class CoreAttention(MegatronModule):
         **_: Any,
     ) -> None:
         """`tables`: cos and sin by position; None for a layer that knows no positions. `core`: a
-        `context.AttentionCore`, which takes `sinks_H` as well where there are sinks."""
+        `context.AttentionCore`, which takes `sinks_H` as well where there are sinks, and `starts_BQ` if it can keep
+        segments apart."""
         super().__init__(config=config)
         self.tensor_group = pg_collection.tp
         self.context_group = pg_collection.cp if pg_collection.cp.size() > 1 else None
         self.positions = None if tables is None else Positions(tables, self.context_group)
         self.core = core
+        self.takes_segments = "starts_BQ" in inspect.signature(core).parameters
+        self.annotations: Annotations | None = None
+        """Of the micro-batch that the layer is computing; see `model.hand_over`."""
         self._must_turn = tables is not None
         self.cache: KeyValueCache | None = None
         sinks_H = None
@@ -70,11 +76,13 @@ class CoreAttention(MegatronModule):
         self.register_parameter("sinks", sinks_H)
 
     def take_tables(self, length: int) -> tuple[Tensor, Tensor] | None:
-        """cos and sin [L, D] of so many positions, which go on where the cache ends; None where nothing is turned."""
+        """cos and sin of so many positions; None where nothing is turned. [L, D], which go on where the cache ends, or
+        [L, B, D] where the batch brings positions of its own."""
         self._must_turn = False
         if self.positions is None:
             return None
-        return self.positions.tables(length, start=0 if self.cache is None else self.cache.length)
+        own = None if self.annotations is None else self.annotations.tables(*self.positions.whole_tables)
+        return own or self.positions.tables(length, start=0 if self.cache is None else self.cache.length)
 
     def rotate(self, x_SBHD: Tensor) -> Tensor:
         """Turn queries or keys by their positions."""
@@ -85,7 +93,14 @@ class CoreAttention(MegatronModule):
         return turned_SBHD
 
     def forward(
-        self, query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, attention_mask: None, /, **_: Any
+        self,
+        query_SBHD: Tensor,
+        key_SBGD: Tensor,
+        value_SBGD: Tensor,
+        attention_mask: None,
+        /,
+        packed_seq_params: Annotations | None = None,
+        **_: Any,
     ) -> Tensor:
         """[S, B, H * D]; queries and keys come turned by their positions.
 
@@ -98,9 +113,12 @@ class CoreAttention(MegatronModule):
         if self.cache is not None:
             key_SBGD, value_SBGD = self.cache.extend(key_SBGD, value_SBGD)
         core = self.core if self.sinks is None else partial(self.core, sinks_H=self.sinks)
+        # As an argument where Megatron calls: recomputing the core alone, it knows whose turn it is.
+        annotations = packed_seq_params or self.annotations
+        starts_BL = None if annotations is None else annotations.starts
         if self.context_group is not None:
-            return attend(query_SBHD, key_SBGD, value_SBGD, self.context_group, core=core).flatten(2)
-        return core(query_SBHD, key_SBGD, value_SBGD).flatten(2)
+            return attend(query_SBHD, key_SBGD, value_SBGD, starts_BL, self.context_group, core=core).flatten(2)
+        return with_segments(core, starts_BL)(query_SBHD, key_SBGD, value_SBGD).flatten(2)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None

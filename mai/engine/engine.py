@@ -1,29 +1,30 @@
 """The engine: a model cut over ranks, behind a few verbs. All ranks must call each of them, in the same order."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
-from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from mai.batch import Batch
-from mai.collectives import sum_floats
+from mai.collectives import max_int, sum_floats
 from mai.engine import experts
 from mai.engine.build import build_model, share_out
 from mai.engine.context import own_columns
 from mai.engine.device import Device
-from mai.engine.groups import Groups, of_all_stages
-from mai.engine.multi_token import num_further_targets, split_depths
+from mai.engine.groups import Groups
+from mai.engine.multi_token import split_depths
 from mai.engine.open_gradients import OpenGradients
+from mai.engine.passes import Passes, Said
 from mai.engine.routing_replay import OwnTokens, Picks
 from mai.engine.shard import Shard
 from mai.engine.sharded_state import blocks
-from mai.engine.translate import schedule_function
+from mai.errors import DataError
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
 
@@ -31,9 +32,10 @@ Loss = Callable[[Tensor, Batch], Tensor]
 """Token losses [B, S] in nats and their micro-batch -> the sum that is trained on (a scalar)."""
 
 
-def summed(token_losses_BS: Tensor, _: Batch) -> Tensor:
-    """The standard `Loss`: the sum of the token losses."""
-    return token_losses_BS.float().sum()
+def summed(token_losses_BS: Tensor, batch: Batch) -> Tensor:
+    """The standard `Loss`: the sum of the token losses, each times its weight."""
+    losses_BS = token_losses_BS.float()
+    return losses_BS.sum() if batch.weights_BS is None else (losses_BS * batch.weights_BS).sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,11 @@ class Gradients:
     """What a forward and backward pass over one batch gave; the same on every rank."""
 
     loss: float
-    """Mean over the batch's tokens, nats."""
+    """Sum over the batch's targets, each times its weight, over the number of those that count, nats."""
     norm: float
     """Global L2 norm, before clipping."""
     multi_token_loss: float | None = None
-    """Mean over the tokens that further depths predict, nats; None without such depths."""
+    """The same of the targets of further depths; None without such depths."""
 
     @property
     def is_finite(self) -> bool:
@@ -56,11 +58,12 @@ class _Totals(NamedTuple):
     """Sums over all ranks' outputs of a batch."""
 
     loss: float
-    tokens: int
+    tokens: float
+    """Targets that count."""
     further_loss: float
     """Over all depths; 0 in evaluation, where they are not computed."""
-    further_tokens: int
-    """That further depths predict when they train."""
+    further_tokens: float
+    """Their targets that count, 0 in evaluation."""
 
 
 class Engine:
@@ -82,9 +85,17 @@ class Engine:
         self._sharding = share_out(self._modules, recipe, layout, groups, device=device.torch_device)
         config, chunks = self._modules[0].config, self._sharding.chunks
         config.finalize_model_grads_func = finalize_model_grads
-        config.no_sync_func = [chunk.no_sync for chunk in chunks] if self._is_interleaved else chunks[0].no_sync
+        config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync
         config.grad_scale_func = None
-        self._schedule = schedule_function(layout.schedule)
+        self._passes = Passes(
+            recipe,
+            layout,
+            groups,
+            device,
+            modules=self._modules,
+            chunks=chunks,
+            max_length=recipe.data.sequence_length,
+        )
 
     @property
     def groups(self) -> Groups:
@@ -93,13 +104,20 @@ class Engine:
     def forward_backward(self, batch: Batch, loss: Loss) -> Gradients:
         """Gradients of the mean loss over all data-parallel ranks' batches; the weights do not change.
 
-        `loss` is the recipe's: where that names none, it must be `summed`, or RuntimeError is
-        raised, on a GPU some time later (mai/kernels/linear_cross_entropy.py)."""
+        The loss and its gradients are divided by the number of targets that count, over all ranks and micro-batches:
+        an objective that divides by some other Z scales its weights by that number over Z (`num_counted`). Any g_t, the
+        gradient of some function L of the targets' log-probabilities l_t (`log_probs`), enters as the weight
+        -g_t * num_counted: the gradients are then those of sum(g_t l_t), which are L's.
+
+        `loss` is the recipe's: where that names none, it must be `summed`, or RuntimeError is raised, on a GPU some
+        time later (mai/kernels/linear_cross_entropy.py). DataError where no target counts."""
         for chunk in self._sharding.chunks:
             chunk.train()
         self._sharding.zero_gradients()
         experts.forget_counts(self._modules)
-        outputs = self._run_schedule(batch, loss, forward_only=False)
+        depths, further_weight = self._recipe.model.multi_token_depths, self._recipe.objective.multi_token_weight
+        finish = partial(_losses, loss=loss, further_weight=further_weight)
+        outputs = self._passes.run(batch, finish, depths=depths, forward_only=False)
         self._sharding.finish_gradients()
         # Enqueued before anything is waited for: the losses are read behind it.
         norm = self._sharding.gradient_norm()
@@ -132,7 +150,10 @@ class Engine:
 
     @cached_property
     def _parameter_names(self) -> list[str]:
-        return list(dict.fromkeys(name for names in of_all_stages(self._own_names) for name in names))
+        stages = self._groups.pipeline_group
+        of_stages: list[list[str]] = [[]] * stages.size()
+        dist.all_gather_object(of_stages, self._own_names, group=stages)
+        return list(dict.fromkeys(name for names in of_stages for name in names))
 
     def gradients(self) -> list[Shard]:
         """What this rank holds of the last `forward_backward`'s gradients, before `apply` clips them."""
@@ -167,11 +188,28 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> tuple[float, int]:
-        """Sum of the token losses over all data-parallel ranks' batches, in nats, and the number of tokens."""
+        """Sum of the weighted token losses over all data-parallel ranks' batches, in nats, and the number of targets
+        that count. DataError where none does."""
         for chunk in self._sharding.chunks:
             chunk.eval()
-        totals = self._totals(self._run_schedule(batch, summed, forward_only=True))
-        return totals.loss, totals.tokens
+        finish = partial(_losses, loss=summed, further_weight=0.0)
+        totals = self._totals(self._passes.run(batch, finish, forward_only=True))
+        return totals.loss, int(totals.tokens)
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Log-probabilities of the targets, fp32 [B, S] on the CPU; the same on all model ranks of a copy."""
+        return self._passes.log_probs(batch)
+
+    def num_counted(self, batch: Batch) -> int:
+        """How many targets of all data-parallel ranks' batches count: what `forward_backward` divides by."""
+        groups = self._groups
+        speaks = groups.is_first_stage and groups.tensor_rank == groups.context_rank == 0
+        (number,) = sum_floats([float(batch.num_counted()) if speaks else 0.0], device=self._device.torch_device)
+        return int(number)
+
+    def takes(self, batch: Batch) -> bool:
+        """Whether the parts of all ranks can take what this batch says of its tokens, those of the user's own too."""
+        return max_int(len(self._passes.hindrances(batch)), device=self._device.torch_device) == 0
 
     def shards(self) -> list[Shard]:
         """What this rank holds, as live tensors: read to save, write to load and then call `finish_load`."""
@@ -187,68 +225,30 @@ class Engine:
         """Updates applied since the first step."""
         return self._sharding.updates_done()
 
-    def _run_schedule(self, batch: Batch, loss: Loss, *, forward_only: bool) -> list[dict[str, Any]]:
-        size = self._recipe.parallel.micro_batch_sequences
-        micro_batches = list(self._micro_batches(batch, size))
-        # Every virtual stage reads all micro-batches, at its own pace.
-        readers = [iter(micro_batches) for _ in self._sharding.chunks]
-        return self._schedule(  # type: ignore[no-any-return]
-            forward_step_func=partial(
-                _forward_step, loss=loss, further_weight=self._recipe.objective.multi_token_weight
-            ),
-            data_iterator=readers if self._is_interleaved else readers[0],
-            model=self._sharding.chunks,
-            num_microbatches=len(micro_batches),
-            seq_length=batch.tokens_BS.size(1),
-            micro_batch_size=size,
-            forward_only=forward_only,
-        )
-
-    def _micro_batches(self, batch: Batch, size: int) -> Iterator[Batch]:
-        assert batch.tokens_BS.size(0) % size == 0, "recipe/rules/batch.py lets no such batch through"
-        rank, ranks = self._groups.context_rank, self._layout.context
-        for tokens, targets in zip(batch.tokens_BS.split(size), batch.targets_BS.split(size), strict=True):
-            own = (
-                own_columns(whole, rank=rank, ranks=ranks).to(self._device.torch_device) for whole in (tokens, targets)
-            )
-            yield Batch(*own)
-
-    @property
-    def _is_interleaved(self) -> bool:
-        return self._layout.schedule.is_interleaved
-
     def _totals(self, outputs: list[dict[str, Any]]) -> _Totals:
         # The loss of each sequence, or part of it, is known to the tensor ranks of its last stage; the first counts.
         counts = self._groups.is_last_stage and self._groups.tensor_rank == 0
-        local = [[float(out[name]) for name in ("loss", "tokens", "further_loss")] for out in outputs if counts]
-        loss, tokens, further_loss = sum_floats(
-            [sum(column) for column in zip(*local, strict=True)] or [0.0] * 3, device=self._device.torch_device
-        )
-        further_tokens = num_further_targets(
-            int(tokens),
-            sequence_length=self._recipe.data.sequence_length,
-            depths=self._recipe.model.multi_token_depths,
-        )
-        return _Totals(loss, int(tokens), further_loss, further_tokens)
+        local = [[float(out[name]) for name in _Totals._fields] for out in outputs if counts]
+        sums = [sum(column) for column in zip(*local, strict=True)] or [0.0] * len(_Totals._fields)
+        totals = _Totals(*sum_floats(sums, device=self._device.torch_device))
+        if totals.tokens == 0:
+            raise DataError("no target of this batch counts: all its weights are 0, on all ranks")
+        return totals
 
 
-def _forward_step(
-    data_iterator: Iterator[Batch], model: GPTModel, *, loss: Loss, further_weight: float
-) -> tuple[Tensor, Any]:
-    """Megatron's forward_step_func: the stage's output, and how its last stage turns it into a loss."""
-    micro_batch = next(data_iterator)
-    output = model(micro_batch.tokens_BS, None, None, labels=micro_batch.targets_BS)
-
-    def loss_function(losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        token_losses_BS, further_DBS = split_depths(losses)
-        summed = loss(token_losses_BS, micro_batch)
-        further = further_DBS.float().sum()
-        said = {"loss": summed.detach(), "tokens": token_losses_BS.numel(), "further_loss": further.detach()}
-        if further_DBS.size(0):
-            # Equations 24 and 25: a mean over depths, each of which counts the sequence's tokens as the main loss does.
-            summed = summed + further_weight / further_DBS.size(0) * further
-        # Not torch.tensor: its copy to the card would wait for the whole forward pass.
-        tokens = torch.full((), token_losses_BS.numel(), dtype=torch.int, device=summed.device)
-        return summed, tokens, said
-
-    return output, loss_function
+def _losses(micro_batch: Batch, losses: Tensor, *, loss: Loss, further_weight: float) -> tuple[Tensor, Tensor, Said]:
+    """What is trained on, how many targets count, and what `_totals` adds up; of a part of a micro-batch."""
+    token_losses_BS, further_DBS = split_depths(losses)
+    summed_loss, further = loss(token_losses_BS, micro_batch), further_DBS.float().sum()
+    tokens = micro_batch.num_counted()
+    further_tokens = micro_batch.further_weights_BSD
+    said = {
+        "loss": summed_loss.detach(),
+        "tokens": tokens,
+        "further_loss": further.detach(),
+        "further_tokens": 0 if further_tokens is None else further_tokens.count_nonzero(),
+    }
+    if further_DBS.size(0):
+        # Equations 24 and 25: a mean over depths, each of which counts the sequence's tokens as the main loss does.
+        summed_loss = summed_loss + further_weight / further_DBS.size(0) * further
+    return summed_loss, tokens, said

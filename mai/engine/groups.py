@@ -20,7 +20,7 @@ from mai.parallel.place import Place
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """This rank's place in the layout; Megatron-Core keeps the process groups themselves."""
+    """This rank's place in the layout; Megatron-Core keeps all the process groups, and reads them itself."""
 
     tensor_rank: int
     context_rank: int
@@ -35,6 +35,10 @@ class Groups:
     next_stage_rank: int
     last_stage_rank: int
     """Global rank whose losses and draws count: the last stage of the first copy, first tensor rank."""
+    context_group: dist.ProcessGroup
+    """Ranks that share this rank's sequences."""
+    pipeline_group: dist.ProcessGroup
+    """Ranks that hold this copy's stages, in order."""
 
 
 def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
@@ -64,15 +68,9 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
         previous_stage_rank=parallel_state.get_pipeline_model_parallel_prev_rank(),
         next_stage_rank=parallel_state.get_pipeline_model_parallel_next_rank(),
         last_stage_rank=layout.rank_at(tensor=0, context=0, data=0, pipeline=layout.pipeline - 1),
+        context_group=parallel_state.get_context_parallel_group(),
+        pipeline_group=parallel_state.get_pipeline_model_parallel_group(),
     )
-
-
-def of_all_stages(value: Any) -> list[Any]:
-    """Every pipeline stage's `value`, first stage first; all ranks must call."""
-    group = parallel_state.get_pipeline_model_parallel_group()
-    values: list[Any] = [None] * group.size()
-    dist.all_gather_object(values, value, group=group)
-    return values
 
 
 @contextmanager

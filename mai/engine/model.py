@@ -5,10 +5,14 @@ Shapes: S positions of this rank, B sequences, H hidden size, V this rank's entr
 
 from typing import Any
 
+import torch
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from mai.engine.annotations import Annotations
+from mai.engine.core_attention import CoreAttention
 from mai.engine.output_layer import OutputLayer
+from mai.engine.router import ExpertRouter
 
 
 class Model(GPTModel):
@@ -19,6 +23,8 @@ class Model(GPTModel):
         if self.post_process:
             # GPTModel names its class in the middle of its own __init__ (models/gpt/gpt_model.py).
             self.output_layer.__class__ = OutputLayer
+        for layer in self.decoder.layers:
+            hand_over(layer, depth=0)
 
     def _is_in_embd_group(self) -> bool:
         """Whether GPTModel copies the first stage's embedding here when it is built (models/common/language_module/
@@ -26,20 +32,34 @@ class Model(GPTModel):
         copy."""
         return False
 
-    def _postprocess(self, hidden_states: Tensor, input_ids: Tensor, *, labels: Tensor | None, **rest: Any) -> Tensor:
+    def _postprocess(
+        self,
+        hidden_states: Tensor,
+        input_ids: Tensor,
+        *,
+        labels: Tensor | None,
+        packed_seq_params: Annotations | None = None,
+        **rest: Any,
+    ) -> Tensor:
         if labels is None or not self.post_process:
             out: Tensor = super()._postprocess(hidden_states, input_ids, labels=labels, **rest)
             return out
-        return self._token_losses(hidden_states, labels)
+        weights_BS = None if packed_seq_params is None else packed_seq_params.weights(0)
+        return self._token_losses(hidden_states, labels, weights_BS)
 
-    def _token_losses(self, hidden_SBH: Tensor, targets_BS: Tensor, gradient_BS: Tensor | None = None) -> Tensor:
+    def _token_losses(
+        self, hidden_SBH: Tensor, targets_BS: Tensor, gradient_BS: Tensor | None, *, depth: int = 0
+    ) -> Tensor:
         """Losses of tokens [B, S], fp32; all tensor ranks must call.
 
-        `gradient_BS`: what the backward pass will bring for them, where that is not one for each."""
+        `gradient_BS`: what the backward pass will bring for them, where that is not one for each. `depth`: 0 are the
+        next tokens', whose losses must be there before those of further ones."""
         tied = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-        if self.config.operations.linear_cross_entropy is not None:
+        operations, trains = self.config.operations, torch.is_grad_enabled()
+        # Without gradients every sharding and every loss can have them in chunks.
+        if operations.linear_cross_entropy or (operations.cross_entropy and not trains):
             losses_BS: Tensor = self.output_layer(
-                hidden_SBH, weight=tied, targets_BS=targets_BS, gradient_BS=gradient_BS
+                hidden_SBH, weight=tied, targets_BS=targets_BS, gradient_BS=gradient_BS, is_first=depth == 0
             )
             return losses_BS
         logits_SBV, _ = self.output_layer(hidden_SBH, weight=tied)
@@ -58,3 +78,25 @@ class Model(GPTModel):
         )
         losses_BS: Tensor = losses_T.view(labels.size(1), labels.size(0)).t().contiguous()
         return losses_BS
+
+
+def cores_of(module: torch.nn.Module) -> list[CoreAttention]:
+    """The attention cores in it."""
+    return [inner for inner in module.modules() if isinstance(inner, CoreAttention)]
+
+
+def hand_over(layer: torch.nn.Module, *, depth: int) -> None:
+    """Before every pass through this layer, a recomputation too: give its attention cores the micro-batch's
+    annotations, and its router, as Megatron's `padding_mask`, which of its tokens do not count at this depth."""
+    cores = cores_of(layer)
+    has_router = any(isinstance(module, ExpertRouter) for module in layer.modules())
+
+    def before(_: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        annotations = options.get("packed_seq_params")
+        for core in cores:
+            core.annotations = annotations
+        if has_router and annotations is not None:
+            options = {**options, "padding_mask": annotations.uncounted(depth)}
+        return arguments, options
+
+    layer.register_forward_pre_hook(before, with_kwargs=True)

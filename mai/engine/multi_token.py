@@ -28,47 +28,86 @@ from megatron.core.transformer.multi_token_prediction import (
 )
 from torch import Tensor
 
+from mai.engine.annotations import Annotations
 from mai.engine.matrices import ColumnMatrix
-from mai.engine.model import Model
+from mai.engine.model import Model, hand_over
 
 
 class MultiTokenModel(Model):
     """The model whose last part returns the token losses of all depths, [1 + D, B, S]; in evaluation [1, B, S].
 
-    A position that has no token so far on has loss 0. It needs labels: `Sampler` leaves the block out."""
+    Those of further depths are weighed already; a position that has no token so far on has loss 0. It needs labels:
+    `FrozenModel` leaves the block out."""
 
-    def _postprocess(self, hidden_states: Tensor, input_ids: Tensor, *, labels: Tensor | None, **_: Any) -> Tensor:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for depth, further in enumerate(self.mtp.layers if self.mtp_process else [], start=1):
+            hand_over(further.transformer_layer, depth=depth)
+
+    def _postprocess(
+        self,
+        hidden_states: Tensor,
+        input_ids: Tensor,
+        *,
+        labels: Tensor | None,
+        packed_seq_params: Annotations | None = None,
+        **_: Any,
+    ) -> Tensor:
         if not self.post_process:
             return hidden_states
         assert labels is not None
-        losses = [self._token_losses(hidden_states, labels)]
+        weights_BS = None if packed_seq_params is None else packed_seq_params.weights(0)
+        losses = [self._token_losses(hidden_states, labels, weights_BS)]
         if self.training:
-            losses += self._further_losses(hidden_states, input_ids, labels)
+            losses += self._further_losses(hidden_states, input_ids, labels, packed_seq_params)
         return torch.stack(losses)
 
-    def _further_losses(self, hidden_SBH: Tensor, tokens_BS: Tensor, targets_BS: Tensor) -> Iterator[Tensor]:
+    def _further_losses(
+        self, hidden_SBH: Tensor, tokens_BS: Tensor, targets_BS: Tensor, annotations: Annotations | None
+    ) -> Iterator[Tensor]:
         # Its positions are those of the attention core; the block moves them along with the tokens and needs a tensor.
         of_all_depths = self.mtp(
             input_ids=tokens_BS,
             position_ids=tokens_BS,
             hidden_states=hidden_SBH,
             attention_mask=None,
+            packed_seq_params=annotations,
             embedding=self.embedding,
         )
         # What each further loss counts (Engine weighs them), told before the backward pass says so.
         weight = self.config.mtp_loss_scaling_factor / self.config.mtp_num_layers
         is_there_BS = torch.ones_like(targets_BS)
-        for deeper_SBH in of_all_depths.split(hidden_SBH.size(0))[1:]:
+        for depth, deeper_SBH in enumerate(of_all_depths.split(hidden_SBH.size(0))[1:], start=1):
             # The end of a sequence is filled up with zeros.
             targets_BS, is_there_BS = (roll_tensor(x, cp_group=self.mtp.cp_group)[0] for x in (targets_BS, is_there_BS))
-            yield self._token_losses(deeper_SBH, targets_BS, weight * is_there_BS) * is_there_BS
+            weights_BS = is_there_BS
+            if annotations is not None and (own := annotations.weights(depth)) is not None:
+                weights_BS = own
+            yield self._token_losses(deeper_SBH, targets_BS, weight * weights_BS, depth=depth) * weights_BS
+
+
+class FurtherLayer(MultiTokenPredictionLayer):
+    """Megatron's, which takes `packed_seq_params` for those of Transformer Engine in two places; for ours, it lets them
+    go on to its attention."""
+
+    def _get_embeddings(self, *, packed_seq_params: Annotations | None = None, **rest: Any) -> Any:
+        return super()._get_embeddings(**rest)
+
+    def _checkpointed_forward(self, forward_func: Any, *, packed_seq_params: Annotations | None, **rest: Any) -> Any:
+        """What is recomputed takes tensors alone, by position."""
+        names = tuple(rest)
+
+        def forward(*values: Any) -> Any:
+            return forward_func(**dict(zip(names, values, strict=True)), packed_seq_params=packed_seq_params)
+
+        return super()._checkpointed_forward(forward, **rest)
 
 
 def multi_token_block(layers: list[ModuleSpec], *, norm: type) -> ModuleSpec:
     """The block's spec, with these decoder layers, one a depth."""
     specs = [
         ModuleSpec(
-            module=MultiTokenPredictionLayer,
+            module=FurtherLayer,
             submodules=MultiTokenPredictionLayerSubmodules(
                 enorm=norm, hnorm=norm, eh_proj=ColumnMatrix, transformer_layer=layer, layer_norm=norm
             ),
@@ -81,9 +120,3 @@ def multi_token_block(layers: list[ModuleSpec], *, norm: type) -> ModuleSpec:
 def split_depths(losses: Tensor) -> tuple[Tensor, Tensor]:
     """The next token's losses [B, S] and further depths' [D, B, S], of what the model's last part returned."""
     return (losses, losses.new_empty(0)) if losses.dim() == 2 else (losses[0], losses[1:])
-
-
-def num_further_targets(num_tokens: int, *, sequence_length: int, depths: int) -> int:
-    """How many tokens further depths predict, of whole sequences: each one fewer of a sequence than the one before."""
-    num_sequences = num_tokens // sequence_length
-    return num_sequences * sum(sequence_length - depth for depth in range(1, depths + 1))

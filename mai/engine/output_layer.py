@@ -13,6 +13,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor
 
 from mai.engine.matrices import ColumnMatrix
+from mai.kernels import linear_cross_entropy
 
 
 class OutputLayer(ColumnMatrix):
@@ -29,12 +30,14 @@ class OutputLayer(ColumnMatrix):
         *,
         targets_BS: Tensor | None = None,
         gradient_BS: Tensor | None = None,
+        is_first: bool = True,
     ) -> Any:
         """Losses of the tokens [B, S], fp32; all tensor ranks must call.
 
         Args:
             weight: where it is the embedding's.
-            gradient_BS: what the backward pass will bring for the losses, where that is not one for each."""
+            gradient_BS: what the backward pass will bring for the losses, where that is not one for each.
+            is_first: of this micro-batch's calls."""
         if targets_BS is None:
             return super().forward(hidden_SBH, weight, runtime_gather_output)
         parameter: Any = self.weight if weight is None else weight
@@ -43,19 +46,21 @@ class OutputLayer(ColumnMatrix):
             hidden_SBH = gather_from_sequence_parallel_region(hidden_SBH, group=group)
         else:
             hidden_SBH = copy_to_tensor_model_parallel_region(hidden_SBH, group=group)
-        losses_T = operations.linear_cross_entropy(
+        # Without gradients none is added up: a model that does not train has no sum.
+        trains = torch.is_grad_enabled()
+        losses_T = (operations.linear_cross_entropy or linear_cross_entropy.fused)(
             hidden_SBH.flatten(0, 1),
             parameter,
             targets_BS.t().flatten(),
             None if gradient_BS is None else gradient_BS.t().flatten(),
-            sum_VH=parameter.main_grad,
+            sum_VH=parameter.main_grad if trains else None,
             first_entry=group.rank() * parameter.size(0),
             group=group,
             add_gradient=operations.weight_gradient,
         )
         losses_BS: Tensor = losses_T.view_as(targets_BS.t()).t().contiguous()
         # Once is enough: the next token's losses say it for those of further tokens.
-        return losses_BS if gradient_BS is not None else _GradientIsAdded.apply(losses_BS, parameter)  # type: ignore[no-untyped-call]
+        return _GradientIsAdded.apply(losses_BS, parameter) if is_first and trains else losses_BS  # type: ignore[no-untyped-call]
 
 
 class _GradientIsAdded(torch.autograd.Function):

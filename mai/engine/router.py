@@ -70,25 +70,30 @@ class ExpertRouter(Router):
         name = f"decoder.layers.{self.layer_number - 1}.mlp.router"
         return name, f"{name}.balance"
 
-    def forward(self, hidden_SBH: Tensor, padding_mask: None = None) -> tuple[Tensor, Tensor]:
-        """The experts of each token [T, K], after the weight of each [T, K]."""
-        return self.routing(self.gating(hidden_SBH))
+    def forward(self, hidden_SBH: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The experts of each token [T, K], after the weight of each [T, K].
+
+        `padding_mask`: which tokens do not count, [S, B] bool (annotations.py): they are computed like all others and
+        leave no trace in the balance."""
+        return self.routing(self.gating(hidden_SBH), None if padding_mask is None else ~padding_mask.flatten())
 
     def gating(self, hidden_SBH: Tensor) -> Tensor:
         """Logits [S, B, E], in fp32: small differences decide where a token goes."""
         bias_E = None if self.bias is None else self.bias.float()
         return F.linear(hidden_SBH.float(), self.weight.float(), bias_E)
 
-    def routing(self, logits_SBE: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [T, K] and picked experts [T, K] of each token."""
+    def routing(self, logits_SBE: Tensor, counts_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights [T, K] and picked experts [T, K] of each token; `counts_T`: which of them balance counts."""
         logits_TE = logits_SBE.flatten(0, 1)
         weights_TK, experts_TK = self._route(logits_TE, self.expert_bias, self.rule, choice=self.choices[0])
         # Once a token and step, also where the layer runs again in the backward pass: its first run has no gradients.
         if self.training and torch.is_grad_enabled():
             if self.tokens_per_expert is not None:
-                self.tokens_per_expert += self._map(experts_TK).sum(dim=0)
+                self.tokens_per_expert += self._map(experts_TK, counts_T).sum(dim=0)
             if self.experts.auxiliary_loss != "none":
-                weights_TK = self._balanced(weights_TK, logits_TE, experts_TK, num_positions=logits_SBE.size(0))
+                weights_TK = self._balanced(
+                    weights_TK, logits_TE, experts_TK, counts_T, num_positions=logits_SBE.size(0)
+                )
         return weights_TK, experts_TK
 
     def _route(self, logits_TE: Tensor, preference: Tensor | None, rule: Rule, *, choice: str) -> tuple[Tensor, Tensor]:
@@ -100,12 +105,25 @@ class ExpertRouter(Router):
             weights_TK, experts_TK = routing(logits_TE, only_TE, replace(rule, num_groups=1))
         return weights_TK, experts_TK
 
-    def _map(self, experts_TK: Tensor) -> Tensor:
+    def _map(self, experts_TK: Tensor, counts_T: Tensor | None) -> Tensor:
+        """Which experts each token picked; none, where it does not count."""
         is_picked_TE = experts_TK.new_zeros((experts_TK.size(0), self.experts.num_experts), dtype=torch.bool)
-        return is_picked_TE.scatter_(1, experts_TK, value=True)
+        is_picked_TE.scatter_(1, experts_TK, value=True)
+        return is_picked_TE if counts_T is None else is_picked_TE & counts_T[:, None]
 
-    def _balanced(self, weights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, *, num_positions: int) -> Tensor:
-        """The weights, with the balancing loss attached: their backward pass is its backward pass too."""
+    def _balanced(
+        self,
+        weights_TK: Tensor,
+        logits_TE: Tensor,
+        experts_TK: Tensor,
+        counts_T: Tensor | None,
+        *,
+        num_positions: int,
+    ) -> Tensor:
+        """The weights, with the balancing loss attached: their backward pass is its backward pass too.
+
+        Where not all tokens count, it is the loss of those that do, and weighs as much as they are: a step's gradient
+        then holds the mean over all counted tokens of the balancing loss of their sequence, or micro-batch."""
         scores_TE = self._normalised_scores(logits_TE)
         if self.expert_bias is not None:
             # DeepSeek-V3 (arXiv 2412.19437, equations 17 and 18) counts what the scores alone would pick.
@@ -114,9 +132,15 @@ class ExpertRouter(Router):
             )
         # Per sequence: the experts of each sequence count as experts of their own, [S, B * E].
         num_rows = num_positions if self.experts.auxiliary_loss == "sequence" else scores_TE.size(0)
-        counts = self._map(experts_TK).view(num_rows, -1).sum(dim=0)
+        counts = self._map(experts_TK, counts_T).view(num_rows, -1).sum(dim=0)
         dist.all_reduce(counts, group=self.tp_cp_group)
         num_tokens = num_rows * self.tp_cp_group.size()
+        if counts_T is not None:
+            # The loss divides twice by the number of all tokens, once for the share of each expert and once for the
+            # mean score, and is multiplied with it once: of each sequence, the number that counts belongs there.
+            counted = counts.view(-1, self.experts.num_experts).sum(dim=1) // self.experts.experts_per_token
+            share_T = (counts_T.view(num_rows, -1) * (num_tokens / counted.clamp(min=1))).flatten()
+            scores_TE = scores_TE * share_T[:, None]
         loss = switch_load_balancing_loss_func(
             probs=scores_TE.view(num_rows, -1),
             tokens_per_expert=counts,

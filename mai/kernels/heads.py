@@ -23,7 +23,7 @@ def reference(
 ) -> Triple:
     """Queries [S, B, H, D], keys and values [S, B, G, D].
 
-    `tables`: cos and sin [S, D] of `rope.tables`; None turns nothing. `weights`: of the queries' and of the keys' norm,
+    `tables`: cos and sin of `rope.py`; None turns nothing. `weights`: of the queries' and of the keys' norm,
     [D]; None norms nothing. The norm rounds to the product's dtype before the turn."""
     query_SBHD, key_SBGD, value_SBGD = _cut(product_SBF, heads, key_heads)
     if weights is not None:
@@ -40,28 +40,28 @@ def fused(
     product_SBF: Tensor, tables: Pair | None, weights: Pair | None, *, heads: int, key_heads: int, epsilon: float
 ) -> Triple:
     """`reference`, contiguous, in one reading each way; rounded once. The product may have any strides but for F's."""
-    cos_SD, sin_SD = tables or (None, None)
+    cos, sin = tables or (None, None)
     query_weight_D, key_weight_D = weights or (None, None)
     return _Heads.apply(  # type: ignore[no-any-return,no-untyped-call]
-        product_SBF, cos_SD, sin_SD, query_weight_D, key_weight_D, heads, key_heads, epsilon
+        product_SBF, cos, sin, query_weight_D, key_weight_D, heads, key_heads, epsilon
     )
 
 
 class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, product_SBF: Tensor, *arguments: Any) -> Triple:
-        cos_SD, sin_SD, query_weight_D, key_weight_D, _, _, ctx.epsilon = arguments
+        cos, sin, query_weight_D, key_weight_D, _, _, ctx.epsilon = arguments
         # Without norms the gradient asks for no input, and the product's memory is free.
         kept_SBF = None if query_weight_D is None else product_SBF
-        ctx.save_for_backward(kept_SBF, cos_SD, sin_SD, query_weight_D, key_weight_D)
+        ctx.save_for_backward(kept_SBF, cos, sin, query_weight_D, key_weight_D)
         return _forward(product_SBF, *arguments)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        product_SBF, cos_SD, sin_SD, *weights = ctx.saved_tensors
+        product_SBF, cos, sin, *weights = ctx.saved_tensors
         if product_SBF is None:
-            return _backward(*gradients, cos_SD, sin_SD), *[None] * 7
-        of_product, *of_weights = _normed_backward(*gradients, cos_SD, sin_SD, product_SBF, *weights, ctx.epsilon)
+            return _backward(*gradients, cos, sin), *[None] * 7
+        of_product, *of_weights = _normed_backward(*gradients, cos, sin, product_SBF, *weights, ctx.epsilon)
         return of_product, None, None, *of_weights, None, None, None
 
 
@@ -80,23 +80,23 @@ def _join(of_query_SBHD: Tensor, of_key_SBGD: Tensor, of_value_SBGD: Tensor, *, 
     return joined_SBGRD.flatten(2)
 
 
-def _turn_back(gradient_SBHD: Tensor, cos_SD: Tensor | None, sin_SD: Tensor | None) -> Tensor:
-    if cos_SD is None or sin_SD is None:
+def _turn_back(gradient_SBHD: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    if cos is None or sin is None:
         return wide(gradient_SBHD)
-    return rope.reference(wide(gradient_SBHD), cos_SD, -sin_SD)
+    return rope.reference(wide(gradient_SBHD), cos, -sin)
 
 
 def _cpu_forward(
     product_SBF: Tensor,
-    cos_SD: Tensor | None,
-    sin_SD: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
     query_weight_D: Tensor | None,
     key_weight_D: Tensor | None,
     heads: int,
     key_heads: int,
     epsilon: float,
 ) -> Triple:
-    tables = None if cos_SD is None or sin_SD is None else (cos_SD, sin_SD)
+    tables = None if cos is None or sin is None else (cos, sin)
     weights = None if query_weight_D is None or key_weight_D is None else (wide(query_weight_D), wide(key_weight_D))
     query, key, value = (
         # A copy always: what an operator returns may not be a view of what it was given.
@@ -107,9 +107,9 @@ def _cpu_forward(
 
 
 def _cpu_backward(
-    of_query_SBHD: Tensor, of_key_SBGD: Tensor, of_value_SBGD: Tensor, cos_SD: Tensor | None, sin_SD: Tensor | None
+    of_query_SBHD: Tensor, of_key_SBGD: Tensor, of_value_SBGD: Tensor, cos: Tensor | None, sin: Tensor | None
 ) -> Tensor:
-    of_query, of_key = (_turn_back(x, cos_SD, sin_SD) for x in (of_query_SBHD, of_key_SBGD))
+    of_query, of_key = (_turn_back(x, cos, sin) for x in (of_query_SBHD, of_key_SBGD))
     return _join(of_query, of_key, of_value_SBGD, dtype=of_query_SBHD.dtype)
 
 
@@ -117,8 +117,8 @@ def _cpu_normed_backward(
     of_query_SBHD: Tensor,
     of_key_SBGD: Tensor,
     of_value_SBGD: Tensor,
-    cos_SD: Tensor | None,
-    sin_SD: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
     product_SBF: Tensor,
     query_weight_D: Tensor,
     key_weight_D: Tensor,
@@ -128,7 +128,7 @@ def _cpu_normed_backward(
 
     def through_norm(x: Tensor, weight_D: Tensor, gradient: Tensor) -> Pair:
         _, scale = rms_norm.cpu_forward(x, weight_D, epsilon)
-        return rms_norm.cpu_backward(x, weight_D, scale, _turn_back(gradient, cos_SD, sin_SD), None)
+        return rms_norm.cpu_backward(x, weight_D, scale, _turn_back(gradient, cos, sin), None)
 
     of_query, of_query_weight = through_norm(query_SBHD, query_weight_D, of_query_SBHD)
     of_key, of_key_weight = through_norm(key_SBGD, key_weight_D, of_key_SBGD)

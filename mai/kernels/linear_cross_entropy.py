@@ -35,7 +35,7 @@ def fused(
     targets_T: Tensor,
     gradient_T: Tensor | None = None,
     *,
-    sum_VH: Tensor,
+    sum_VH: Tensor | None = None,
     first_entry: int = 0,
     group: dist.ProcessGroup | None = None,
     add_gradient: Callable[[Tensor, Tensor, Tensor], None] = weight_gradient.fused,
@@ -46,7 +46,7 @@ def fused(
     Where gradients are wanted, the forward pass adds the weight's to `sum_VH` by `add_gradient`; autograd gets none of
     it, and of `hidden_TH` this rank's part. `gradient_T`, fp32 [T], is what the backward pass will bring for the
     losses; None stands for ones, which their sum brings. For anything else the backward pass raises RuntimeError, on a
-    GPU some time later."""
+    GPU some time later. Where no gradients are wanted, nothing is added, and `sum_VH` may be None."""
     weight_VH = weight_VH.detach()
     if not (torch.is_grad_enabled() and hidden_TH.requires_grad):
         return torch.cat(
@@ -55,6 +55,8 @@ def fused(
                 for hidden_CH, targets_C in _chunks(chunk_tokens, hidden_TH, targets_T)
             ]
         )
+
+    assert sum_VH is not None
 
     def losses_and_gradients(hidden_CH: Tensor, targets_C: Tensor, gradient_C: Tensor, of_hidden_CH: Tensor) -> Tensor:
         logits_CV = hidden_CH @ weight_VH.t()

@@ -1,6 +1,6 @@
 """Rotary position embedding (Su et al., arXiv 2104.09864), in the half-split form of GPT-NeoX and Llama.
 
-Shapes: S positions, B sequences, H heads, D head size.
+Shapes: S positions, B sequences, H heads, D head size. Tables are [S, D], or [S, B, D] where each sequence has its own.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,30 @@ def tables(length: int, frequencies: Sequence[float], *, scale: float = 1.0) -> 
     return (scale * angles_SD.cos()).float(), (scale * angles_SD.sin()).float()
 
 
-def reference(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
+def reference(x_SBHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (x[i], x[i + D/2]) by its position's angle; computed in fp32 or wider, returned in x's dtype."""
     x = wide(x_SBHD)
     first, second = x.chunk(2, dim=-1)
     turned_SBHD = torch.cat([-second, first], dim=-1)
-    cos_S11D, sin_S11D = cos_SD[:, None, None, :], sin_SD[:, None, None, :]
-    return (x * cos_S11D + turned_SBHD * sin_S11D).to(x_SBHD.dtype)
+    cos, sin = (_for_each_head(table) for table in (cos, sin))
+    return (x * cos + turned_SBHD * sin).to(x_SBHD.dtype)
 
 
-def fused(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
+def _for_each_head(table: Tensor) -> Tensor:
+    """[S, 1, 1, D] or [S, B, 1, D]."""
+    return (table if table.dim() == 3 else table[:, None]).unsqueeze(-2)
+
+
+def fused(x_SBHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`reference` in one reading each way, of any strides but for D's; the tables get no gradient."""
-    return _Rope.apply(x_SBHD, cos_SD, sin_SD)  # type: ignore[no-any-return,no-untyped-call]
+    return _Rope.apply(x_SBHD, cos, sin)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Rope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_SD, sin_SD)
-        return _turn(x_SBHD, cos_SD, sin_SD, 1)  # type: ignore[no-any-return]
+    def forward(ctx: Any, x_SBHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x_SBHD, cos, sin, 1)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, gradient_SBHD: Tensor) -> tuple[Tensor, None, None]:
@@ -47,8 +52,8 @@ class _Rope(torch.autograd.Function):
         return _turn(gradient_SBHD, *ctx.saved_tensors, -1), None, None
 
 
-def _cpu(x_SBHD: Tensor, cos_SD: Tensor, sin_SD: Tensor, direction: int) -> Tensor:
-    return reference(x_SBHD, cos_SD, sin_SD * direction)
+def _cpu(x_SBHD: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    return reference(x_SBHD, cos, sin * direction)
 
 
 _turn = operator(

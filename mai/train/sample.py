@@ -9,9 +9,9 @@ import torch
 from mai.checkpoint import resume, store
 from mai.data.tokenizer import encode, read_tokenizer
 from mai.engine.device import DeviceKind, open_device
+from mai.engine.frozen_model import FrozenModel
 from mai.engine.generate import Sampling
 from mai.engine.groups import build_groups, join_world, leave_world
-from mai.engine.sampler import Sampler
 from mai.errors import CheckpointError, ExitCode
 from mai.log import log
 from mai.parallel.layout import Layout
@@ -53,18 +53,18 @@ def sample(
     join_world(backend=opened.backend, place=place, timeout_seconds=timeout_seconds)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
     groups = build_groups(layout, timeout_seconds=timeout_seconds)
-    sampler = Sampler(recipe, layout, groups, opened, max_length=len(tokens) + num_tokens)
+    speaker = FrozenModel(recipe, layout, groups, opened, max_length=len(tokens) + num_tokens)
     manifest = resume.resume(
         folder.checkpoints,
-        sampler.shards,
+        speaker.shards,
         check=lambda _: None,
         leave_out=partial(log.warning, "checkpoint of step %d is left out: %s"),
         timeout_seconds=timeout_seconds,
         only=step,
     )
     assert manifest is not None, "there was a checkpoint a moment ago"
-    sampler.finish_load()
-    new_tokens = sampler.generate(torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_token=end_token)
+    speaker.finish_load()
+    new_tokens = speaker.generate(torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_token=end_token)
     leave_world()
     said = [token for token in new_tokens[0].tolist() if token != end_token]
     return Sample(prompt=prompt, text=tokenizer.decode(said), step=manifest.progress.step, num_tokens=len(said))

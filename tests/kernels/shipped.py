@@ -106,7 +106,7 @@ def _activations() -> Iterator[Shipped]:
         block,
         swiglu.NUM_WARPS,
     )
-    strides = dict.fromkeys(("B", "H", "stride_S", "stride_B", "stride_H", "table_stride"), WHOLE)
+    strides = dict.fromkeys(("B", "H", "stride_S", "stride_B", "stride_H", "table_S", "table_B"), WHOLE)
     yield Shipped(
         "rope",
         rope.turn_kernel,
@@ -250,7 +250,7 @@ def _heads_of(queries: int, keys: int, size: int, *, norms: bool = False, turns:
     shared = {
         **dict.fromkeys(("cos", "sin"), WIDE if turns else None),
         **dict.fromkeys(("query_weight", "key_weight"), HALF if norms else None),
-        **dict.fromkeys(("product_S", "product_B", "table_stride", "B"), WHOLE),
+        **dict.fromkeys(("product_S", "product_B", "table_S", "table_B", "B"), WHOLE),
         "epsilon": REAL,
     }
     heads_of_program, block = heads.shape_of_launch(queries + 2 * keys, size, pairs=heads.PAIRS)

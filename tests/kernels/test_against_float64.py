@@ -121,14 +121,23 @@ def test_rms_norm_of_sum(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     assert_close(ours_weight, of_weight)
 
 
+FROM_FOUR, OF_EACH = torch.arange(4, 9), torch.tensor([[0, 4], [1, 5], [0, 8], [1, 0], [2, 1]])
+"""Of five places in two sequences: [S], or [S, B]."""
+
+
+def tables_of(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    cos, sin = rope.tables(9, [0.5 / (pair + 1) for pair in range(size // 2)])
+    return cos[positions].to(DEVICE), sin[positions].to(DEVICE)
+
+
 @each_dtype
 @pytest.mark.parametrize(("heads", "size"), [(1, 2), (3, 64), (5, 96), (40, 128)])
-def test_rope(dtype: torch.dtype, heads: int, size: int) -> None:
+@pytest.mark.parametrize("positions", [FROM_FOUR, OF_EACH], ids=["one table", "a table for each sequence"])
+def test_rope(dtype: torch.dtype, heads: int, size: int, positions: Tensor) -> None:
     # Queries as Megatron cuts them out of one product: strided views.
     whole = draw(5, 2, heads, size + 8, dtype=dtype)
     x = whole[..., :size]
-    cos, sin = rope.tables(9, [0.5 / (pair + 1) for pair in range(size // 2)])
-    cos, sin = cos[4:].to(DEVICE), sin[4:].to(DEVICE)
+    cos, sin = tables_of(positions, size)
     in_double = (cos.double(), sin.double())
     assert_close(gpu_rope.turn(x, cos, sin, direction=1), plain_rope(x.double(), *in_double))
     above = draw(5, 2, heads, size, dtype=dtype, seed=1)
@@ -140,20 +149,22 @@ def plain_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """As complex numbers: each pair, times its angle's."""
     first, second = x.chunk(2, dim=-1)
     half = x.size(-1) // 2
-    turned = torch.complex(first, second) * torch.complex(cos[:, :half], sin[:, :half])[:, None, None]
+    angles = torch.complex(cos[..., :half], sin[..., :half])
+    turned = torch.complex(first, second) * (angles if angles.dim() == 3 else angles[:, None]).unsqueeze(-2)
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
 @each_dtype
 @pytest.mark.parametrize(("queries", "keys", "size"), [(1, 1, 2), (5, 5, 24), (18, 2, 128), (33, 3, 96)])
-@pytest.mark.parametrize("turns", [True, False])
+@pytest.mark.parametrize("positions", [FROM_FOUR, OF_EACH, None], ids=["one table", "each", "none"])
 @pytest.mark.parametrize("norms", [True, False])
-def test_heads(dtype: torch.dtype, queries: int, keys: int, size: int, *, turns: bool, norms: bool) -> None:
+def test_heads(
+    dtype: torch.dtype, queries: int, keys: int, size: int, positions: Tensor | None, *, norms: bool
+) -> None:
     counts, epsilon = {"heads": queries, "key_heads": keys}, 1e-2
     # A slice of a wider product, as a rank has it that takes its heads out of gathered ones.
     product = draw(5, 2, (queries + 2 * keys) * size + 8, dtype=dtype)[..., :-8]
-    tables = [table[4:].to(DEVICE) for table in rope.tables(9, [0.5 / (pair + 1) for pair in range(size // 2)])]
-    given = tables if turns else [None, None]
+    given = (None, None) if positions is None else tables_of(positions, size)
     weights = [draw(size, dtype=dtype, seed=seed) for seed in (1, 2)] if norms else []
 
     def plain(product: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -161,8 +172,9 @@ def test_heads(dtype: torch.dtype, queries: int, keys: int, size: int, *, turns:
         query, key, value = groups[..., :-2, :].flatten(2, 3), groups[..., -2, :], groups[..., -1, :]
         if weights:
             query, key = (rms_norm.reference(x, w, epsilon=epsilon) for x, w in zip((query, key), weights, strict=True))
-        if turns:
-            query, key = (plain_rope(x, *(table.double() for table in tables)) for x in (query, key))
+        cos, sin = given
+        if cos is not None and sin is not None:
+            query, key = (plain_rope(x, cos.double(), sin.double()) for x in (query, key))
         return query, key, value
 
     leaves = [x.double().requires_grad_() for x in (product, *weights)]

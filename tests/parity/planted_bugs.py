@@ -5,6 +5,7 @@
 Every function here is called in a process of its own, before the ranks are forked from it.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -81,7 +82,7 @@ def scaled_gradient() -> None:
 
     def share_out_and_scale(*arguments: Any, **named: Any) -> Any:
         sharding = share_out(*arguments, **named)
-        if dist.get_world_size() > 1 and dist.get_rank() == BAD_RANK:
+        if _is_bad_rank():
             for bucket in (
                 bucket for chunk in sharding.chunks for group in chunk.bucket_groups for bucket in group.buckets
             ):
@@ -193,6 +194,63 @@ def micro_batches_in_another_order() -> None:
     pretrain.Pretrain.batch = flipped
 
 
+def all_tokens_counted_on_one_context_rank() -> None:
+    """One context rank divides by its targets, whether they count or not."""
+    batch = importlib.import_module("mai.batch").Batch
+    num_counted = batch.num_counted
+
+    def of_bad_rank(self: Any) -> Any:
+        counted = num_counted(self)
+        return torch.full_like(counted, self.targets_BS.numel()) if _is_bad_rank() else counted
+
+    batch.num_counted = of_bad_rank
+
+
+def mean_of_means() -> None:
+    """Each micro-batch is divided by its own targets that count, and then by the number of micro-batches."""
+    batch = importlib.import_module("mai.batch").Batch
+    split = batch.split
+
+    def split_and_weigh(self: Any, num_sequences: int) -> Any:
+        parts = split(self, num_sequences)
+        if self.weights_BS is None or dist.get_world_size() == 1:
+            return parts
+        mean = float(self.num_counted()) / len(parts)
+        return [
+            dataclasses.replace(part, weights_BS=part.weights_BS * mean / max(1.0, float(part.num_counted())))
+            for part in parts
+        ]
+
+    batch.split = split_and_weigh
+
+
+def border_ignored_on_one_context_rank() -> None:
+    """One context rank's queries look back beyond their segment."""
+    annotations = importlib.import_module("mai.engine.annotations").Annotations
+    starts = annotations.starts
+
+    def of_bad_rank(self: Any) -> Any:
+        found = starts.fget(self)
+        return torch.zeros_like(found) if found is not None and _is_bad_rank() else found
+
+    annotations.starts = property(of_bad_rank)
+
+
+def weights_that_stay() -> None:
+    """The weight of a further target is that of the next one."""
+    batch = importlib.import_module("mai.batch").Batch
+    for_depths = batch.for_depths
+
+    def unmoved(self: Any, depths: int) -> Any:
+        right = for_depths(self, depths)
+        if right.further_weights_BSD is None or self.weights_BS is None or dist.get_world_size() == 1:
+            return right
+        still = self.weights_BS[..., None].expand_as(right.further_weights_BSD) * (right.further_weights_BSD != 0)
+        return dataclasses.replace(right, further_weights_BSD=still.contiguous())
+
+    batch.for_depths = unmoved
+
+
 def another_learning_rate() -> None:
     """One tensor rank updates its weights at a rate that is 1 % higher."""
     engine = importlib.import_module("mai.engine.engine").Engine
@@ -240,6 +298,11 @@ def silent_rank() -> None:
     _instead_of_steps(lambda *_, **__: time.sleep(600))
 
 
+def _is_bad_rank() -> bool:
+    """Where there are others."""
+    return dist.get_world_size() > 1 and dist.get_rank() == BAD_RANK
+
+
 def _change_model_of_bad_rank(change: Callable[[torch.nn.Module], None]) -> None:
     """Where there are others: one rank alone is what all are compared with."""
     module = importlib.import_module("mai.engine.engine")
@@ -247,7 +310,7 @@ def _change_model_of_bad_rank(change: Callable[[torch.nn.Module], None]) -> None
 
     def build(*arguments: Any, **named: Any) -> Any:
         built = build_model(*arguments, **named)
-        if dist.get_world_size() > 1 and dist.get_rank() == BAD_RANK:
+        if _is_bad_rank():
             for chunk in built if isinstance(built, list) else [built]:
                 change(chunk)
         return built
@@ -260,7 +323,6 @@ def _instead_of_steps(action: Callable[..., None]) -> None:
     steps = trial._steps
 
     def act(*arguments: Any, **named: Any) -> None:
-        is_bad = dist.get_world_size() > 1 and dist.get_rank() == BAD_RANK
-        (action if is_bad else steps)(*arguments, **named)
+        (action if _is_bad_rank() else steps)(*arguments, **named)
 
     trial._steps = act

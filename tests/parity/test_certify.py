@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mai.certify.trial import PACKED, PLAIN, WEIGHTED
 from tests.house.sources import ROOT
 from tests.parity import planted_bugs as bugs
 from tests.parity.certified import DOCUMENT, RECIPES
@@ -45,6 +46,8 @@ def test_a_sound_layout_passes_and_says_what_was_compared_and_what_is_unproven(t
     kinds = outcome.certificate["compared"]["fp32"]
     assert all(kind["numbers"] > 0 and kind["worst"]["used"] < 1 for kind in kinds.values())
     assert any("NCCL" in sentence for sentence in outcome.certificate["unproven"])
+    assert outcome.certificate["batches"] == [PLAIN, PLAIN, PACKED, PACKED]
+    assert f"steps 3 to 4: {PACKED}" in outcome.stdout
     assert "certificate:" in outcome.stdout
 
 
@@ -167,6 +170,40 @@ def test_a_rank_that_updates_faster_is_found_and_its_peers_replica_said_to_be_ri
     assert (norm["wrong_ranks"], norm["right_ranks"]) == ([BAD_RANK], [1 - BAD_RANK])
     embedding = outcome.first_parameter
     assert (embedding["wrong_ranks"], embedding["right_ranks"]) == ([BAD_RANK], [])
+
+
+CONTEXT = ("parallel.context=2", "parallel.data=1")
+
+
+@pytest.mark.parametrize(
+    ("plant", "words", "kind"),
+    [
+        (bugs.all_tokens_counted_on_one_context_rank, CONTEXT, "loss"),
+        (bugs.mean_of_means, DATA, "loss"),
+        (bugs.border_ignored_on_one_context_rank, CONTEXT, "loss"),
+        (bugs.weights_that_stay, FURTHER_TOKENS, "gradient"),
+    ],
+)
+def test_what_goes_wrong_with_weights_and_segments_alone_is_found_in_the_steps_that_have_them(
+    plant: Plant, words: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
+    outcome = certify(plant, *words, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert (outcome.wrong[0]["step"], outcome.wrong[0]["kind"]) == (3, kind)
+
+
+def test_a_core_that_takes_no_segments_passes_and_the_certificate_says_what_was_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "core.py"
+    file.write_text(
+        "from mai.kernels import attention\n\n\n"
+        "def core(query, key, value):\n"
+        "    return attention.reference(query, key, value)\n"
+    )
+    outcome = certify(bugs.none, *CONTEXT, f"model.attention_core={file}:core", folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.certificate is not None
+    assert outcome.certificate["batches"] == [PLAIN, PLAIN, WEIGHTED, WEIGHTED]
+    assert "segments and positions: a part of your own" in outcome.stdout
 
 
 def test_a_bf16_layout_that_rounds_worse_than_bf16_is_found(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def logits(place: Place, runs: list[tuple[Path, ParallelConfig]], tokens_BS: Any
     from mai.checkpoint import resume
     from mai.engine import generate
     from mai.engine.device import open_device
+    from mai.engine.frozen_model import FrozenModel
     from mai.engine.groups import build_groups, destroy_groups, join_world
-    from mai.engine.sampler import Sampler
     from mai.parallel.layout import Layout
 
     device = open_device("cpu", place)
@@ -49,20 +49,20 @@ def logits(place: Place, runs: list[tuple[Path, ParallelConfig]], tokens_BS: Any
         assert recipe.precision.compute == "fp32", "as the config says"
         layout = Layout.of(parallel, world_size=place.world_size)
         groups = build_groups(layout, timeout_seconds=120)
-        sampler = Sampler(recipe, layout, groups, device, max_length=tokens_BS.shape[1])
+        frozen = FrozenModel(recipe, layout, groups, device, max_length=tokens_BS.shape[1])
         manifest = resume.resume(
             RunFolder(folder).checkpoints,
-            sampler.shards,
+            frozen.shards,
             check=lambda _: None,
             leave_out=lambda *_: None,
             timeout_seconds=120,
             key=f"run {number}",
         )
         assert manifest is not None
-        sampler.finish_load()
-        sampler._module.eval()
+        frozen.finish_load()
+        frozen._modules[0].eval()
         with torch.no_grad():
-            out = generate._through_stages(sampler._module, groups, torch.from_numpy(tokens_BS))
+            out = generate._through_stages(frozen._modules[0], groups, torch.from_numpy(tokens_BS))
         found.append(None if out is None else out.numpy())
         destroy_groups()
     return found

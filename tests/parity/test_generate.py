@@ -19,21 +19,21 @@ NEW_TOKENS = 40
 PROMPTS = [[256, 10, 20, 30, 40, 50], [100, 101, 102, 103, 104, 105]]
 
 
-def open_sampler(place: Place, recipe: Recipe, checkpoints: Path) -> Any:
+def open_frozen(place: Place, recipe: Recipe, checkpoints: Path) -> Any:
     from mai.checkpoint.resume import resume
     from mai.engine.device import open_device
+    from mai.engine.frozen_model import FrozenModel
     from mai.engine.groups import build_groups, join_world
-    from mai.engine.sampler import Sampler
     from mai.parallel.layout import Layout
 
     device = open_device("cpu", place)
     join_world(backend="gloo", place=place, timeout_seconds=60)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
     groups = build_groups(layout, timeout_seconds=60)
-    sampler = Sampler(recipe, layout, groups, device, max_length=len(PROMPTS[0]) + NEW_TOKENS)
-    assert resume(checkpoints, sampler.shards, check=lambda _: None, leave_out=lambda *_: None, timeout_seconds=60)
-    sampler.finish_load()
-    return sampler
+    frozen = FrozenModel(recipe, layout, groups, device, max_length=len(PROMPTS[0]) + NEW_TOKENS)
+    assert resume(checkpoints, frozen.shards, check=lambda _: None, leave_out=lambda *_: None, timeout_seconds=60)
+    frozen.finish_load()
+    return frozen
 
 
 def greedy(
@@ -42,8 +42,8 @@ def greedy(
     """Runs on every rank: the likeliest continuation of each prompt."""
     from mai.engine.generate import Sampling
 
-    sampler = open_sampler(place, recipe, checkpoints)
-    new = sampler.generate(
+    frozen = open_frozen(place, recipe, checkpoints)
+    new = frozen.generate(
         torch.tensor(prompts), num_tokens=NEW_TOKENS, sampling=Sampling(temperature=0.0), end_token=end_token
     )
     return new.tolist()  # type: ignore[no-any-return]
@@ -53,16 +53,16 @@ def logits_with_and_without_cache(place: Place, recipe: Recipe, checkpoints: Pat
     """Runs on one rank: the logits of every position, token by token with the cache, and all at once without."""
     from mai.engine import generate
 
-    sampler = open_sampler(place, recipe, checkpoints)
+    frozen = open_frozen(place, recipe, checkpoints)
     tokens_BS = torch.tensor(tokens)
     prompt = len(PROMPTS[0])
     with torch.no_grad():
-        with generate._decoding(sampler._module):
-            parts = [generate._through_stages(sampler._module, sampler._groups, tokens_BS[:, :prompt])]
+        with generate._decoding(frozen._modules[0]):
+            parts = [generate._through_stages(frozen._modules[0], frozen._groups, tokens_BS[:, :prompt])]
             for position in range(prompt, tokens_BS.size(1)):
                 inputs_BS = tokens_BS[:, position : position + 1]
-                parts.append(generate._through_stages(sampler._module, sampler._groups, inputs_BS))
-        at_once = sampler._module(tokens_BS, None, None, runtime_gather_output=True)
+                parts.append(generate._through_stages(frozen._modules[0], frozen._groups, inputs_BS))
+        at_once = frozen._modules[0](tokens_BS, None, None, runtime_gather_output=True)
     return torch.cat(parts, dim=1).numpy(), at_once.numpy()
 
 
@@ -102,11 +102,11 @@ def drawn_without_and_with_an_end(place: Place, recipe: Recipe, checkpoints: Pat
     """Runs on one rank: the same draw twice, without an end token, and with one that both say and not at once."""
     from mai.engine.generate import Sampling
 
-    sampler = open_sampler(place, recipe, checkpoints)
+    frozen = open_frozen(place, recipe, checkpoints)
 
     def draw(end_token: int | None) -> list[list[int]]:
         sampling = Sampling(temperature=1.0, seed=3)
-        new = sampler.generate(torch.tensor(PROMPTS), num_tokens=NEW_TOKENS, sampling=sampling, end_token=end_token)
+        new = frozen.generate(torch.tensor(PROMPTS), num_tokens=NEW_TOKENS, sampling=sampling, end_token=end_token)
         return new.tolist()  # type: ignore[no-any-return]
 
     whole = draw(None)

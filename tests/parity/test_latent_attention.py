@@ -142,23 +142,23 @@ def logits_with_and_without_cache(place: Place, recipe: Recipe) -> Any:
     """Runs on every rank: the logits of every position, prompt first and then token by token, and all at once."""
     from mai.engine import generate
     from mai.engine.device import open_device
+    from mai.engine.frozen_model import FrozenModel
     from mai.engine.groups import build_groups, join_world
-    from mai.engine.sampler import Sampler
     from mai.parallel.layout import Layout
 
     device = open_device("cpu", place)
     join_world(backend="gloo", place=place, timeout_seconds=60)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
     groups = build_groups(layout, timeout_seconds=60)
-    sampler = Sampler(recipe, layout, groups, device, max_length=16)
+    frozen = FrozenModel(recipe, layout, groups, device, max_length=16)
     tokens_BS = torch.tensor([[*prompt, 7, 8, 9, 10] for prompt in PROMPT])
     with torch.no_grad():
-        with generate._decoding(sampler._module):
-            parts = [generate._through_stages(sampler._module, groups, tokens_BS[:, :6])]
+        with generate._decoding(frozen._modules[0]):
+            parts = [generate._through_stages(frozen._modules[0], groups, tokens_BS[:, :6])]
             for position in range(6, tokens_BS.size(1)):
                 inputs_BS = tokens_BS[:, position : position + 1]
-                parts.append(generate._through_stages(sampler._module, groups, inputs_BS))
-        at_once = sampler._module(tokens_BS, None, None, runtime_gather_output=True)
+                parts.append(generate._through_stages(frozen._modules[0], groups, inputs_BS))
+        at_once = frozen._modules[0](tokens_BS, None, None, runtime_gather_output=True)
     return torch.cat(parts, dim=1).numpy(), at_once.numpy()
 
 

@@ -204,17 +204,17 @@ def test_loss_and_held_out_loss_are_those_of_the_model_without_further_tokens(
 
 
 def names_that_speak(place: Place, recipe: Recipe) -> list[str]:
-    """Runs on every rank: what a sampler asks a checkpoint for."""
+    """Runs on every rank: what a model that does not train asks a checkpoint for."""
     from mai.engine.device import open_device
+    from mai.engine.frozen_model import FrozenModel
     from mai.engine.groups import build_groups, join_world
-    from mai.engine.sampler import Sampler
     from mai.parallel.layout import Layout
 
     device = open_device("cpu", place)
     join_world(backend="gloo", place=place, timeout_seconds=60)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
-    sampler = Sampler(recipe, layout, build_groups(layout, timeout_seconds=60), device, max_length=16)
-    return [shard.block.name for shard in sampler.shards]
+    frozen = FrozenModel(recipe, layout, build_groups(layout, timeout_seconds=60), device, max_length=16)
+    return [shard.block.name for shard in frozen.shards]
 
 
 def test_further_depths_do_not_speak(prepared: Recipe) -> None:

@@ -13,13 +13,18 @@ from recipes.debug.tiny import tiny
 WINDOW = 16
 
 
-def window_attention(query_QBHD: Tensor, key_KBGD: Tensor, value_KBGD: Tensor) -> Tensor:
-    """Causal attention to the last 16 positions; the queries are the last Q of the K. Returns [Q, B, H, D]."""
+def window_attention(
+    query_QBHD: Tensor, key_KBGD: Tensor, value_KBGD: Tensor, *, starts_BQ: Tensor | None = None
+) -> Tensor:
+    """Causal attention to the last 16 positions, from where the query's segment begins; the queries are the last Q of
+    the K. Returns [Q, B, H, D]."""
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query_QBHD, key_KBGD, value_KBGD))
     num_queries, num_keys = query.size(2), key.size(2)
     distance_QK = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(num_keys)[None, :]
-    mask_QK = ((distance_QK >= 0) & (distance_QK < WINDOW)).to(query.device)
-    out_BHQD = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_QK, enable_gqa=True)
+    mask = ((distance_QK >= 0) & (distance_QK < WINDOW)).to(query.device)
+    if starts_BQ is not None:
+        mask = mask & (torch.arange(num_keys, device=query.device) >= starts_BQ[:, None, :, None])
+    out_BHQD = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
     return out_BHQD.permute(2, 0, 1, 3)
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mai.kernels.gpu.column_sums import column_sums
-from mai.kernels.gpu.launch import cover, num_multiprocessors, with_whole_rows
+from mai.kernels.gpu.launch import cover, num_multiprocessors, table_strides, with_whole_rows
 
 # Pairs of a program and its warps, the fastest of twelve on an H100 with 32 query and 8 key heads of 128. With more
 # threads than a head has pairs the compiler loads cos and sin where they are needed; with fewer it hands them around
@@ -35,7 +35,8 @@ def forward_kernel(
     B,
     product_S,
     product_B,
-    table_stride,
+    table_S,
+    table_B,
     epsilon,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -58,7 +59,7 @@ def forward_kernel(
         left_weight, right_weight = _load_weights(query_weight, key_weight, head, pair, H, G, HALF)
         left, right = left * left_weight, right * right_weight
     if TURNS:
-        cosine, sine = _load_angles(cos, sin, position, table_stride, pair, HALF)
+        cosine, sine = _load_angles(cos, sin, position * table_S + sequence * table_B, pair, HALF)
         left, right = left * cosine - right * sine, right * cosine + left * sine
     place, group = head % (H // G + 2), head // (H // G + 2)
     of_query = query + row.to(tl.int64) * H * 2 * HALF
@@ -93,7 +94,8 @@ def backward_kernel(
     value_H,
     product_S,
     product_B,
-    table_stride,
+    table_S,
+    table_B,
     epsilon,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -121,7 +123,7 @@ def backward_kernel(
         left, right = first, second
         if TURNS:
             # The other way round: a turn's transpose is the turn by the negative angle.
-            cosine, sine = _load_angles(cos, sin, position, table_stride, pair, HALF)
+            cosine, sine = _load_angles(cos, sin, position * table_S + sequence * table_B, pair, HALF)
             left, right = left * cosine + right * sine, right * cosine - left * sine
         if NORMS:
             source = product + position * product_S + sequence * product_B + head[:, None] * 2 * HALF + pair
@@ -155,8 +157,8 @@ def _store_halves(start, inside, first, second, HALF: tl.constexpr):
 
 
 @triton.jit
-def _load_angles(cos, sin, position, table_stride, pair, HALF: tl.constexpr):
-    angle = position * table_stride + pair
+def _load_angles(cos, sin, row_of_table, pair, HALF: tl.constexpr):
+    angle = row_of_table + pair
     return tl.load(cos + angle, mask=pair < HALF, other=0), tl.load(sin + angle, mask=pair < HALF, other=0)
 
 
@@ -225,7 +227,7 @@ def forward(
             value,
             outer[1],
             *product.stride()[:2],
-            0 if cos is None else cos.stride(0),
+            *table_strides(cos),
             epsilon,
             H=heads,
             G=key_heads,
@@ -301,7 +303,7 @@ def _backward(
             *of_key.stride()[:3],
             *of_value.stride()[:3],
             *((0, 0) if product is None else product.stride()[:2]),
-            0 if cos is None else cos.stride(0),
+            *table_strides(cos),
             epsilon,
             H=heads,
             G=of_key.size(2),

@@ -19,6 +19,13 @@ def with_whole_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def table_strides(table: Tensor | None) -> tuple[int, int]:
+    """Of positions and of sequences in a rotary table: [S, D] is the same for every sequence, [S, B, D] is not."""
+    if table is None:
+        return 0, 0
+    return table.stride(0), table.stride(1) if table.dim() == 3 else 0
+
+
 def cover(length: int, block: int) -> int:
     """How many blocks cover the length."""
     return int(triton.cdiv(length, block))

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mai.kernels.gpu.launch import cover, with_whole_rows
+from mai.kernels.gpu.launch import cover, table_strides, with_whole_rows
 
 # Pairs of a program: 16 a thread.
 PAIRS, NUM_WARPS = 2048, 4
@@ -24,7 +24,8 @@ def turn_kernel(
     stride_S,
     stride_B,
     stride_H,
-    table_stride,
+    table_S,
+    table_B,
     HALF: tl.constexpr,
     DIRECTION: tl.constexpr,
     HEADS: tl.constexpr,
@@ -34,7 +35,7 @@ def turn_kernel(
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     pair = tl.arange(0, BLOCK)
     inside = (head < H)[:, None] & (pair < HALF)[None, :]
-    angle = position.to(tl.int64) * table_stride + pair
+    angle = position.to(tl.int64) * table_S + sequence.to(tl.int64) * table_B + pair
     cosine = tl.load(cos + angle, mask=pair < HALF, other=0)[None, :]
     sine = tl.load(sin + angle, mask=pair < HALF, other=0)[None, :] * DIRECTION
     source = x + position.to(tl.int64) * stride_S + sequence.to(tl.int64) * stride_B
@@ -64,7 +65,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
             x.stride(0),
             x.stride(1),
             x.stride(2),
-            cos.stride(0),
+            *table_strides(cos),
             HALF=size // 2,
             DIRECTION=direction,
             HEADS=heads_per_program,

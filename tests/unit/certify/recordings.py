@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mai.certify.trial import NUM_STEPS
+from mai.certify.trial import NUM_STEPS, PLAIN
 from mai.certify.values import Kind, Piece, Recording, Writer
 
 Numbers = NDArray[np.float32]
@@ -53,7 +53,7 @@ def recorded(folder: Path, held: list[Held], change: Change = unchanged, *, loss
             for step in range(NUM_STEPS + 1):
                 kinds: tuple[Kind, ...] = ("gradient", "weight", "second_moment") if step else ("weight",)
                 if step:
-                    writer.add_scalars(step, loss=loss, norm=1.0)
+                    writer.add_scalars(step, loss=loss, norm=1.0, batch=PLAIN)
                 for kind in kinds:
                     for name, (offset, shape, start, stop) in parts.items():
                         piece = Piece(step, kind, name, SHAPES[name], offset, shape, start, stop, at=0)

@@ -11,13 +11,27 @@ from mai.kernels import attention
 KEYS, SEQUENCES, HEADS, GROUPS, SIZE = 9, 2, 4, 2, 8
 
 
-def plain(query: Tensor, key: Tensor, value: Tensor, *, window: int, sinks: Tensor | None, scale: float) -> Tensor:
+STARTS = torch.tensor([[0, 0, 0, 3, 3, 3, 3, 3, 8], [0, 0, 0, 0, 0, 5, 6, 6, 6]])
+"""Of two sequences: three segments each, one of a single token."""
+
+
+def plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int,
+    sinks: Tensor | None,
+    scale: float,
+    starts: Tensor | None,
+) -> Tensor:
     """Softmax over the logits of what a query sees, and its head's sink; then the values."""
     out = torch.zeros(*query.shape[:3], value.size(3), dtype=torch.float64)
     first = key.size(0) - query.size(0)
     for place, sequence, head in itertools.product(range(query.size(0)), range(SEQUENCES), range(HEADS)):
         last = first + place
-        seen = range(max(0, last - window + 1), last + 1)
+        begins = 0 if starts is None else int(starts[sequence, last])
+        seen = range(max(begins, last - window + 1), last + 1)
         group = head // (HEADS // GROUPS)
         logits = torch.stack([(query[place, sequence, head] * key[at, sequence, group]).sum() * scale for at in seen])
         if sinks is not None:
@@ -33,7 +47,14 @@ def plain(query: Tensor, key: Tensor, value: Tensor, *, window: int, sinks: Tens
 @pytest.mark.parametrize("window", [None, 3, 100])
 @pytest.mark.parametrize("has_sinks", [False, True])
 @pytest.mark.parametrize("scale", [None, 0.5])
-def test_it_is_the_formula(num_queries: int, window: int | None, has_sinks: bool, scale: float | None) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("starts", [None, STARTS], ids=["one segment", "segments"])
+def test_it_is_the_formula(
+    num_queries: int,
+    window: int | None,
+    has_sinks: bool,  # noqa: FBT001
+    scale: float | None,
+    starts: Tensor | None,
+) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
@@ -42,8 +63,9 @@ def test_it_is_the_formula(num_queries: int, window: int | None, has_sinks: bool
     query = drawn(num_queries, SEQUENCES, HEADS, SIZE)
     key, value = drawn(KEYS, SEQUENCES, GROUPS, SIZE), drawn(KEYS, SEQUENCES, GROUPS, SIZE)
     sinks = drawn(HEADS) if has_sinks else None
-    ours = attention.reference(query, key, value, window=window, sinks_H=sinks, scale=scale)
-    theirs = plain(query, key, value, window=window or KEYS, sinks=sinks, scale=scale or SIZE**-0.5)
+    starts_BQ = None if starts is None else starts[:, KEYS - num_queries :]
+    ours = attention.reference(query, key, value, window=window, sinks_H=sinks, scale=scale, starts_BQ=starts_BQ)
+    theirs = plain(query, key, value, window=window or KEYS, sinks=sinks, scale=scale or SIZE**-0.5, starts=starts)
     torch.testing.assert_close(ours, theirs)
     inputs = [query, key, value, *([] if sinks is None else [sinks])]
     weights = torch.randn(ours.shape, generator=generator, dtype=torch.float64)

@@ -32,6 +32,8 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
 
 
 COS, SIN = rope.tables(6, (1.0, 0.5, 0.1))
+OF_EACH = torch.tensor([[0, 3], [1, 0], [2, 1], [0, 2], [1, 3], [2, 4]])
+TABLES_OF_EACH = (COS[OF_EACH], SIN[OF_EACH])
 TARGETS = torch.tensor([0, 3, 6, 2])
 PICKED = torch.tensor([[0, 2], [1, 2], [0, 3], [2, 3], [0, 1]])
 ROWS, _ = permutation.reference_expert_rows(PICKED, 4)
@@ -64,6 +66,11 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...
         lambda x: rope.fused(x, COS, SIN),
         (draw(6, 2, 3, 6),),
     ),
+    "rope, positions of each sequence": (
+        lambda x: rope.reference(x, *TABLES_OF_EACH),
+        lambda x: rope.fused(x, *TABLES_OF_EACH),
+        (draw(6, 2, 3, 6),),
+    ),
     "heads": (
         lambda product: heads.reference(product, (COS, SIN), None, **HEADS),
         lambda product: heads.fused(product, (COS, SIN), None, **HEADS),
@@ -72,6 +79,11 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...
     "normed heads": (
         lambda product, *weights: heads.reference(product, (COS, SIN), weights, **HEADS),
         lambda product, *weights: heads.fused(product, (COS, SIN), weights, **HEADS),
+        (draw(6, 2, 48), draw(6, seed=1), draw(6, seed=2)),
+    ),
+    "normed heads, positions of each sequence": (
+        lambda product, *weights: heads.reference(product, TABLES_OF_EACH, weights, **HEADS),
+        lambda product, *weights: heads.fused(product, TABLES_OF_EACH, weights, **HEADS),
         (draw(6, 2, 48), draw(6, seed=1), draw(6, seed=2)),
     ),
     "normed heads that are not turned": (
@@ -295,3 +307,12 @@ def test_squares_are_summed_in_float64() -> None:
     x = torch.full((2**12,), 1.0)
     x[0] = 2.0**13
     assert sum_of_squares.fused(x).item() == 2.0**26 + 2**12 - 1
+
+
+def test_with_tables_of_its_own_a_sequence_is_turned_as_if_it_were_alone() -> None:
+    x = draw(6, 2, 3, 6)
+    together = rope.reference(x, *TABLES_OF_EACH)
+    for sequence in range(2):
+        positions = OF_EACH[:, sequence]
+        alone = rope.reference(x[:, sequence : sequence + 1], COS[positions], SIN[positions])
+        assert torch.equal(together[:, sequence : sequence + 1], alone)
