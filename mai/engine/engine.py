@@ -1,9 +1,10 @@
 """The engine: a model cut over ranks, behind a few verbs. All ranks must call each of them, in the same order."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +49,14 @@ class Gradients:
     """Global L2 norm, before clipping."""
     multi_token_loss: float | None = None
     """The same of the targets of further depths; None without such depths."""
+    expert_tokens: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """How many of the step's counted tokens picked each expert, by layer from 0; empty without experts."""
+
+    @property
+    def expert_imbalance(self) -> float | None:
+        """Tokens of the busiest expert over the mean, in the layer where that is most; None without experts."""
+        shares = [max(tokens) * len(tokens) / sum(tokens) for tokens in self.expert_tokens.values() if sum(tokens)]
+        return max(shares, default=None)
 
     @property
     def is_finite(self) -> bool:
@@ -121,9 +130,11 @@ class Engine:
         self._sharding.finish_gradients()
         # Enqueued before anything is waited for: the losses are read behind it.
         norm = self._sharding.gradient_norm()
-        totals = self._totals(outputs)
+        totals, expert_tokens = self._totals(outputs, self._own_expert_counts())
         further = totals.further_loss / totals.further_tokens if totals.further_tokens else None
-        return Gradients(loss=totals.loss / totals.tokens, norm=norm, multi_token_loss=further)
+        return Gradients(
+            loss=totals.loss / totals.tokens, norm=norm, multi_token_loss=further, expert_tokens=expert_tokens
+        )
 
     def apply(self, gradients: Gradients, *, learning_rate: float) -> None:
         """Update the weights with the gradients of the last `forward_backward`."""
@@ -141,6 +152,7 @@ class Engine:
             names=self._parameter_names,
             loss=gradients.loss,
             norm=gradients.norm,
+            expert_tokens=gradients.expert_tokens,
             device=self._device.torch_device,
         )
 
@@ -193,7 +205,7 @@ class Engine:
         for chunk in self._sharding.chunks:
             chunk.eval()
         finish = partial(_losses, loss=summed, further_weight=0.0)
-        totals = self._totals(self._passes.run(batch, finish, forward_only=True))
+        totals, _ = self._totals(self._passes.run(batch, finish, forward_only=True), [])
         return totals.loss, int(totals.tokens)
 
     def log_probs(self, batch: Batch) -> Tensor:
@@ -225,15 +237,27 @@ class Engine:
         """Updates applied since the first step."""
         return self._sharding.updates_done()
 
-    def _totals(self, outputs: list[dict[str, Any]]) -> _Totals:
+    def _own_expert_counts(self) -> list[list[float]]:
+        model = self._recipe.model
+        if model.experts is None:
+            return []
+        return experts.own_counts(self._modules, model.num_layers, model.experts.num_experts)
+
+    def _totals(
+        self, outputs: list[dict[str, Any]], expert_counts: list[list[float]]
+    ) -> tuple[_Totals, dict[int, list[int]]]:
+        """With the sums of all ranks' counts of tokens by layer and expert: one reduction for both."""
         # The loss of each sequence, or part of it, is known to the tensor ranks of its last stage; the first counts.
         counts = self._groups.is_last_stage and self._groups.tensor_rank == 0
         local = [[float(out[name]) for name in _Totals._fields] for out in outputs if counts]
         sums = [sum(column) for column in zip(*local, strict=True)] or [0.0] * len(_Totals._fields)
-        totals = _Totals(*sum_floats(sums, device=self._device.torch_device))
+        own = [*sums, *(count for counts in expert_counts for count in counts)]
+        everywhere = iter(sum_floats(own, device=self._device.torch_device))
+        totals = _Totals(*islice(everywhere, len(sums)))
         if totals.tokens == 0:
             raise DataError("no target of this batch counts: all its weights are 0, on all ranks")
-        return totals
+        by_layer = {layer: [int(n) for n in islice(everywhere, len(of))] for layer, of in enumerate(expert_counts)}
+        return totals, {layer: counts for layer, counts in by_layer.items() if any(counts)}
 
 
 def _losses(micro_batch: Batch, losses: Tensor, *, loss: Loss, further_weight: float) -> tuple[Tensor, Tensor, Said]:

@@ -153,8 +153,19 @@ def routers(model: Sequence[MegatronModule]) -> Iterator[ExpertRouter]:
 def forget_counts(model: Sequence[MegatronModule]) -> None:
     """Before a step: what a step counted that was not applied must not move the bias later."""
     for router in routers(model):
-        if router.tokens_per_expert is not None:
-            router.tokens_per_expert.zero_()
+        router.tokens_per_expert.zero_()
+
+
+def own_counts(model: Sequence[Any], num_layers: int, num_experts: int) -> list[list[float]]:
+    """How many of this rank's counted tokens picked each expert since `forget_counts`, by layer of the whole model,
+    [num_layers, num_experts]; layers elsewhere, or without experts, have zeros. Further depths do not count.
+
+    `model`: this rank's GPTModels."""
+    counts = [[0.0] * num_experts for _ in range(num_layers)]
+    for part in model:
+        for router in (module for module in part.decoder.modules() if isinstance(module, ExpertRouter)):
+            counts[router.layer_number - 1] = router.tokens_per_expert.tolist()
+    return counts
 
 
 @torch.no_grad()
@@ -165,7 +176,7 @@ def update_selection_bias(model: Sequence[MegatronModule]) -> None:
     biased = [router for router in routers(model) if router.expert_bias is not None]
     if not biased:
         return
-    counts_RE = torch.stack([router.tokens_per_expert for router in biased])  # type: ignore[misc]
+    counts_RE = torch.stack([router.tokens_per_expert for router in biased])
     dist.all_reduce(counts_RE, group=biased[0].tp_dp_cp_group)
     # Against the mean, in whole numbers.
     direction_RE = torch.sign(counts_RE.sum(dim=1, keepdim=True) - counts_RE * counts_RE.size(1))

@@ -1,7 +1,7 @@
 """A step's gradients between the backward pass and the update, for a user's function to look at or change."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -14,11 +14,20 @@ class OpenGradients:
     functions."""
 
     def __init__(
-        self, shards: list[Shard], *, names: Iterable[str], loss: float, norm: float, device: torch.device
+        self,
+        shards: list[Shard],
+        *,
+        names: Iterable[str],
+        loss: float,
+        norm: float,
+        expert_tokens: Mapping[int, Sequence[int]],
+        device: torch.device,
     ) -> None:
         """`names`: of all parameters of the model, in the same order on every rank."""
         self.loss, self.norm = loss, norm
         """Mean loss of the batch, nats, and the global L2 norm, as the backward pass left them."""
+        self.expert_tokens = expert_tokens
+        """How many of the step's tokens picked each expert, by layer from 0; empty without experts."""
         self.names = tuple(names)
         """Global names of all parameters, such as decoder.layers.0.mlp.linear_fc1.weight."""
         self._shards, self._device = shards, device

@@ -46,7 +46,8 @@ class ExpertRouter(Router):
     """Scores, choice, balancing loss, and the counts that the selection bias follows."""
 
     expert_bias: Tensor | None
-    tokens_per_expert: Tensor | None
+    tokens_per_expert: Tensor
+    """Of the counted tokens of this rank in this step, how many picked each."""
 
     def __init__(
         self, config: TransformerConfig, pg_collection: ProcessGroupCollection, *, experts: MixtureOfExperts
@@ -56,12 +57,9 @@ class ExpertRouter(Router):
         self.rule = rule_of(experts)
         self.replay: dict[str, Recorder | Follower] = {}
         """By the name of the choice; see `choices`."""
-        bias_E = counts_E = None
-        if experts.bias_update_rate:
-            bias_E = torch.zeros(experts.num_experts)
-            # Whole numbers, so that their sum over ranks is exact and no layout moves the bias otherwise.
-            counts_E = torch.zeros(experts.num_experts, dtype=torch.int64)
-        self.register_buffer("expert_bias", bias_E)
+        # Whole numbers, so that their sum over ranks is exact and no layout moves the bias otherwise.
+        counts_E = torch.zeros(experts.num_experts, dtype=torch.int64)
+        self.register_buffer("expert_bias", torch.zeros(experts.num_experts) if experts.bias_update_rate else None)
         self.register_buffer("tokens_per_expert", counts_E, persistent=False)
 
     @property
@@ -88,8 +86,7 @@ class ExpertRouter(Router):
         weights_TK, experts_TK = self._route(logits_TE, self.expert_bias, self.rule, choice=self.choices[0])
         # Once a token and step, also where the layer runs again in the backward pass: its first run has no gradients.
         if self.training and torch.is_grad_enabled():
-            if self.tokens_per_expert is not None:
-                self.tokens_per_expert += self._map(experts_TK, counts_T).sum(dim=0)
+            self.tokens_per_expert += self._map(experts_TK, counts_T).sum(dim=0)
             if self.experts.auxiliary_loss != "none":
                 weights_TK = self._balanced(
                     weights_TK, logits_TE, experts_TK, counts_T, num_positions=logits_SBE.size(0)

@@ -33,6 +33,8 @@ class StepRecord:
     """Floating-point operations that the model asks for, over the step's time; `RunStarted` names the convention."""
     utilisation: float | None
     """Share of the devices' peak; None where the peak is not known, as on any CPU."""
+    expert_imbalance: float | None = None
+    """Tokens of the busiest expert over the mean, in the layer where that is most; None without experts."""
     memory_bytes: int
     """Peak of the reporting rank so far: allocated on CUDA, resident set on CPU."""
     kept: bool

@@ -104,6 +104,7 @@ class Recorder:
             loss=gradients.loss,
             multi_token_loss=gradients.multi_token_loss,
             gradient_norm=gradients.norm,
+            expert_imbalance=gradients.expert_imbalance,
             learning_rate=learning_rate,
             tokens=state.tokens,
             step_seconds=seconds,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mai.parallel.place import Place
-from mai.recipe import ParallelConfig, Recipe
+from mai.recipe import MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
 from tests.parity.test_reshard import whole_tensors
 from tests.parity.trainer import name_of, num_ranks, open_trainer
@@ -139,3 +139,29 @@ def test_a_rate_is_a_share_of_the_step_s_rate(prepared: Recipe, tmp_path: Path) 
         embedding = "embedding.word_embeddings.weight"
         moved.append(float((found.after[embedding] - found.before[embedding]).abs().max()))
     assert moved[1] == pytest.approx(0.5 * moved[0], rel=0.1)
+
+
+def expert_tokens(place: Place, recipes: list[Recipe]) -> list[Any]:
+    """Runs on every rank: how many tokens picked each expert, and the imbalance, of one step in each layout."""
+    found = []
+    for recipe in recipes:
+        trainer = open_trainer(place, recipe)
+        gradients = trainer.forward_backward(0)
+        found.append((dict(gradients.expert_tokens), gradients.expert_imbalance))
+        trainer.close()
+    return found
+
+
+def test_every_layout_counts_the_tokens_of_each_expert_once(prepared: Recipe) -> None:
+    experts = MixtureOfExperts(num_experts=4, experts_per_token=2, ffn_hidden_size=32, num_dense_layers=1)
+    recipe = changed(prepared, model={"feed_forward": experts})
+    layouts = [
+        ParallelConfig(tensor=2, sequence=True, data=2, expert=2, micro_batch_sequences=4),
+        ParallelConfig(pipeline=2, context=2, data=1, expert=2, recompute=("layer",), micro_batch_sequences=4),
+    ]
+    ((alone, imbalance),) = on_ranks(1, expert_tokens, [replace(recipe, parallel=ONE_RANK)])[0]
+    assert list(alone) == [1, 2, 3]
+    assert {sum(tokens) for tokens in alone.values()} == {recipe.train.batch_tokens * 2}
+    assert imbalance == max(max(tokens) * 4 / sum(tokens) for tokens in alone.values()) > 1
+    answers = on_ranks(4, expert_tokens, [replace(recipe, parallel=parallel) for parallel in layouts])
+    assert answers == [[(alone, imbalance)] * 2] * 4
