@@ -129,7 +129,8 @@ def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]
         family = "optimizer_instance" if is_within_copy else "world"
         if not is_within_copy or layout.world_size > layout.sharding_copies:
             yield Operation("all_reduce", family, 1, "float64", what="gradient norm")
-        yield Operation("all_reduce", "world", 3, "float64", what="loss and number of tokens")
+        numbers = 4 if caller.recipe.model.multi_token_depths else 3
+        yield Operation("all_reduce", "world", numbers, "float64", what="loss and number of tokens")
     experts = caller.recipe.model.experts
     routers = sum(p.name.endswith("router.weight") for part in parameters for p in part)
     if experts is not None and experts.bias_update_rate and routers and layout.stage_ranks > 1:
