@@ -18,7 +18,7 @@ from mai.model.shapes import parameters
 from mai.recipe import Recipe
 
 KINDS = ("loss", "gradient", "gradient norm", "weight")
-"""Of a finding, in the order in which a step makes them."""
+"""What a finding may be of, in the order in which a step makes them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +154,7 @@ class _Parameter:
         allowed = tolerance.gradient(gradient, norm=norm, num_elements=num_elements(self._one_rank))
         allowance.after(
             step,
-            self._one_rank.whole(step, "second_moment", self._name),
+            self._one_rank.whole(step, "state", self._name),
             gradient=allowed,
             norm=norm,
             learning_rate=learning_rate(self._recipe, step),
@@ -197,7 +197,7 @@ def ranks_of(wrong: Sequence[tuple[int, Piece]], right: Sequence[tuple[int, Piec
 
 
 def num_elements(recording: Recording) -> int:
-    """Of the whole model."""
+    """How many elements the whole model has."""
     return sum(
         int(np.prod(pieces[0][1].global_shape))
         for (step, kind, _), pieces in recording.pieces.items()

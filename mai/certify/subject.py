@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mai.optimizer.optimizers import optimizer_of
 from mai.recipe import Recipe, to_dict
 from mai.train.versions import versions
 
@@ -25,9 +26,10 @@ def subject(recipe: Recipe) -> dict[str, Any]:
         if text := found[section][field]:
             file, _, function = text.rpartition(":")
             found[section][field] = f"{function} of {_digest([Path(file).expanduser()])}"
-    # What AdamW and clipping make of a gradient, and so of the tolerances.
-    optimizer = {field: values["optimizer"][field] for field in _OPTIMIZER_FIELDS}
-    return {**found, "kernels": values["kernels"], "optimizer": {"name": "adamw", **optimizer}}
+    # What the optimizer and clipping make of a gradient, and so of the tolerances.
+    numbers = {field: values["optimizer"][field] for field in _OPTIMIZER_FIELDS}
+    optimizer = {"name": optimizer_of(recipe.optimizer).name, **numbers}
+    return {**found, "kernels": values["kernels"], "optimizer": optimizer}
 
 
 def fingerprint(subject: Mapping[str, Any]) -> str:

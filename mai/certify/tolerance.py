@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from mai.optimizer.optimizers import optimizer_of
 from mai.recipe import OptimizerConfig
 
 LOSS = 1e-5
@@ -57,38 +58,28 @@ def gradient(reference: NDArray[np.float32], *, norm: float, num_elements: int) 
 class WeightAllowance:
     """What each element of one parameter may differ by after each update, if every gradient was within tolerance.
 
-    AdamW moves a weight by rate * m / (sqrt(v) + epsilon), where m is a weighted mean of the gradients so far and
-    sqrt(v) their weighted root mean square. If each gradient is off by at most t, so is m, and so is sqrt(v), by the
-    triangle inequality. |m| / sqrt(v) is at most `steepest`, so the update is off by at most
-    rate * (1 + steepest) * t / sqrt(v); and however large t is, by no more than rate * 2 * steepest."""
+    The optimizer says how far that moves an update (`sensitivity`); and however far gradients are off, two updates
+    differ by no more than twice the steepest."""
 
-    def __init__(self, optimizer: OptimizerConfig) -> None:
-        self._optimizer = optimizer
+    def __init__(self, config: OptimizerConfig) -> None:
+        self._clip_norm, self._optimizer = config.clip_norm, optimizer_of(config)
         self._gradient = 0.0
         self._moved: NDArray[np.float64] | float = 0.0
 
     def after(
-        self, step: int, second_moment: NDArray[np.float32], *, gradient: float, norm: float, learning_rate: float
+        self, step: int, state: NDArray[np.float32], *, gradient: float, norm: float, learning_rate: float
     ) -> None:
-        """Count in one update. `gradient` is the tolerance of an element before clipping, `norm` the gradient norm."""
-        optimizer = self._optimizer
-        clipped = min(1.0, optimizer.clip_norm / norm) if norm else 1.0
+        """Count in one update. `state`: of the optimizer, that it is `judged_by`; `gradient`: the tolerance of an
+        element before clipping; `norm`: of the whole gradient."""
+        clipped = min(1.0, self._clip_norm / norm) if norm else 1.0
         self._gradient = max(self._gradient, gradient * clipped)
-        size = np.sqrt(second_moment.astype(np.float64) / (1 - optimizer.beta2**step)) + optimizer.epsilon
-        most = steepest(step, optimizer)
+        most = self._optimizer.steepest(step)
         # The layout clips by its own norm, which may be off by as much as the loss.
-        off = (1 + most) * (self._gradient / size + LOSS)
+        off = self._gradient * self._optimizer.sensitivity(state.astype(np.float64), step) + (1 + most) * LOSS
         self._moved = self._moved + learning_rate * np.minimum(2 * most, off)
 
     def of(self, reference: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.broadcast_to(self._moved + _ROUNDING * float(np.abs(reference).max()), reference.shape)
-
-
-def steepest(step: int, optimizer: OptimizerConfig) -> float:
-    """The largest |m| / sqrt(v) that any gradients give after `step` updates (Cauchy-Schwarz)."""
-    ages = np.arange(step)
-    means, squares = (beta**ages / np.sum(beta**ages) for beta in (optimizer.beta1, optimizer.beta2))
-    return float(np.sqrt(np.sum(means**2 / np.maximum(squares, np.finfo(np.float64).tiny))))
 
 
 def bf16_weight(band: float, *, moved: float, num_elements: int) -> float:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
@@ -14,13 +13,14 @@ from mai.data.synthetic import synthetic_sequences
 from mai.engine.device import open_device
 from mai.engine.engine import Engine
 from mai.engine.groups import build_groups, join_world, leave_world
-from mai.engine.shard import Shard
+from mai.engine.shard import WEIGHT, Shard
 from mai.errors import ExitCode
 from mai.objective.choose import objective_of
+from mai.optimizer.optimizers import optimizer_of
 from mai.optimizer.schedule import learning_rate_at
 from mai.parallel.layout import Layout
 from mai.parallel.place import Place
-from mai.recipe import ParallelConfig, PrecisionConfig, Recipe
+from mai.recipe import ParallelConfig, PrecisionConfig, Recipe, ResilienceConfig
 from mai.train.foreign_errors import foreign_errors_named
 
 NUM_STEPS = 4
@@ -32,7 +32,7 @@ PACKED = f"{WEIGHTED}; rows in segments, each with positions of its own"
 _FIRST_ANNOTATED_STEP = 3
 
 # No step of a shrunk recipe takes seconds: who is silent for so long hangs.
-_PEER_TIMEOUT_SECONDS = 120.0
+_IMPATIENT = ResilienceConfig(peer_timeout_seconds=120.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,16 @@ class Trial:
 
 
 def trials(recipe: Recipe) -> list[Trial]:
-    """Of a shrunk recipe: one rank and the layout in fp32, and then in bf16 where that is what the recipe computes in.
+    """One rank and the layout, of a shrunk recipe, in fp32, and then in bf16 where that is what the recipe computes in.
 
     One rank computes nothing again and shares out nothing, so that recomputing and sharding are on trial too."""
     parallel = recipe.parallel
     assert parallel.data is not None
     alone = ParallelConfig(data=1, micro_batch_sequences=parallel.micro_batch_sequences)
     ranks = parallel.model_ranks * parallel.data
-    formats: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16") if recipe.precision.compute == "bf16" else ("fp32",)
     found = []
-    for compute in formats:
-        same = replace(recipe, precision=PrecisionConfig(compute=compute))
+    for compute in recipe.precision.formats:
+        same = replace(recipe, precision=PrecisionConfig(compute=compute), resilience=_IMPATIENT)
         found.append(Trial(f"{compute}, 1 rank", replace(same, parallel=alone), 1))
         found.append(Trial(f"{compute}, {ranks} ranks", same, ranks))
     return found
@@ -65,10 +64,10 @@ def trials(recipe: Recipe) -> list[Trial]:
 def run(recipe: Recipe, folder: Path, *, draw: int, place: Place) -> ExitCode:
     """Take the steps and write down what this rank holds; all ranks must call. `draw` chooses the tokens."""
     with foreign_errors_named():
-        device = open_device("cpu", place)
-        join_world(backend=device.backend, place=place, timeout_seconds=_PEER_TIMEOUT_SECONDS)
+        device, timeout_seconds = open_device("cpu", place), recipe.resilience.peer_timeout_seconds
+        join_world(backend=device.backend, place=place, timeout_seconds=timeout_seconds)
         layout = Layout.of(recipe.parallel, world_size=place.world_size)
-        engine = Engine(recipe, layout, build_groups(layout, timeout_seconds=_PEER_TIMEOUT_SECONDS), device)
+        engine = Engine(recipe, layout, build_groups(layout, timeout_seconds=timeout_seconds), device)
         with Writer(folder, rank=place.rank) as writer:
             _steps(recipe, layout, engine, writer, draw=draw)
         leave_world()
@@ -78,7 +77,7 @@ def run(recipe: Recipe, folder: Path, *, draw: int, place: Place) -> ExitCode:
 def _steps(recipe: Recipe, layout: Layout, engine: Engine, writer: Writer, *, draw: int) -> None:
     objective = objective_of(recipe)
     sequences = synthetic_sequences(recipe.model.vocab_size, recipe.data.sequence_length, draw)
-    _write(writer, 0, engine.shards(), {"weight": "weight"})
+    _write(writer, 0, engine.shards(), {WEIGHT: "weight"})
     annotation = PLAIN
     for step in range(1, NUM_STEPS + 1):
         positions = batch_positions(
@@ -94,7 +93,7 @@ def _steps(recipe: Recipe, layout: Layout, engine: Engine, writer: Writer, *, dr
         writer.add_scalars(step, loss=gradients.loss, norm=gradients.norm, batch=annotation)
         _write(writer, step, engine.gradients(), {"gradient": "gradient"})
         engine.apply(gradients, learning_rate=learning_rate(recipe, step))
-        _write(writer, step, engine.shards(), {"weight": "weight", "exp_avg_sq": "second_moment"})
+        _write(writer, step, engine.shards(), {WEIGHT: "weight", optimizer_of(recipe.optimizer).judged_by: "state"})
 
 
 def _annotated(engine: Engine, batch: Batch, positions: range, *, draw: int) -> tuple[Batch, str]:
@@ -106,7 +105,7 @@ def _annotated(engine: Engine, batch: Batch, positions: range, *, draw: int) -> 
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Of the trial's step, counted from 1."""
+    """The rate of the trial's step, counted from 1."""
     return learning_rate_at(step - 1, optimizer=recipe.optimizer, steps=recipe.train.steps)
 
 

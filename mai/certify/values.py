@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float32]
 AnyNumber = TypeVar("AnyNumber", bound=np.generic)
-Kind = Literal["weight", "gradient", "second_moment"]
+Kind = Literal["weight", "gradient", "state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Recording:
 
     @property
     def names(self) -> list[str]:
-        """Of all parameters, in the order in which they were first written."""
+        """All parameters, in the order in which they were first written."""
         return list(dict.fromkeys(name for _, _, name in self.pieces))
 
     def held(self, step: int, kind: Kind, name: str) -> Iterator[tuple[int, Piece, Numbers]]:

@@ -123,7 +123,7 @@ class CoreAttention(MegatronModule):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Of the sinks, which tensor ranks share by heads."""
+        """The sinks, which tensor ranks share by heads."""
         assert metadata is not None
         return make_sharded_tensors_for_checkpoint(  # type: ignore[no-any-return]
             self.state_dict(prefix="", keep_vars=True),

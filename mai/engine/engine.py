@@ -71,8 +71,8 @@ class _Totals(NamedTuple):
     """Targets that count."""
     further_loss: float
     """Over all depths; 0 in evaluation, where they are not computed."""
-    further_tokens: float
-    """Their targets that count, 0 in evaluation."""
+    further_tokens: float = 0.0
+    """Their targets that count; of a model that has depths."""
 
 
 class Engine:
@@ -249,11 +249,12 @@ class Engine:
         """With the sums of all ranks' counts of tokens by layer and expert: one reduction for both."""
         # The loss of each sequence, or part of it, is known to the tensor ranks of its last stage; the first counts.
         counts = self._groups.is_last_stage and self._groups.tensor_rank == 0
-        local = [[float(out[name]) for name in _Totals._fields] for out in outputs if counts]
-        sums = [sum(column) for column in zip(*local, strict=True)] or [0.0] * len(_Totals._fields)
+        names = _Totals._fields if self._recipe.model.multi_token_depths else _Totals._fields[:-1]
+        local = [[float(out[name]) for name in names] for out in outputs if counts]
+        sums = [sum(column) for column in zip(*local, strict=True)] or [0.0] * len(names)
         own = [*sums, *(count for counts in expert_counts for count in counts)]
         everywhere = iter(sum_floats(own, device=self._device.torch_device))
-        totals = _Totals(*islice(everywhere, len(sums)))
+        totals = _Totals(*islice(everywhere, len(names)))
         if totals.tokens == 0:
             raise DataError("no target of this batch counts: all its weights are 0, on all ranks")
         by_layer = {layer: [int(n) for n in islice(everywhere, len(of))] for layer, of in enumerate(expert_counts)}

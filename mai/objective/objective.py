@@ -15,7 +15,7 @@ from mai.batch import Batch
 
 
 class Sequences(Protocol):
-    """Of a corpus (data/loader.py) or made up (data/synthetic.py)."""
+    """Sequences of a corpus (data/loader.py), or made up (data/synthetic.py)."""
 
     def at(self, positions: Sequence[int]) -> NDArray[np.int64]:
         """[len(positions), sequence_length + 1] tokens."""

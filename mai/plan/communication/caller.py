@@ -17,7 +17,7 @@ class Caller:
 
     @property
     def dtype(self) -> str:
-        return {"bf16": "bfloat16", "fp32": "float32"}[self.recipe.precision.compute]
+        return self.recipe.precision.format.torch
 
     @property
     def tokens(self) -> int:

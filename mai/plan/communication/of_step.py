@@ -21,7 +21,7 @@ from mai.plan.communication.operation import Operation, Program, Together
 from mai.plan.communication.parameters import both_ends_hold, elements_of, has_final_norm, parameters_of
 from mai.plan.communication.sends import Send, turns_and_sends
 from mai.plan.communication.sharing import SharedWeights, bucketed, fully_shared, own_elements
-from mai.recipe import Recipe
+from mai.recipe import ModelConfig, Recipe
 from mai.recipe.pipeline_schedule import Turn
 
 
@@ -129,7 +129,7 @@ def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]
         family = "optimizer_instance" if is_within_copy else "world"
         if not is_within_copy or layout.world_size > layout.sharding_copies:
             yield Operation("all_reduce", family, 1, "float64", what="gradient norm")
-        yield Operation("all_reduce", "world", 3, "float64", what="loss and number of tokens")
+        yield Operation("all_reduce", "world", _num_totals(caller.recipe.model), "float64", what=_TOTALS)
     experts = caller.recipe.model.experts
     routers = sum(p.name.endswith("router.weight") for part in parameters for p in part)
     if experts is not None and experts.bias_update_rate and routers and layout.stage_ranks > 1:
@@ -167,3 +167,12 @@ def _is_summed(caller: Caller, parameter: Parameter) -> bool:
     )
     is_whole = not parameter.is_expert and parameter.split is Split.NONE
     return is_whole and (caller.recipe.parallel.sequence or is_head_norm)
+
+
+_TOTALS = "loss and number of tokens"
+
+
+def _num_totals(model: ModelConfig) -> int:
+    """Numbers that all ranks sum behind a step: losses, their tokens, and the tokens of each layer's experts."""
+    of_experts = 0 if model.experts is None else model.num_layers * model.experts.num_experts
+    return (4 if model.multi_token_depths else 3) + of_experts

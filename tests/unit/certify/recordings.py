@@ -40,7 +40,7 @@ Change = Callable[[int, int, str, str, Numbers], Numbers]
 def right(step: int, kind: Kind, name: str) -> Numbers:
     """The same for every layout."""
     drawn = np.random.default_rng([step, len(kind), FORWARD.index(name)]).standard_normal(SHAPES[name])
-    return np.square(drawn).astype(np.float32) if kind == "second_moment" else drawn.astype(np.float32)
+    return np.square(drawn).astype(np.float32) if kind == "state" else drawn.astype(np.float32)
 
 
 def unchanged(_rank: int, _step: int, _kind: str, _name: str, numbers: Numbers) -> Numbers:
@@ -51,7 +51,7 @@ def recorded(folder: Path, held: list[Held], change: Change = unchanged, *, loss
     for rank, parts in enumerate(held):
         with Writer(folder, rank=rank) as writer:
             for step in range(NUM_STEPS + 1):
-                kinds: tuple[Kind, ...] = ("gradient", "weight", "second_moment") if step else ("weight",)
+                kinds: tuple[Kind, ...] = ("gradient", "weight", "state") if step else ("weight",)
                 if step:
                     writer.add_scalars(step, loss=loss, norm=1.0, batch=PLAIN)
                 for kind in kinds:
