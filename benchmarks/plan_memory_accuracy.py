@@ -88,7 +88,7 @@ def _simumax(row: Row) -> Iterator[Comparison]:
     stages = memory(setting).stages
     ranks = re.findall(r"(\d):([\d.]+)/[\d.]+", row["notes"])
     for rank, measured in ranks:
-        predicted = stages[int(rank) * len(stages) // len(ranks)].allocated
+        predicted = stages[int(rank) * len(stages) // len(ranks)].allocated_bytes
         yield Comparison("SimuMax B200, every rank", f"{row['id']}:{rank}", predicted / _GIB, float(measured))
 
 
@@ -96,7 +96,7 @@ def _megatron_ci(row: Row) -> Iterator[Comparison]:
     """Allocated, of the last rank, at its largest over a whole run with a real router."""
     setting = ci_setting_of(row)
     kind = "toy models" if is_tiny(row) else "experts" if setting.architecture.has_experts else "dense"
-    predicted = memory(setting).stages[-1].allocated
+    predicted = memory(setting).stages[-1].allocated_bytes
     yield Comparison(f"Megatron-LM CI, {kind}", row["id"], predicted / _GIB, float(row["memory_gb"]))
 
 
@@ -104,13 +104,13 @@ def _korthikanti(row: Row) -> Iterator[Comparison]:
     """The activations of a formula, of the first stage."""
     found = re.search(r"activations ([\d.]+)", row["notes"])
     assert found is not None, row["notes"]
-    predicted = memory(setting_of(row)).stages[0].items["activations"]
+    predicted = memory(setting_of(row)).stages[0].items_bytes["activations"]
     yield Comparison("Korthikanti, activations", row["id"], predicted / _GIB, float(found[1]))
 
 
 def _nanotron(row: Row) -> Iterator[Comparison]:
     """Taken as reserved, because layouts that allocate the same differ by gigabytes; the source does not say."""
-    predicted = memory(nanotron_setting_of(row)).largest.allocated * _MEAN_RESERVED_OVER_ALLOCATED
+    predicted = memory(nanotron_setting_of(row)).largest.allocated_bytes * _MEAN_RESERVED_OVER_ALLOCATED
     yield Comparison("nanotron sweep", row["id"], predicted / _GIB, float(row["memory_gb"]))
 
 

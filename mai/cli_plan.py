@@ -1,9 +1,10 @@
 """The command `mai plan`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
@@ -11,22 +12,27 @@ from mai.command import (
     Command,
     after,
     as_json,
+    echo_json,
     hardware,
     imbalance,
     prices,
     recipe_arguments,
-    tell,
     typed,
     write,
 )
 from mai.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from mai.hardware.cluster import Cluster
     from mai.plan.goodput.failures import Failures
     from mai.plan.goodput.measured import Measured
     from mai.plan.goodput.run_record import Record
+    from mai.plan.report.plan_values import Plan
     from mai.plan.setting.setting import Setting
+    from mai.plan.software import Software
     from mai.recipe import Recipe
+
+Kind = TypeVar("Kind")
 
 
 @click.command(cls=Command)
@@ -80,10 +86,10 @@ def plan(
     """
     from mai.hardware.cluster import load_cluster
     from mai.plan.cost import with_prices
-    from mai.plan.report import plan_report, ranking, scaling
+    from mai.plan.report import plan_report
     from mai.plan.setting import of_recipe
     from mai.plan.software import load_software
-    from mai.plan.telling import plan_lines, plan_page, ranking_lines
+    from mai.plan.telling import plan_lines
     from mai.recipe import load, override
 
     of_mai = {"--prove-schedule": proves, "--placement": places}
@@ -98,29 +104,56 @@ def plan(
     if imbalance > 1 and checked.model.experts is None:
         click.echo(f"--imbalance changes nothing: {checked.name} has no experts", err=True)
     if searches:
-        found = ranking.ranked(checked, cluster, framework, gpus=gpus, imbalance=imbalance)
-        tell(found, ranking_lines.lines, as_json=as_json)
-        click.get_current_context().exit(0 if found["best"] else int(ExitCode.CONFIG))
+        _tell_ranking(checked, cluster, framework, gpus=gpus, imbalance=imbalance, as_json=as_json)
 
-    def planned(one: "Recipe") -> tuple["Recipe", "Setting", dict[str, Any]]:
+    def planned(one: "Recipe") -> tuple["Recipe", "Setting", "Plan"]:
         one = of_recipe.within(one, cluster, gpus)
         setting = of_recipe.setting_of(one, cluster, framework, imbalance=imbalance)
         return one, setting, plan_report.report(one, setting, gpus=gpus)
 
-    checked, setting, found = planned(checked)
+    checked, setting, told = planned(checked)
     if after:
-        found = plan_report.of_whole_run([*(planned(load.find(name)())[2] for name in after), found])
+        told = plan_report.of_whole_run([*(planned(load.find(name)())[2] for name in after), told])
     if breaking is not None:
-        from mai.plan.goodput.expected import planned_run
         from mai.plan.goodput.goodput import goodput_of
+        from mai.plan.report.planned_run import planned_run
 
-        found["goodput"] = goodput_of(breaking[0], planned_run(found, cluster), own=breaking[1])
-    found |= _of_programs(checked, setting, found, proves=proves, places=places)
+        told = replace(told, goodput=goodput_of(breaking[0], planned_run(told, cluster), own=breaking[1]))
+    told = _with_programs(checked, setting, told, proves=proves, places=places)
     if page_file is not None:
-        write(page_file, plan_page.page(found, scaling.scaling(checked, setting), command=typed(), day=date.today()))
-    tell(found, plan_lines.lines, as_json=as_json)
-    holds = not proves or found["schedule"]["holds"]
-    click.get_current_context().exit(0 if found["memory"]["fits"] and holds else int(ExitCode.CONFIG))
+        _write_page(page_file, told, checked, setting)
+    _tell(told, plan_lines.lines, as_json=as_json)
+    holds = told.schedule is None or told.schedule.holds
+    click.get_current_context().exit(0 if told.memory.fits and holds else int(ExitCode.CONFIG))
+
+
+def _tell_ranking(
+    recipe: "Recipe", cluster: "Cluster", software: "Software", *, gpus: int | None, imbalance: float, as_json: bool
+) -> NoReturn:
+    from mai.plan.report.ranking import ranked
+    from mai.plan.telling import ranking_lines
+
+    found = ranked(recipe, cluster, software, gpus=gpus, imbalance=imbalance)
+    _tell(found, ranking_lines.lines, as_json=as_json)
+    click.get_current_context().exit(0 if found.best else int(ExitCode.CONFIG))
+
+
+def _write_page(file: Path, told: "Plan", recipe: "Recipe", setting: "Setting") -> None:
+    from mai.plan.report.scaling import scaling
+    from mai.plan.telling.plan_page import page
+
+    write(file, page(told, scaling(recipe, setting), command=typed(), day=date.today()))
+
+
+def _tell(found: Kind, lines: Callable[[Kind], Iterator[str]], *, as_json: bool) -> None:
+    """Values as JSON, or as the lines that people read."""
+    from mai.plan.published import published
+
+    if as_json:
+        return echo_json(published(found))
+    for line in lines(found):
+        click.echo(line)
+    return None
 
 
 def _refuse(flags: Mapping[str, object], why: str) -> None:
@@ -130,26 +163,24 @@ def _refuse(flags: Mapping[str, object], why: str) -> None:
             raise UsageError(why.format(flag))
 
 
-def _of_programs(
-    recipe: "Recipe", setting: "Setting", found: Mapping[str, Any], *, proves: bool, places: bool
-) -> dict[str, Any]:
-    """The blocks of a plan that follow from what every rank calls, which takes as long as all others."""
-    blocks: dict[str, Any] = {}
+def _with_programs(recipe: "Recipe", setting: "Setting", told: "Plan", *, proves: bool, places: bool) -> "Plan":
+    """With the blocks that follow from what every rank calls, which takes as long as all others."""
     if not (proves or places):
-        return blocks
+        return told
     from mai.plan.communication.of_step import programs
 
     of_stages = programs(recipe, setting.layout)
     if proves:
-        from mai.plan.proof import of_schedule, proof_values
+        from mai.plan.proof.of_schedule import placed, prove_schedule
 
-        blocks["schedule"] = proof_values.values(of_schedule.prove_schedule(of_stages, setting.layout), setting.layout)
+        told = replace(told, schedule=placed(prove_schedule(of_stages, setting.layout), setting.layout))
     if places:
-        from mai.plan.placement.map_and_traffic import answers
+        from mai.plan.placement.map_and_traffic import map_and_traffic
 
-        took, booked = found["step"]["seconds"], found["gpus"]["booked"]
-        blocks |= answers(of_stages, setting, step_seconds=took, gpus_booked=booked)
-    return blocks
+        took, booked = told.step.time.seconds, told.gpus.booked
+        ranks, traffic = map_and_traffic(of_stages, setting, step_seconds=took, gpus_booked=booked)
+        told = replace(told, map=ranks, traffic=traffic)
+    return told
 
 
 def _failures(name: str) -> "tuple[Failures, Measured | None]":

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -97,15 +97,6 @@ def echo_json(value: object) -> None:
 def echo_error(code: ExitCode, violations: Sequence[str]) -> None:
     """A failure as --json shows it."""
     echo_json({"error": {"code": int(code), "name": code.name, "violations": list(violations)}})
-
-
-def tell(found: Mapping[str, Any], lines: Callable[[Mapping[str, Any]], Iterator[str]], *, as_json: bool) -> None:
-    """Values as JSON, or as the lines that people read."""
-    if as_json:
-        return echo_json(found)
-    for line in lines(found):
-        click.echo(line)
-    return None
 
 
 def recipe_arguments(function: Function) -> Function:

@@ -1,6 +1,7 @@
 """What a scheduler may rely on: what each exit code asks it to do, and which signals a run obeys."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mai.errors import ExitCode
 
@@ -37,6 +38,26 @@ def action(code: ExitCode) -> str:
     return _NOT_BY_NUMBER.get(code, "requeue" if code.is_retryable else "stop")
 
 
-def exit_codes() -> list[dict[str, str | int]]:
-    """Every way a run ends, with what the scheduler should do."""
-    return [{"code": int(code), "name": code.name, "action": action(code)} for code in ExitCode]
+@dataclass(frozen=True, slots=True)
+class End:
+    """A way in which a run ends, with what the scheduler should do."""
+
+    code: int
+    name: str
+    action: str
+
+
+def exit_codes() -> list[End]:
+    """Every one."""
+    return [End(int(code), code.name, action(code)) for code in ExitCode]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    signal: str
+    effect: str
+
+
+def signals() -> list[Signal]:
+    """Those that a run obeys."""
+    return [Signal(signal, effect) for signal, effect in SIGNALS.items()]

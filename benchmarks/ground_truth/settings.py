@@ -105,7 +105,7 @@ def _with_recompute(setting: Setting) -> Setting:
     """Whole layers, where the row does not say and what would be kept is more than twice what the GPU has: no error of
     the planner explains that."""
     needs = memory(setting)
-    if needs.usable is None or needs.largest.needed < 2 * needs.usable:
+    if needs.usable_bytes is None or needs.largest.needed_bytes < 2 * needs.usable_bytes:
         return setting
     return replace(setting, parallel=replace(setting.parallel, recompute=("layer",)))
 

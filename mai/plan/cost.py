@@ -25,6 +25,19 @@ class Cost:
     """Of the GPUs in use with their share of the node; of the building as well where its PUE is known."""
     carbon_kilograms: float | None
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """What is unknown of one is unknown of both."""
+        return Cost(
+            self.gpu_hours + other.gpu_hours,
+            _sum(self.money, other.money),
+            _sum(self.energy_kilowatt_hours, other.energy_kilowatt_hours),
+            _sum(self.carbon_kilograms, other.carbon_kilograms),
+        )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
 
 def cost(cluster: Cluster, *, seconds: float, gpus_in_use: int, gpus_booked: int) -> Cost:
     """Of so many seconds."""

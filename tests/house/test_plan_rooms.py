@@ -8,25 +8,26 @@ PLAN = ROOT / "mai" / "plan"
 # room of mai/plan, a folder or a file: rooms of it that it may import, each of them above this one
 MAY_IMPORT = {
     # ground
+    "published": "",
     "quantities": "",
     "software": "",
     "model": "",
     "cost": "",
     # one step of one setting
     "setting": "model software",
-    "time": "model setting software",
+    "time": "model published setting software",
     "memory": "model setting time",
     # every rank's calls
     "communication": "",
-    "proof": "communication",
-    "placement": "communication setting time",
+    "proof": "communication published",
+    "placement": "communication published setting time",
     # a run, and a choice
-    "goodput": "quantities",
-    "scheduler": "cost goodput memory placement setting time",
+    "goodput": "published quantities",
+    "scheduler": "cost goodput memory placement published setting time",
     "search": "memory model setting time",
     # the answer
-    "report": "cost memory model scheduler search setting software time",
-    "telling": "placement quantities report time",
+    "report": "cost goodput memory model placement proof published scheduler search setting software time",
+    "telling": "goodput memory placement proof quantities report scheduler search time",
 }
 
 FILES = [path for path in python_files("mai/plan") if path != PLAN / "__init__.py"]

@@ -24,4 +24,4 @@ def test_a_recipe_with_a_layout_fits_the_h100s_that_it_is_for(recipe_name: str) 
     imbalance = WITH_EXPERTS if recipe.model.experts else 1.0
     setting = setting_of(recipe, load_cluster("h100"), load_software("mai"), imbalance=imbalance)
     largest = memory(setting).largest
-    assert memory(setting).fits, f"stage {largest.stage} needs {largest.needed / 2**30:.1f} GiB"
+    assert memory(setting).fits, f"stage {largest.stage} needs {largest.needed_bytes / 2**30:.1f} GiB"

@@ -190,7 +190,7 @@ def stages_of(case: Case, counted: Mapping[Case, list[Counted]]) -> Iterator[tup
 def test_a_rank_holds_what_the_planner_says(case: Case, counted: Mapping[Case, list[Counted]]) -> None:
     """Weights, sums of gradients, the optimizer's states, and tables of positions."""
     for setting, stage, found in stages_of(case, counted):
-        items = rank_memory(setting, stage).items
+        items = rank_memory(setting, stage).items_bytes
         said = sum(items.get(item, 0) for item in ("weights", "gradients", "optimizer"))
         said += table_bytes(setting.architecture, setting.stages[stage], length=setting.sequence_length)
         # Megatron begins every parameter at a round place of its buffers.
@@ -294,4 +294,4 @@ def test_a_step_needs_what_the_planner_says(case: Case, counted: Mapping[Case, l
         holds = replace(setting.software.holds, workspace_mib=0, expert_workspace_mib=0)
         on_a_cpu = replace(setting, software=replace(setting.software, holds=holds))
         assert found.peak_bytes is not None
-        assert 0.98 <= rank_memory(on_a_cpu, stage).allocated / found.peak_bytes <= 1.03
+        assert 0.98 <= rank_memory(on_a_cpu, stage).allocated_bytes / found.peak_bytes <= 1.03

@@ -19,7 +19,7 @@ EFFECTS = {
 
 
 def test_every_exit_code_has_an_action_that_its_number_promises() -> None:
-    assert [one["code"] for one in exit_codes()] == [int(code) for code in ExitCode]
+    assert [one.code for one in exit_codes()] == [int(code) for code in ExitCode]
     for code in ExitCode:
         assert action(code) in ACTIONS
         assert (action(code) == "stop") == (code in (ExitCode.USAGE, *range(80, 94)))
@@ -29,7 +29,7 @@ def test_the_guide_lists_the_codes_of_each_action() -> None:
     guide = (ROOT / "docs" / "guides" / "schedulers.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ([\d, to]+) \|", guide, re.MULTILINE))
     assert rows.pop("stop") == "2, 80 to 93"
-    expected = {name: [one["code"] for one in exit_codes() if one["action"] == name] for name in ACTIONS}
+    expected = {name: [one.code for one in exit_codes() if one.action == name] for name in ACTIONS}
     assert {name: [int(code) for code in codes.split(",")] for name, codes in rows.items()} == {
         name: codes for name, codes in expected.items() if name != "stop"
     }

@@ -8,14 +8,15 @@ import sys
 from html import unescape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from mai.hardware.cluster import Cluster, load_cluster
-from mai.plan.goodput.expected import planned_run
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
+from mai.plan.goodput.goodput_values import Goodput
 from mai.plan.report.plan_report import report
-from mai.plan.report.scaling import scaling
+from mai.plan.report.plan_values import Plan
+from mai.plan.report.planned_run import planned_run
+from mai.plan.report.scaling import Scaling, scaling
 from mai.plan.setting import of_recipe
 from mai.plan.software import load_software
 from mai.plan.telling import pictures, plan_page, what_if
@@ -28,15 +29,15 @@ _LETTER, _SWATCH, _LINE = 6.5, 20, 20
 
 def draw(folder: Path) -> None:
     """Write every picture of the guide into this folder: of its first plan, and of that on the cluster it describes."""
-    first, of_first = _goodput_of(load_cluster("h100"), gpus=15_000)
-    _, of_ours = _goodput_of(_ours(), gpus=None)
-    levers = {lever["name"]: what_if.lever_picture(lever) for lever in of_ours["levers"]}
+    first, scaled, of_first = _planned(load_cluster("h100"), gpus=15_000)
+    _, _, of_ours = _planned(_ours(), gpus=None)
+    levers = {lever.name: what_if.lever_picture(lever) for lever in of_ours.levers}
     drawn = {
         **levers,
-        "memory": pictures.memory_picture(first["memory"]),
-        "time": pictures.time_picture(first["step"]),
-        "scaling": pictures.scaling_picture(first["scaling"], first),
-        "spares": what_if.lever_picture(next(each for each in of_first["levers"] if each["name"] == "spares")),
+        "memory": pictures.memory_picture(first.memory),
+        "time": pictures.time_picture(first.step.time),
+        "scaling": pictures.scaling_picture(scaled, first.gpus, first.speed.tokens_per_second),
+        "spares": what_if.lever_picture(next(each for each in of_first.levers if each.name == "spares")),
         "lost": what_if.lost_picture(of_ours),
     }
     style = re.search(r"<style>(.*?)</style>", plan_page.TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)
@@ -45,13 +46,13 @@ def draw(folder: Path) -> None:
         (folder / f"{name}.svg").write_text(_alone(picture, style[1]), encoding="utf-8")
 
 
-def _goodput_of(cluster: Cluster, *, gpus: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The plan of mai1_500b there, with its scaling, and what Llama 3's failures leave of it."""
+def _planned(cluster: Cluster, *, gpus: int | None) -> tuple[Plan, Scaling, Goodput]:
+    """The plan of mai1_500b there, its scaling, and what Llama 3's failures leave of it."""
     recipe = of_recipe.within(load.find("mai1_500b")(), cluster, gpus)
     setting = of_recipe.setting_of(recipe, cluster, load_software("mai"))
     found = report(recipe, setting, gpus=gpus)
     goodput = goodput_of(load_failures("llama3"), planned_run(found, cluster))
-    return {**found, "scaling": scaling(recipe, setting)}, goodput
+    return found, scaling(recipe, setting), goodput
 
 
 def _ours() -> Cluster:

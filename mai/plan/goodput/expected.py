@@ -4,11 +4,8 @@ What the plan knows goes before what the list of failures says: with the bandwid
 and a far load take what the plan's checkpoint takes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from mai.hardware.cluster import Cluster
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.failures import Failures, restart_of
 from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput
@@ -45,24 +42,6 @@ class PlannedRun:
     @property
     def gpus_booked(self) -> int:
         return self.gpus + self.spare_nodes * self.gpus_per_node
-
-
-def planned_run(found: Mapping[str, Any], cluster: Cluster) -> PlannedRun:
-    """Of the report of a plan (mai/plan/report/plan_report.py) on this cluster: of its phase, whatever came before."""
-    scheduler = found["scheduler"]
-    return PlannedRun(
-        gpus=found["gpus"]["in_use"],
-        gpus_per_node=cluster.gpus_per_node,
-        spare_nodes=found["gpus"]["spares"] // cluster.gpus_per_node,
-        step_seconds=found["step"]["seconds"],
-        useful_seconds=found["phase"]["seconds"],
-        save_interval_seconds=scheduler["stopping"]["save_interval_seconds"],
-        checkpoint_bytes=found["disk"]["checkpoint_bytes"],
-        save_seconds=scheduler["grace"]["save_seconds"],
-        load_seconds=scheduler["stopping"]["load_seconds"],
-        gpu_hour_price=cluster.price.gpu_hour if cluster.price else None,
-        currency=cluster.price.currency if cluster.price else None,
-    )
 
 
 def as_planned(failures: Failures, run: PlannedRun) -> Failures:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 from math import ceil
-from typing import Any
 
 from mai.errors import PlanError
 from mai.plan.goodput.course import Course
@@ -21,6 +20,20 @@ from mai.plan.goodput.expected import (
     run_money,
 )
 from mai.plan.goodput.failures import Failures, failure_names
+from mai.plan.goodput.goodput_values import (
+    Days,
+    EnoughSpares,
+    Expected,
+    FailureRate,
+    Goodput,
+    LostMoney,
+    RestartBudget,
+    SavesOfRecipe,
+    SavesToStorage,
+    SavesToTier,
+    Spares,
+    TwoTiers,
+)
 from mai.plan.goodput.levers import levers
 from mai.plan.goodput.measured import Measured
 from mai.plan.goodput.replay import replayed
@@ -46,8 +59,8 @@ def goodput_of(
     goal: float = GOAL,
     runs: int = 100,
     seed: int = 0,
-) -> dict[str, Any]:
-    """All that is known of a planned run under failures, as JSON values; `text.lines` shows the same.
+) -> Goodput:
+    """All that is known of a planned run under failures; mai/plan/telling/goodput_lines.py shows the same.
 
     Args:
         own: the run that `failures` was measured on, to be replayed; None where they are a rate.
@@ -59,25 +72,21 @@ def goodput_of(
     failures = replace(listed, near_share=0.0)
     course = best_course(failures, run)
     _refuse_hopeless(failures, run)
-    return {
-        "failures": _of_failures(listed, run),
-        "checkpoint": _of_storage(failures, course, run),
-        "recipe": _of_recipe(failures, course, run),
-        "spares": {
-            "nodes": run.spare_nodes,
-            "in_repair": nodes_in_repair(failures, run.gpus),
-            "repair_hours": failures.repair.hours,
-            "enough": [
-                {"confidence": each, "nodes": enough_spares(failures, run, confidence=each)} for each in _CONFIDENCES
-            ],
-        },
-        "restart": _of_restart(failures, run, goal=goal),
-        **_of_goodput(failures, course, run, runs=runs, seed=seed),
-        "replayed": None if own is None else replayed(own, failures, course, seed=seed),
-        "two_tiers": _of_two_tiers(listed, run, runs=runs, seed=seed) if listed.near_share else None,
-        "levers": levers(failures, run),
-        "sources": dict(failures.sources),
-    }
+    expected, kept = _expected(failures, course, run, runs=runs, seed=seed)
+    return Goodput(
+        failures=_rate(listed, run),
+        checkpoint=_to_storage(failures, course, run),
+        recipe=_of_recipe(failures, course, run),
+        spares=_spares(failures, run),
+        restart=_restart(failures, run, goal=goal),
+        expected=expected,
+        days=_days(run, kept),
+        money=_lost_money(run, kept),
+        replayed=None if own is None else replayed(own, failures, course, seed=seed),
+        two_tiers=_two_tiers(listed, run, runs=runs, seed=seed) if listed.near_share else None,
+        levers=levers(failures, run),
+        sources=failures.sources,
+    )
 
 
 def _refuse_hopeless(failures: Failures, run: PlannedRun) -> None:
@@ -90,71 +99,69 @@ def _refuse_hopeless(failures: Failures, run: PlannedRun) -> None:
         )
 
 
-def _of_failures(failures: Failures, run: PlannedRun) -> dict[str, Any]:
+def _rate(failures: Failures, run: PlannedRun) -> FailureRate:
     mean = failures.mean_seconds(run.gpus)
-    return {
-        "name": failures.name,
-        "describes": failures.describes,
-        "mean_hours": mean / 3600,
-        "per_day": 86_400 / mean,
-        "near_share": failures.near_share,
-        "node_share": failures.share("node"),
-        "rack_share": failures.share("rack"),
-        "weibull_shape": failures.weibull_shape,
-    }
+    return FailureRate(
+        name=failures.name,
+        describes=failures.describes,
+        mean_hours=mean / 3600,
+        per_day=86_400 / mean,
+        near_share=failures.near_share,
+        node_share=failures.share("node"),
+        rack_share=failures.share("rack"),
+        weibull_shape=failures.weibull_shape,
+    )
 
 
-def _of_storage(failures: Failures, course: Course, run: PlannedRun) -> dict[str, Any]:
-    """How often to save to storage; a copy from before the longest corruption must still be there."""
+def _to_storage(failures: Failures, course: Course, run: PlannedRun) -> SavesToStorage:
     seconds = course.near_interval_seconds * course.saves_per_far_save
     unnoticed = max(cause.noticed_after_hours for cause in failures.causes.values()) * 3600
-    return {
-        **_every(seconds, course.far_stall_seconds, run),
-        "bytes_per_day": 86_400 / seconds * run.checkpoint_bytes,
-        "keep": min(int(unnoticed // seconds) + 2, ceil(run.useful_seconds / seconds)),
-    }
+    return SavesToStorage(
+        _every(seconds, course.far_stall_seconds, run),
+        bytes_per_day=86_400 / seconds * run.checkpoint_bytes,
+        keep=min(int(unnoticed // seconds) + 2, ceil(run.useful_seconds / seconds)),
+    )
 
 
-def _every(seconds: float, stall_seconds: float, run: PlannedRun) -> dict[str, Any]:
-    """Of one tier."""
-    return {
-        "every_seconds": seconds,
-        "every_steps": round(seconds / run.step_seconds),
-        "stall_seconds": stall_seconds,
-    }
+def _every(seconds: float, stall_seconds: float, run: PlannedRun) -> SavesToTier:
+    return SavesToTier(seconds, round(seconds / run.step_seconds), stall_seconds)
 
 
-def _of_recipe(failures: Failures, course: Course, run: PlannedRun) -> dict[str, Any]:
-    """As often as the recipe saves, which may be at its end alone."""
+def _of_recipe(failures: Failures, course: Course, run: PlannedRun) -> SavesOfRecipe:
     every = run.save_interval_seconds
     as_it_is = replace(course, near_interval_seconds=run.useful_seconds if every is None else every)
-    return {
-        "every_seconds": every,
-        "every_steps": None if every is None else round(every / run.step_seconds),
-        "closed_form": closed_form(failures, as_it_is, run.gpus),
-    }
+    steps = None if every is None else round(every / run.step_seconds)
+    return SavesOfRecipe(every, steps, closed_form(failures, as_it_is, run.gpus))
 
 
-def _of_two_tiers(failures: Failures, run: PlannedRun, *, runs: int, seed: int) -> dict[str, Any]:
-    """With saves to memory of other nodes besides, from which as many failures are mended as the list says."""
+def _spares(failures: Failures, run: PlannedRun) -> Spares:
+    return Spares(
+        nodes=run.spare_nodes,
+        in_repair=nodes_in_repair(failures, run.gpus),
+        repair_hours=failures.repair.hours,
+        enough=[EnoughSpares(each, enough_spares(failures, run, confidence=each)) for each in _CONFIDENCES],
+    )
+
+
+def _two_tiers(failures: Failures, run: PlannedRun, *, runs: int, seed: int) -> TwoTiers:
     course = best_course(failures, run)
     closed = closed_form(failures, course, run.gpus)
-    return {
-        "near": _every(course.near_interval_seconds, course.near_stall_seconds, run),
-        "far": _of_storage(failures, course, run),
-        "restart_seconds": mean_restart_seconds(failures),
-        "closed_form": closed,
-        "simulated": _simulated(failures, course, run, closed, runs=runs, seed=seed).goodput,
-    }
+    return TwoTiers(
+        near=_every(course.near_interval_seconds, course.near_stall_seconds, run),
+        far=_to_storage(failures, course, run),
+        restart_seconds=mean_restart_seconds(failures),
+        closed_form=closed,
+        simulated=_simulated(failures, course, run, closed, runs=runs, seed=seed).goodput,
+    )
 
 
-def _of_restart(failures: Failures, run: PlannedRun, *, goal: float) -> dict[str, Any]:
-    return {
-        "mean_seconds": mean_restart_seconds(failures),
-        "steps_seconds": failures.restart.steps(is_near=False, replaces=True),
-        "goal": goal,
-        "budget_seconds": restart_budget(failures, run, goal=goal),
-    }
+def _restart(failures: Failures, run: PlannedRun, *, goal: float) -> RestartBudget:
+    return RestartBudget(
+        mean_seconds=mean_restart_seconds(failures),
+        steps_seconds=failures.restart.steps(is_near=False, replaces=True),
+        goal=goal,
+        budget_seconds=restart_budget(failures, run, goal=goal),
+    )
 
 
 def _simulated(
@@ -166,27 +173,28 @@ def _simulated(
     return simulate(course, partial(random_failures, failures, run.gpus), wall_seconds=wall, runs=runs, seed=seed)
 
 
-def _of_goodput(failures: Failures, course: Course, run: PlannedRun, *, runs: int, seed: int) -> dict[str, Any]:
-    """In closed form and simulated, and what is lost in days and money."""
+def _expected(failures: Failures, course: Course, run: PlannedRun, *, runs: int, seed: int) -> tuple[Expected, float]:
+    """In closed form and simulated, and which of both counts."""
     closed = closed_form(failures, course, run.gpus)
     found = _simulated(failures, course, run, closed, runs=runs, seed=seed)
     agree = abs(closed - found.goodput) <= _AGREEMENT
-    kept = closed if agree else found.goodput
-    expected_seconds = run.useful_seconds / kept if kept >= LEAST else None
+    expected = Expected(
+        closed_form=closed,
+        simulated=found.goodput,
+        agree=agree,
+        nine_of_ten_between=found.goodput_range,
+        runs=runs,
+        waiting_share=found.waiting_share,
+        parts=found.shares,
+    )
+    return expected, closed if agree else found.goodput
+
+
+def _days(run: PlannedRun, kept: float) -> Days:
+    useful = run.useful_seconds / 86_400
+    return Days(useful, run.useful_seconds / kept / 86_400 if kept >= LEAST else None)
+
+
+def _lost_money(run: PlannedRun, kept: float) -> LostMoney:
     all_of_it, without = run_money(run, kept), run_money(run, 1.0)
-    return {
-        "expected": {
-            "closed_form": closed,
-            "simulated": found.goodput,
-            "agree": agree,
-            "nine_of_ten_between": list(found.goodput_range),
-            "runs": runs,
-            "waiting_share": found.waiting_share,
-            "parts": found.shares,
-        },
-        "days": {"useful": run.useful_seconds / 86_400, "expected": expected_seconds and expected_seconds / 86_400},
-        "money": {
-            "currency": run.currency,
-            "lost": None if all_of_it is None or without is None else all_of_it - without,
-        },
-    }
+    return LostMoney(run.currency, None if all_of_it is None or without is None else all_of_it - without)

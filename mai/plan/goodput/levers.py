@@ -1,8 +1,7 @@
 """What if: goodput against one thing at a time, and which of them buys most."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from mai.plan.goodput.expected import (
     NEARLY_ALWAYS,
@@ -27,7 +26,30 @@ class Point:
     goodput: float
 
 
-def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What one move of a lever buys."""
+
+    what: str
+    """In words."""
+    goodput: float
+    points: float
+    """Of goodput, in hundredths."""
+    money: float | None
+    """That the whole run costs less: below 0 where it costs more; None is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lever:
+    name: str
+    unit: str
+    at: float
+    """Where the plan is."""
+    points: list[Point]
+    move: Move | None = None
+
+
+def levers(failures: Failures, run: PlannedRun) -> list[Lever]:
     """Each as a curve at the best intervals, with what one move of it buys; the one that buys most first.
 
     A move is half the time of a restart, half the stall of a save, or as many spares as are nearly always enough, which
@@ -37,15 +59,15 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
     enough = enough_spares(failures, run, confidence=NEARLY_ALWAYS)
     now = best_goodput(failures, run)
     moves = [
-        _lever(
-            "restart",
+        Lever(
+            name="restart",
             unit="seconds",
             at=restart,
             points=[Point(restart * each, best_goodput(_faster(failures, each), run)) for each in _FACTORS],
             move=_move("a restart in half the time", now, run, best_goodput(_faster(failures, _HALF), run), run),
         ),
-        _lever(
-            "stall",
+        Lever(
+            name="stall",
             unit="seconds",
             at=failures.checkpoint.far_stall_seconds,
             points=[
@@ -57,23 +79,24 @@ def levers(failures: Failures, run: PlannedRun) -> list[dict[str, Any]]:
         _spares(failures, run, enough=enough, now=now),
     ]
     moves.sort(key=_bought, reverse=True)
-    return [*moves, _lever("size", unit="GPUs", at=run.gpus, points=_sizes(failures, run, enough), move=None)]
+    return [*moves, Lever(name="size", unit="GPUs", at=run.gpus, points=list(_sizes(failures, run, enough)))]
 
 
-def _bought(lever: Mapping[str, Any]) -> tuple[float, float]:
+def _bought(lever: Lever) -> tuple[float, float]:
     """In money where it has a price."""
-    return lever["move"]["money"] or 0.0, lever["move"]["points"]
+    assert lever.move is not None
+    return lever.move.money or 0.0, lever.move.points
 
 
-def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> dict[str, Any]:
+def _spares(failures: Failures, run: PlannedRun, *, enough: int, now: float) -> Lever:
     numbers = sorted({0, enough // 4, enough // 2, enough, run.spare_nodes, 2 * enough})
 
     def with_spares(nodes: int) -> PlannedRun:
         return replace(run, spare_nodes=nodes)
 
     moved = with_spares(enough)
-    return _lever(
-        "spares",
+    return Lever(
+        name="spares",
         unit="nodes",
         at=run.spare_nodes,
         points=[Point(nodes, best_goodput(failures, with_spares(nodes))) for nodes in numbers],
@@ -100,16 +123,7 @@ def _shorter(failures: Failures, factor: float) -> Failures:
     return replace(failures, checkpoint=replace(failures.checkpoint, **stalls))
 
 
-def _move(what: str, now: float, run: PlannedRun, then: float, changed: PlannedRun) -> dict[str, Any]:
-    """In points of goodput, and in money that the whole run costs less: below 0 where it costs more."""
+def _move(what: str, now: float, run: PlannedRun, then: float, changed: PlannedRun) -> Move:
     before, after = run_money(run, now), run_money(changed, then)
-    return {
-        "what": what,
-        "goodput": then,
-        "points": 100 * (then - now),
-        "money": None if before is None or after is None else before - after,
-    }
-
-
-def _lever(name: str, *, unit: str, at: float, points: Iterable[Point], move: dict[str, Any] | None) -> dict[str, Any]:
-    return {"name": name, "unit": unit, "at": at, "points": [asdict(point) for point in points], "move": move}
+    money = None if before is None or after is None else before - after
+    return Move(what, then, points=100 * (then - now), money=money)

@@ -1,13 +1,29 @@
 """The failures of a run of our own once more, as they came: over itself, and over a planned run."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 from mai.plan.goodput.course import Course
 from mai.plan.goodput.failures import Failures
 from mai.plan.goodput.measured import Measured
 from mai.plan.goodput.simulation import Failure, Outcome, simulated_run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """What the interruptions of a measured run leave of a planned course."""
+
+    run: str
+    """Its folder."""
+    gpus: int
+    days: float
+    interruptions: int
+    goodput: float
+    own_measured: float
+    """Goodput of that run itself."""
+    own_predicted: float
+    """The same by simulation."""
 
 
 def predicted(run: Measured) -> Outcome:
@@ -18,8 +34,8 @@ def predicted(run: Measured) -> Outcome:
     return simulated_run(run.course, iter(run.failures), wall_seconds=run.wall_seconds, random=Random(0))
 
 
-def replayed(run: Measured, failures: Failures, course: Course, *, seed: int) -> dict[str, Any]:
-    """What the run's interruptions leave of a planned course, as JSON values; `failures` is `own_failures` of the run.
+def replayed(run: Measured, failures: Failures, course: Course, *, seed: int) -> Replayed:
+    """What the run's interruptions leave of a planned course; `failures` is `own_failures` of the run.
 
     They come when they came, however many GPUs the plan has: a rate can be scaled, what happened cannot.
     """
@@ -27,12 +43,12 @@ def replayed(run: Measured, failures: Failures, course: Course, *, seed: int) ->
     broken = [failures.broken_nodes(failures.causes[code.name.lower()].breaks) for _, code in run.interruptions]
     again = [Failure(after - before, nodes) for (before, after), nodes in zip(pairwise(times), broken, strict=True)]
     outcome = simulated_run(course, iter(again), wall_seconds=run.wall_seconds, random=Random(seed))
-    return {
-        "run": run.name,
-        "gpus": run.gpus,
-        "days": run.wall_seconds / 86_400,
-        "interruptions": len(again),
-        "goodput": outcome.goodput,
-        "own_measured": run.goodput,
-        "own_predicted": predicted(run).goodput,
-    }
+    return Replayed(
+        run=run.name,
+        gpus=run.gpus,
+        days=run.wall_seconds / 86_400,
+        interruptions=len(again),
+        goodput=outcome.goodput,
+        own_measured=run.goodput,
+        own_predicted=predicted(run).goodput,
+    )

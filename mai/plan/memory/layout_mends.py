@@ -33,12 +33,12 @@ def mends(setting: Setting, *, accepts: Callable[[ParallelConfig], bool]) -> tup
     then what frees most.
 
     A change of the layout comes together with recomputation where it takes both."""
-    needed, seconds = memory(setting).largest.needed, step_time(setting).seconds
+    needed, seconds = memory(setting).largest.needed_bytes, step_time(setting).seconds
 
     def mend(changed: Setting) -> Mend:
         after = memory(changed)
         slowdown = step_time(changed).seconds / seconds
-        return Mend(changed, needed - after.largest.needed, fits=after.fits, slowdown=slowdown)
+        return Mend(changed, needed - after.largest.needed_bytes, fits=after.fits, slowdown=slowdown)
 
     def accepted(changes: Iterable[Setting]) -> list[Mend]:
         return [mend(changed) for changed in changes if accepts(changed.parallel)]

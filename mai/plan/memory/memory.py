@@ -33,52 +33,50 @@ class RankMemory:
     """Of one rank of a stage, in bytes; all ranks of a stage need the same, experts' imbalance aside."""
 
     stage: int
-    items: Mapping[str, int]
-    """What PyTorch's allocator hands out when most is in use; together `allocated`."""
-    outside: int
+    items_bytes: Mapping[str, int]
+    """What PyTorch's allocator hands out when most is in use."""
+    allocated_bytes: int
+    """All of them."""
+    outside_bytes: int
     """Of the driver, of NCCL, and what the allocator holds back in pieces."""
-    host_during_save: int
+    needed_bytes: int
+    """Of the GPU's memory: both."""
+    host_during_save_bytes: int
     """Of the host's memory, while a checkpoint is written: mai copies one tensor at a time. The GPU holds no more."""
-
-    @property
-    def allocated(self) -> int:
-        return sum(self.items.values())
-
-    @property
-    def needed(self) -> int:
-        """Of the GPU's memory."""
-        return self.allocated + self.outside
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    stages: tuple[RankMemory, ...]
-    usable: int | None
-    """Bytes that the GPU gives to a process; None where nobody published it."""
-    most: int
+    usable_bytes: int | None
+    """That the GPU gives to a process; None where nobody published it."""
+    most_bytes: int
     """Those or, where nobody published them, all that the GPU has."""
+    fits: bool
+    largest_stage: int
+    stages: tuple[RankMemory, ...]
 
     @property
     def largest(self) -> RankMemory:
-        return max(self.stages, key=lambda rank: rank.needed)
+        """The rank that needs most."""
+        return self.stages[self.largest_stage]
 
     @property
-    def missing(self) -> int:
-        """Bytes that the largest rank needs and the GPU has not."""
-        return max(0, self.largest.needed - self.most)
-
-    @property
-    def fits(self) -> bool:
-        return self.missing == 0
+    def missing_bytes(self) -> int:
+        """That the largest rank needs and the GPU has not."""
+        return max(0, self.largest.needed_bytes - self.most_bytes)
 
 
 def memory(setting: Setting) -> Memory:
     """Of every stage, on its rank whose experts get most tokens."""
     gpu = setting.cluster.gpu
+    stages = tuple(rank_memory(setting, stage) for stage in range(setting.parallel.pipeline))
+    largest, most = max(stages, key=lambda rank: rank.needed_bytes), round(gpu.most_memory_gib * _GIB)
     return Memory(
-        stages=tuple(rank_memory(setting, stage) for stage in range(setting.parallel.pipeline)),
-        usable=None if gpu.usable_memory_gib is None else round(gpu.usable_memory_gib * _GIB),
-        most=round(gpu.most_memory_gib * _GIB),
+        usable_bytes=None if gpu.usable_memory_gib is None else round(gpu.usable_memory_gib * _GIB),
+        most_bytes=most,
+        fits=largest.needed_bytes <= most,
+        largest_stage=largest.stage,
+        stages=stages,
     )
 
 
@@ -89,11 +87,14 @@ def rank_memory(setting: Setting, stage: int) -> RankMemory:
     items["buffers"] = buffer_bytes(setting, parts)
     items |= _in_a_step(setting, stage)
     allocated = sum(items.values())
+    outside = round(allocated * (RESERVED_OVER_ALLOCATED - 1) + CONTEXT_GIB * _GIB)
     return RankMemory(
         stage,
-        {item: number for item, number in items.items() if number},
-        outside=round(allocated * (RESERVED_OVER_ALLOCATED - 1) + CONTEXT_GIB * _GIB),
-        host_during_save=_largest_shard(setting, rank) * _FP32,
+        items_bytes={item: number for item, number in items.items() if number},
+        allocated_bytes=allocated,
+        outside_bytes=outside,
+        needed_bytes=allocated + outside,
+        host_during_save_bytes=_largest_shard(setting, rank) * _FP32,
     )
 
 

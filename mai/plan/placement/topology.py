@@ -3,10 +3,11 @@
 That is how torchrun numbers them, and Slurm under `--distribution=block`, the default where nobody changed it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from mai.hardware.cluster import Cluster, FabricLevel
+from mai.plan.published import key
 
 CLUSTER = "cluster"
 """Above every level that a cluster names."""
@@ -25,7 +26,7 @@ PLACES = {
 class Level:
     """Equal parts of a cluster that ranks fill one after the other."""
 
-    name: str
+    name: str = field(metadata=key("level"))
     """`scale_up`, `node`, `leaf` or `pod`."""
     gpus: int
     """Of each part."""

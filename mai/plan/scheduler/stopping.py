@@ -1,14 +1,51 @@
 """What it costs to stop the run and start it again: work that is done twice, the save, and the restart."""
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mai.hardware.cluster import Cluster
 from mai.plan.cost import cost
 from mai.plan.goodput.failures import Restart
+from mai.plan.published import AMONG_THE_OTHERS
 
 MINUTES = (0, 5, 15, 30, 60)
 """After a save, or after the start where the run does not save in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopCost:
+    """None is unknown."""
+
+    seconds: float | None
+    gpu_hours: float | None
+    money: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StopWithoutGrace:
+    lost_seconds: float
+    """Work that is done twice."""
+    cost: StopCost = field(metadata=AMONG_THE_OTHERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    minutes: int
+    """Since the last save."""
+    without_grace: StopWithoutGrace
+    """Nothing is saved."""
+    with_grace: StopCost
+    """Nothing is done twice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopping:
+    save_interval_seconds: float | None
+    """None: the run saves at its end alone."""
+    load_seconds: float | None
+    restart_seconds: float
+    restart_items_seconds: Mapping[str, float]
+    rows: list[Stop]
 
 
 def stopping(
@@ -20,8 +57,8 @@ def stopping(
     load_seconds: float | None,
     gpus_in_use: int,
     gpus_booked: int,
-) -> dict[str, Any]:
-    """A row for each of MINUTES, as JSON values; without grace nothing is saved, with grace nothing is done twice.
+) -> Stopping:
+    """A row for each of MINUTES.
 
     The job has its nodes again: waiting in the queue is not in it. An unknown load takes what a budget assumes.
     """
@@ -30,25 +67,24 @@ def stopping(
     items = budget.steps(is_near=False, replaces=False, is_planned=True)
     restart = sum(items.values())
 
-    def costs(seconds: float | None) -> dict[str, float | None]:
+    def costs(seconds: float | None) -> StopCost:
         if seconds is None:
-            return {"seconds": None, "gpu_hours": None, "money": None}
-        found = asdict(cost(cluster, seconds=seconds, gpus_in_use=gpus_in_use, gpus_booked=gpus_booked))
-        return {"seconds": seconds, "gpu_hours": found["gpu_hours"], "money": found["money"]}
+            return StopCost(None, None, None)
+        found = cost(cluster, seconds=seconds, gpus_in_use=gpus_in_use, gpus_booked=gpus_booked)
+        return StopCost(seconds, found.gpu_hours, found.money)
 
-    with_grace = None if save_seconds is None else save_seconds + restart
+    with_grace = costs(None if save_seconds is None else save_seconds + restart)
     rows = []
     for minutes in MINUTES:
         lost = lost_seconds(60.0 * minutes, interval=interval, save_seconds=save_seconds or 0.0)
-        without = {"lost_seconds": lost, **costs(lost + restart)}
-        rows.append({"minutes": minutes, "without_grace": without, "with_grace": costs(with_grace)})
-    return {
-        "save_interval_seconds": interval,
-        "load_seconds": load_seconds,
-        "restart_seconds": restart,
-        "restart_items_seconds": items,
-        "rows": rows,
-    }
+        rows.append(Stop(minutes, StopWithoutGrace(lost, costs(lost + restart)), with_grace))
+    return Stopping(
+        save_interval_seconds=interval,
+        load_seconds=load_seconds,
+        restart_seconds=restart,
+        restart_items_seconds=items,
+        rows=rows,
+    )
 
 
 def lost_seconds(after: float, *, interval: float | None, save_seconds: float) -> float:

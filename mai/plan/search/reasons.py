@@ -22,9 +22,10 @@ class Difference:
 
 def differences(slower: Planned, faster: Planned) -> list[Difference]:
     """Of all items that differ, the largest first; together the difference of the steps."""
-    items = dict.fromkeys([*slower.time.items, *faster.time.items])
+    items = dict.fromkeys([*slower.time.items_seconds, *faster.time.items_seconds])
     found = [
-        Difference(item, slower.time.items.get(item, 0.0) - faster.time.items.get(item, 0.0), "") for item in items
+        Difference(item, slower.time.items_seconds.get(item, 0.0) - faster.time.items_seconds.get(item, 0.0), "")
+        for item in items
     ]
     found.sort(key=lambda difference: (-abs(difference.seconds), difference.item))
     return [

@@ -102,7 +102,7 @@ class _Search:
             if planned and planned.memory.fits and self._accepts(planned.setting.parallel):
                 best[item.degrees.without_data] = planned
                 continue
-            if planned and not best and near_miss is None and self._is_near(planned.memory.largest.needed):
+            if planned and not best and near_miss is None and self._is_near(planned.memory.largest.needed_bytes):
                 near_miss = planned
             for seconds, further in self._opened(item):
                 heappush(queue, (seconds, next(order), further))
@@ -118,7 +118,7 @@ class _Search:
         elif item.time is not None:
             yield from self._next(item._replace(time=None), item.recomputations[1:])
         # The first stage keeps most micro-batches; the others are looked at when its time has come.
-        elif self._is_near(rank_memory(item.setting, 0).needed):
+        elif self._is_near(rank_memory(item.setting, 0).needed_bytes):
             time = step_time(item.setting)
             yield time.seconds, item._replace(time=time)
         else:

@@ -1,10 +1,14 @@
-"""A proof as lines for a terminal, from its JSON values."""
+"""A proof as lines for a terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from mai.plan.quantities import counted
 from mai.plan.telling.typesetting import columns, wrapped
+
+# Types alone: a plan without these blocks answers before they would be loaded.
+if TYPE_CHECKING:
+    from mai.plan.proof.of_schedule import CountedCalls, PlacedCall, PlacedFinding, ScheduleProof
 
 _FAULTS = {
     "kind": "calls of different kinds meet",
@@ -24,84 +28,84 @@ _MOST_CALLS = 12
 """Of a circle; JSON has all."""
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[str]:
+def lines(found: "ScheduleProof") -> Iterator[str]:
     """How much was looked at, then the verdict."""
-    busiest = found["busiest_rank"]
-    of_busiest = {(one["kind"], one["group"]): one["count"] for one in busiest["operations"]}
+    busiest = found.busiest_rank
+    of_busiest = {(one.kind, one.family): one.count for one in busiest.operations}
     yield (
-        f"schedule     {counted(found['ranks'], 'rank')}, {counted(found['programs'], 'program')}, "
-        f"{counted(found['kinds_of_ranks'], 'kind')} of ranks"
+        f"schedule     {counted(found.num_ranks, 'rank')}, {counted(found.num_programs, 'program')}, "
+        f"{counted(found.kinds_of_ranks, 'kind')} of ranks"
     )
     yield from columns(
-        ("calls of a step", "all ranks", f"rank {busiest['rank']}"),
+        ("calls of a step", "all ranks", f"rank {busiest.rank}"),
         *(
-            (_of_family(one), f"{one['count']:,}", f"{of_busiest.get((one['kind'], one['group']), 0):,}")
-            for one in found["operations"]
+            (_named(one.kind, one.family), f"{one.count:,}", f"{of_busiest.get((one.kind, one.family), 0):,}")
+            for one in found.operations
         ),
-        ("all", f"{_total(found['operations']):,}", f"{_total(busiest['operations']):,}"),
+        ("all", f"{_total(found.operations):,}", f"{_total(busiest.operations):,}"),
     )
-    if found["holds"]:
+    if found.holds:
         yield from wrapped(
             "proved: every rank reaches the end of its step, and calls that meet are of one kind, size, type and tensor"
         )
         return
-    yield f"NOT proved: {counted(len(found['findings']), 'fault')}"
-    for finding in found["findings"]:
+    yield f"NOT proved: {counted(len(found.findings), 'fault')}"
+    for finding in found.findings:
         yield from _told(finding)
 
 
-def _total(counts: Sequence[Mapping[str, Any]]) -> int:
-    return sum(one["count"] for one in counts)
+def _total(counts: "Sequence[CountedCalls]") -> int:
+    return sum(one.count for one in counts)
 
 
-def _of_family(operation: Mapping[str, Any]) -> str:
-    return f"{operation['kind'].replace('_', '-')}, {operation['group'].replace('_', ' ')}"
+def _named(kind: str, family: str) -> str:
+    return f"{kind.replace('_', '-')}, {family.replace('_', ' ')}"
 
 
-def _told(finding: Mapping[str, Any]) -> Iterator[str]:
+def _told(finding: "PlacedFinding") -> Iterator[str]:
     """The fault, and a line for each rank that has to do with it."""
-    calls, fault = finding["calls"], _FAULTS[finding["fault"]]
-    if finding["fault"] == "deadlock":
+    calls, fault = finding.calls, _FAULTS[finding.fault]
+    if finding.fault == "deadlock":
         yield f"  {fault}:"
         yield from _circle(calls)
         return
     yield from wrapped(f"{fault}: {_where(finding)}", indent="  ")
     # Who lacks the call shows what comes instead.
-    lacking = {"missing": calls[:1], "extra": calls[1:]}.get(finding["fault"], [])
+    lacking = {"missing": calls[:1], "extra": calls[1:]}.get(finding.fault, [])
     for call in calls:
-        instead = "goes on with " if call in lacking and call["operation"] else ""
+        instead = "goes on with " if call in lacking and call.operation else ""
         yield from wrapped(f"{_who(call)}: {instead}{_does(call)}", indent="    ")
-    if finding["further"]:
-        yield f"    {counted(finding['further'], 'further difference')} of this rank, of the same cause or behind it"
+    if finding.further:
+        yield f"    {counted(finding.further, 'further difference')} of this rank, of the same cause or behind it"
 
 
-def _circle(calls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _circle(calls: "Sequence[PlacedCall]") -> Iterator[str]:
     for call, after in zip(calls[:_MOST_CALLS], [*calls[1:], calls[0]], strict=False):
-        yield from wrapped(f"{_who(call)} waits for rank {after['rank']} in {_does(call)}", indent="    ")
+        yield from wrapped(f"{_who(call)} waits for rank {after.rank} in {_does(call)}", indent="    ")
     if len(calls) > _MOST_CALLS:
         yield f"    and so on, {len(calls)} ranks in all"
 
 
-def _where(finding: Mapping[str, Any]) -> str:
-    family, ranks = finding["group"].replace("_", " "), finding["ranks"]
+def _where(finding: "PlacedFinding") -> str:
+    family, ranks = finding.family.replace("_", " "), finding.ranks
     if not ranks:
         return f"the rank is in no {family} group"
     some = ", ".join(map(str, ranks)) if len(ranks) <= 8 else f"{ranks[0]}, {ranks[1]} ... {ranks[-1]}"
-    alike = finding["groups"] - 1
+    alike = finding.groups - 1
     others = f", and alike in {counted(alike, 'other group')}" if alike else ""
     return f"{family} group of ranks {some}{others}"
 
 
-def _who(call: Mapping[str, Any]) -> str:
-    at = ", ".join(f"{axis.replace('_', ' ')} {place}" for axis, place in call["coordinates"].items())
-    return f"rank {call['rank']}" + (f" ({at})" if at else "")
+def _who(call: "PlacedCall") -> str:
+    at = ", ".join(f"{axis.replace('_', ' ')} {place}" for axis, place in call.coordinates.items())
+    return f"rank {call.rank}" + (f" ({at})" if at else "")
 
 
-def _does(call: Mapping[str, Any]) -> str:
-    operation = call["operation"]
+def _does(call: "PlacedCall") -> str:
+    operation = call.operation
     if operation is None:
         return "nothing more there in this step"
-    peer = "" if operation["peer"] is None else f", place {operation['peer']}"
-    size = f"{operation['elements']:,} x {operation['dtype']}"
-    what = f": {operation['what']}" if operation["what"] else ""
-    return f"call {call['number']:,}, {_of_family(operation)}{peer}, {size}{what}"
+    peer = "" if operation.peer is None else f", place {operation.peer}"
+    size = f"{operation.elements:,} x {operation.dtype}"
+    what = f": {operation.what}" if operation.what else ""
+    return f"call {call.number:,}, {_named(operation.kind, operation.group)}{peer}, {size}{what}"

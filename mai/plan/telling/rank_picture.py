@@ -1,10 +1,10 @@
 """Where ranks lie, as a picture: a bar for each leaf, rack or pod, cut where a pipeline stage ends."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
+from mai.plan.placement.rank_map import RankMap
 from mai.plan.quantities import from_to
 from mai.plan.telling.drawing import Scale, legend, rectangle, svg, words
 
@@ -27,12 +27,12 @@ class _Piece:
     told: str
 
 
-def rank_picture(found: Mapping[str, Any]) -> str:
+def rank_picture(found: RankMap) -> str:
     """Of the block `map` of a plan: of the smallest parts above a node that are few enough to see."""
     pieces = list(_pieces(found))
     nodes = ceil(pieces[-1].stop)
     name, size = next(
-        ((_NAMES[level["level"]], level["nodes"]) for level in found["levels"] if nodes <= _MOST_BARS * level["nodes"]),
+        ((_NAMES[level.level], level.nodes) for level in found.levels if nodes <= _MOST_BARS * level.nodes),
         ("all nodes", nodes),
     )
     num_bars = -(-nodes // size)
@@ -56,16 +56,16 @@ def rank_picture(found: Mapping[str, Any]) -> str:
     names = [("stage0", "a pipeline stage, by its number"), ("bubble", "spare nodes")]
     height = _TOP + -(-num_bars // in_a_row) * (_BAR + _GAP)
     picture = svg(_WIDTH, height, shapes(), title="Pipeline stages on nodes")
-    return legend(names if found["spares"] else names[:1]) + picture
+    return legend(names if found.spares else names[:1]) + picture
 
 
-def _pieces(found: Mapping[str, Any]) -> Iterator[_Piece]:
-    for one in found["stages"]:
-        ranks, nodes = from_to(one["first_rank"], one["last_rank"]), from_to(one["first_node"], one["last_node"])
-        start, stop = one["first_rank"] / found["gpus_per_node"], (one["last_rank"] + 1) / found["gpus_per_node"]
-        yield _Piece(start, stop, one["stage"], f"stage {one['stage']}: ranks {ranks}, nodes {nodes}")
-    if (spares := found["spares"]) is not None:
-        first, last = spares["first_node"], spares["last_node"]
+def _pieces(found: RankMap) -> Iterator[_Piece]:
+    for one in found.stages:
+        ranks, nodes = from_to(one.first_rank, one.last_rank), from_to(one.nodes.first_node, one.nodes.last_node)
+        start, stop = one.first_rank / found.gpus_per_node, (one.last_rank + 1) / found.gpus_per_node
+        yield _Piece(start, stop, one.stage, f"stage {one.stage}: ranks {ranks}, nodes {nodes}")
+    if (spares := found.spares) is not None:
+        first, last = spares.first_node, spares.last_node
         yield _Piece(first, last + 1, None, f"spare: nodes {from_to(first, last)}")
 
 

@@ -37,14 +37,11 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    items: Mapping[str, float]
-    """Seconds; together the step. The items of the slowest stage, and its wait for the others."""
+    seconds: float
+    items_seconds: Mapping[str, float]
+    """Together the step: the items of the slowest stage, and its wait for the others."""
     stages: tuple[StageTime, ...]
     slowest_stage: int
-
-    @property
-    def seconds(self) -> float:
-        return sum(self.items.values())
 
 
 def step_time(setting: Setting) -> StepTime:
@@ -60,8 +57,10 @@ def step_time(setting: Setting) -> StepTime:
     items |= _pipeline(setting, others=sum(seconds) - seconds[slowest])
     items |= _between_data_ranks(setting, busiest, slowest)
     items["step"] = setting.software.pace.step_milliseconds * 1e-3
+    items = {item: value for item, value in items.items() if value > 0}
     return StepTime(
-        items={item: value for item, value in items.items() if value > 0},
+        seconds=sum(items.values()),
+        items_seconds=items,
         stages=tuple(StageTime(one.forward.seconds, one.backward.seconds + one.again.seconds) for one in stages),
         slowest_stage=slowest,
     )

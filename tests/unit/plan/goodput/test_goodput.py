@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from mai.errors import PlanError
-from mai.hardware.cluster import load_cluster
 from mai.plan.goodput.expected import (
     PlannedRun,
     as_planned,
     best_course,
     best_goodput,
     mean_restart_seconds,
-    planned_run,
     restart_budget,
 )
 from mai.plan.goodput.failures import Cause, Checkpoint, Restart, load_failures, restart_of
 from mai.plan.goodput.goodput import goodput_of
+from mai.plan.goodput.goodput_values import Goodput, TwoTiers
 from mai.plan.goodput.intervals import best_two_tiers, two_tier_goodput
+from mai.plan.published import published
 from mai.plan.telling.goodput_lines import lines
 from tests.unit.plan.goodput.one_tier import first_order_budget, tiers
 
@@ -40,55 +40,61 @@ RUN = PlannedRun(
 
 
 @cache
-def found(name: str = "llama3", spares: int = 25) -> dict[str, Any]:
+def found(name: str = "llama3", spares: int = 25) -> Goodput:
     return goodput_of(load_failures(name), replace(RUN, spare_nodes=spares), runs=40)
+
+
+def two_tiers(name: str = "llama3") -> TwoTiers:
+    two = found(name).two_tiers
+    assert two is not None
+    return two
 
 
 @pytest.mark.parametrize("name", ["llama3", "meta_rsc1", "meta_rsc2", "byterobust"])
 def test_closed_form_and_simulation_agree(name: str) -> None:
     """With saves to storage alone, as mai's are, and with a tier of memory besides."""
-    for both in (found(name)["expected"], found(name)["two_tiers"]):
-        assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=0.3)
+    for both in (found(name).expected, two_tiers(name)):
+        assert 100 * both.closed_form == pytest.approx(100 * both.simulated, abs=0.3)
 
 
 def test_they_agree_within_a_point_where_the_run_waits_for_nodes_most_of_the_time() -> None:
-    both = found(spares=3)["expected"]
-    assert both["parts"]["waiting_for_nodes"] > 0.4
-    assert 100 * both["closed_form"] == pytest.approx(100 * both["simulated"], abs=1)
-    assert both["waiting_share"] == 1
+    both = found(spares=3).expected
+    assert both.parts["waiting_for_nodes"] > 0.4
+    assert 100 * both.closed_form == pytest.approx(100 * both.simulated, abs=1)
+    assert both.waiting_share == 1
 
 
 def test_the_parts_are_all_of_the_time() -> None:
-    assert sum(found()["expected"]["parts"].values()) == pytest.approx(1)
+    assert sum(found().expected.parts.values()) == pytest.approx(1)
 
 
 def test_llama_3s_rate_leaves_what_the_design_promises() -> None:
     """With its two tiers; of storage alone they miss it by a little, and the budget says so."""
-    assert found()["two_tiers"]["closed_form"] > 0.94
-    assert found()["expected"]["closed_form"] == pytest.approx(0.939, abs=1e-3)
-    restart = found()["restart"]
-    assert 0.9 * restart["mean_seconds"] < restart["budget_seconds"] < restart["mean_seconds"] < 6 * MINUTE
+    assert two_tiers().closed_form > 0.94
+    assert found().expected.closed_form == pytest.approx(0.939, abs=1e-3)
+    restart = found().restart
+    assert 0.9 * restart.mean_seconds < restart.budget_seconds < restart.mean_seconds < 6 * MINUTE
 
 
 def test_the_intervals_are_whole_steps_and_the_best() -> None:
-    checkpoint, two, course = found()["checkpoint"], found()["two_tiers"], best_course(LLAMA_3, RUN)
-    for tier in (checkpoint, two["near"], two["far"]):
-        assert tier["every_seconds"] == 9 * tier["every_steps"]
-    assert two["far"]["every_steps"] == course.saves_per_far_save * two["near"]["every_steps"]
-    assert (checkpoint["keep"] - 1) * checkpoint["every_seconds"] > HOUR
+    checkpoint, two, course = found().checkpoint, two_tiers(), best_course(LLAMA_3, RUN)
+    for tier in (checkpoint.saves, two.near, two.far.saves):
+        assert tier.every_seconds == 9 * tier.every_steps
+    assert two.far.saves.every_steps == course.saves_per_far_save * two.near.every_steps
+    assert (checkpoint.keep - 1) * checkpoint.saves.every_seconds > HOUR
 
 
 def test_what_the_recipes_own_interval_leaves_is_told_beside_the_best() -> None:
-    best = found()["checkpoint"]["every_seconds"]
+    best = found().checkpoint.saves.every_seconds
 
     def kept(every: float | None) -> float:
         answer = goodput_of(LLAMA_3, replace(RUN, save_interval_seconds=every), runs=1)
         text = " ".join(" ".join(lines(answer)).split())
         assert (f"better: checkpoint.every_steps={round(best / 9)}" in text) == (every != best)
         assert ("as it saves, at its end alone" in text) == (every is None)
-        return float(answer["recipe"]["closed_form"])
+        return float(answer.recipe.closed_form)
 
-    assert kept(best) == found()["expected"]["closed_form"]
+    assert kept(best) == found().expected.closed_form
     assert kept(None) < 1e-3 < kept(10 * best) < kept(2 * best) < kept(best)
 
 
@@ -147,30 +153,30 @@ def test_what_ft_hsdp_implies(kept: float, stall_minutes: float, first_order: fl
 
 
 def test_restart_buys_most_and_spares_buy_most_where_there_are_too_few() -> None:
-    first = found()["levers"][0]
-    assert first["name"] == "restart"
-    assert first["move"]["points"] == pytest.approx(1.35, abs=0.05)
-    assert first["move"]["money"] > 0
-    assert found(spares=3)["levers"][0]["name"] == "spares"
+    first = found().levers[0]
+    assert first.name == "restart"
+    assert first.move.points == pytest.approx(1.35, abs=0.05)
+    assert first.move.money > 0
+    assert found(spares=3).levers[0].name == "spares"
 
 
 def test_each_lever_is_a_curve_that_the_plan_is_on() -> None:
-    now = found()["expected"]["closed_form"]
-    for lever in found()["levers"]:
-        kept = [point["goodput"] for point in lever["points"]]
-        assert kept == sorted(kept, reverse=lever["name"] != "spares")
+    now = found().expected.closed_form
+    for lever in found().levers:
+        kept = [point.goodput for point in lever.points]
+        assert kept == sorted(kept, reverse=lever.name != "spares")
         # The curve of sizes has as many spares as are enough, not those of the plan.
         assert min(abs(each - now) for each in kept) < 1e-3
-    assert found()["levers"][-1]["name"] == "size"
+    assert found().levers[-1].name == "size"
 
 
 def test_a_run_that_never_ends_says_so_soon_and_without_nan() -> None:
     hopeless = replace(LLAMA_3, gpu_hours_between=50.0, causes={"software": Cause(count=1, breaks="nothing")})
     answer = goodput_of(hopeless, RUN, runs=2)
-    assert answer["expected"]["closed_form"] < 1e-6
-    json.dumps(answer, allow_nan=False)
-    assert all(isfinite(share) for share in answer["expected"]["parts"].values())
-    assert (answer["days"]["expected"], answer["money"]["lost"]) == (None, None)
+    assert answer.expected.closed_form < 1e-6
+    json.dumps(published(answer), allow_nan=False)
+    assert all(isfinite(share) for share in answer.expected.parts.values())
+    assert (answer.days.expected, answer.money.lost) == (None, None)
     assert "takes        for ever" in "\n".join(lines(answer))
 
 
@@ -182,18 +188,18 @@ def test_more_nodes_in_repair_than_there_are_is_an_error_with_the_way_out() -> N
 def test_a_run_of_few_failures_follows_the_simulation_and_says_so() -> None:
     """The first repairs are not over when it ends, so that its spares last."""
     short = goodput_of(LLAMA_3, replace(RUN, spare_nodes=3, useful_seconds=DAY), runs=100)
-    expected = short["expected"]
-    assert expected["simulated"] > expected["closed_form"] + 0.05
-    assert not expected["agree"]
-    assert short["days"]["expected"] == pytest.approx(1 / expected["simulated"])
+    expected = short.expected
+    assert expected.simulated > expected.closed_form + 0.05
+    assert not expected.agree
+    assert short.days.expected == pytest.approx(1 / expected.simulated)
     assert "the simulation counts" in " ".join(" ".join(lines(short)).split())
-    assert found()["expected"]["agree"]
+    assert found().expected.agree
 
 
 def test_without_a_near_tier_every_save_is_to_storage() -> None:
     answer = goodput_of(replace(LLAMA_3, near_share=0.0), RUN, runs=20)
-    assert answer["two_tiers"] is None
-    assert answer["expected"]["closed_form"] == found()["expected"]["closed_form"]
+    assert answer.two_tiers is None
+    assert answer.expected.closed_form == found().expected.closed_form
     assert "memory of other nodes" not in "\n".join(lines(answer))
 
 
@@ -206,34 +212,16 @@ def test_free_saves_and_restarts_lose_half_a_step_a_failure_and_nothing_else() -
         causes={"software": Cause(count=1, breaks="nothing")},
     )
     answer = goodput_of(free, RUN, runs=5)
-    both = answer["expected"]
-    assert answer["checkpoint"]["every_steps"] == 1
-    assert both["closed_form"] == pytest.approx(1 - 4.5 / free.mean_seconds(15_000), abs=1e-6)
-    assert both["simulated"] == pytest.approx(both["closed_form"], abs=1e-4)
-    assert answer["levers"][0]["move"]["points"] == 0
-
-
-def test_a_run_is_that_of_the_plans_report() -> None:
-    report = {
-        "gpus": {"in_use": 14_976, "spares": 24},
-        "step": {"seconds": 7.5},
-        "phase": {"seconds": 750.0},
-        "disk": {"checkpoint_bytes": 10},
-        "scheduler": {
-            "grace": {"save_seconds": 3.0},
-            "stopping": {"load_seconds": None, "save_interval_seconds": 60.0},
-        },
-    }
-    run = planned_run(report, load_cluster("h100"))
-    assert (run.gpus, run.spare_nodes, run.gpus_booked) == (14_976, 3, 15_000)
-    assert (run.step_seconds, run.useful_seconds) == (7.5, 750.0)
-    assert (run.save_seconds, run.load_seconds, run.save_interval_seconds) == (3, None, 60)
-    assert planned_run({**report, "run": {"seconds": 900.0}}, load_cluster("h100")) == run, "of its phase alone"
+    both = answer.expected
+    assert answer.checkpoint.saves.every_steps == 1
+    assert both.closed_form == pytest.approx(1 - 4.5 / free.mean_seconds(15_000), abs=1e-6)
+    assert both.simulated == pytest.approx(both.closed_form, abs=1e-4)
+    assert answer.levers[0].move.points == 0
 
 
 def test_the_text_says_what_the_values_say() -> None:
     text = "\n".join(lines(found()))
     assert "7.1 a day" in text
-    assert f"{100 * found()['expected']['closed_form']:.1f}% in closed form" in text
+    assert f"{100 * found().expected.closed_form:.1f}% in closed form" in text
     assert "a restart in half the time: 1." in text
-    json.dumps(found(), allow_nan=False)
+    json.dumps(published(found()), allow_nan=False)

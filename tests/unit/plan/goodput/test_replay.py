@@ -101,11 +101,11 @@ def test_a_plan_is_interrupted_when_the_run_was(recorder: Recorder) -> None:
     restart = restart_of(replace_seconds=10, first_step_seconds=5)
     free = replace(run.course, near_interval_seconds=1e-3, far_stall_seconds=0.0, restart=restart, spare_nodes=1)
     again = replayed(run, own_failures(run), free, seed=0)
-    assert (again["interruptions"], again["gpus"]) == (2, 16)
-    assert again["days"] == pytest.approx(run.wall_seconds / 86_400)
-    assert again["goodput"] == pytest.approx(1 - (5 + 15) / run.wall_seconds, abs=1e-5)
-    assert again["own_measured"] == run.goodput
-    assert 100 * again["own_predicted"] == pytest.approx(100 * run.goodput, abs=2)
+    assert (again.interruptions, again.gpus) == (2, 16)
+    assert again.days == pytest.approx(run.wall_seconds / 86_400)
+    assert again.goodput == pytest.approx(1 - (5 + 15) / run.wall_seconds, abs=1e-5)
+    assert again.own_measured == run.goodput
+    assert 100 * again.own_predicted == pytest.approx(100 * run.goodput, abs=2)
 
 
 def test_a_run_without_a_step_has_no_goodput(recorder: Recorder) -> None:

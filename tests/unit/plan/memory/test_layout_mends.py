@@ -21,11 +21,11 @@ def misfit() -> Setting:
 
 
 def test_each_mend_frees_and_costs_what_it_says(misfit: Setting) -> None:
-    before = memory(misfit).largest.needed
+    before = memory(misfit).largest.needed_bytes
     found = mends(misfit, accepts=has_layers_for)
     assert found
     for mend in found:
-        assert before - memory(mend.setting).largest.needed == mend.freed_bytes > 0
+        assert before - memory(mend.setting).largest.needed_bytes == mend.freed_bytes > 0
         assert mend.fits == memory(mend.setting).fits
         assert mend.slowdown == pytest.approx(step_time(mend.setting).seconds / step_time(misfit).seconds)
 

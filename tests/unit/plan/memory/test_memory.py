@@ -47,7 +47,7 @@ def setting(architecture: Architecture = DENSE, software: str = "megatron_2025",
 
 
 def items(found: Setting, stage: int = 0) -> dict[str, int]:
-    return dict(memory(found).stages[stage].items)
+    return dict(memory(found).stages[stage].items_bytes)
 
 
 def test_one_rank_holds_eighteen_bytes_a_parameter() -> None:
@@ -109,8 +109,8 @@ def test_transformer_engine_keeps_one_stand_in_for_every_shape_of_matrix() -> No
 
 
 def test_a_save_holds_the_largest_piece_of_a_parameter_on_the_host() -> None:
-    assert memory(setting(software="mai", data=8)).stages[0].host_during_save == 4 * PARAMETERS // 8
-    assert memory(setting(software="mai")).stages[0].host_during_save == 4 * VOCABULARY * HIDDEN
+    assert memory(setting(software="mai", data=8)).stages[0].host_during_save_bytes == 4 * PARAMETERS // 8
+    assert memory(setting(software="mai")).stages[0].host_during_save_bytes == 4 * VOCABULARY * HIDDEN
 
 
 def test_old_attention_keeps_its_square_of_scores() -> None:
@@ -146,10 +146,10 @@ def test_the_largest_rank_is_named_and_what_it_misses() -> None:
     found = memory(setting(software="mai", pipeline=4, micro_batch_sequences=256))
     assert found.largest.stage == 0
     assert not found.fits
-    assert found.usable is not None
-    assert found.missing == found.largest.needed - found.usable
-    assert found.largest.needed == pytest.approx(
-        found.largest.allocated * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30, abs=1
+    assert found.usable_bytes is not None
+    assert found.missing_bytes == found.largest.needed_bytes - found.usable_bytes
+    assert found.largest.needed_bytes == pytest.approx(
+        found.largest.allocated_bytes * RESERVED_OVER_ALLOCATED + CONTEXT_GIB * 2**30, abs=1
     )
 
 
@@ -167,9 +167,9 @@ def test_what_is_more_than_the_gpu_has_does_not_fit_even_where_its_usable_memory
         memory(replace(setting(software="mai", micro_batch_sequences=sequences), cluster=load_cluster("maia100")))
         for sequences in (1, 256)
     )
-    assert small.usable is None
+    assert small.usable_bytes is None
     assert small.fits
-    assert large.missing == large.largest.needed - 64 * 2**30 > 0
+    assert large.missing_bytes == large.largest.needed_bytes - 64 * 2**30 > 0
 
 
 def test_real_runs_of_megatron_core_need_what_the_planner_says() -> None:

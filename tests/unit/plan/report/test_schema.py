@@ -18,16 +18,17 @@ from mai.hardware.cluster import Cluster, Storage, load_cluster
 from mai.parallel.layout import Layout
 from mai.plan.communication.of_step import programs
 from mai.plan.communication.rank_families import families
-from mai.plan.goodput.expected import planned_run
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
 from mai.plan.goodput.measured import Measured
 from mai.plan.goodput.own_failures import own_failures
-from mai.plan.placement.map_and_traffic import answers
-from mai.plan.proof.of_schedule import prove_schedule
+from mai.plan.placement.map_and_traffic import map_and_traffic
+from mai.plan.proof.of_schedule import placed, prove_schedule
 from mai.plan.proof.proof import prove
-from mai.plan.proof.proof_values import values
+from mai.plan.published import published
 from mai.plan.report.plan_report import of_whole_run, report
+from mai.plan.report.plan_values import Plan
+from mai.plan.report.planned_run import planned_run
 from mai.plan.report.ranking import ranked
 from mai.plan.report.schema import FILE, SCHEMA
 from mai.plan.setting.of_recipe import setting_of, within
@@ -41,12 +42,12 @@ VALIDATOR = Draft202012Validator(PUBLISHED)
 MAI = load_software("mai")
 
 
-def plan(recipe: Recipe, cluster: Cluster, gpus: int | None) -> dict[str, Any]:
+def plan(recipe: Recipe, cluster: Cluster, gpus: int | None) -> Plan:
     filled = within(recipe, cluster, gpus)
     return report(filled, setting_of(filled, cluster, MAI), gpus=gpus)
 
 
-def shipped(name: str, cluster: str = "h100", gpus: int = 15_000, *words: str) -> dict[str, Any]:
+def shipped(name: str, cluster: str = "h100", gpus: int = 15_000, *words: str) -> Plan:
     return plan(override.apply(load.find(name)(), words), load_cluster(cluster), gpus)
 
 
@@ -55,11 +56,11 @@ ONE_NODE = [f"parallel.{axis}=1" for axis in ("context", "pipeline", "virtual_st
 ]
 
 
-def with_goodput(found: dict[str, Any], failures: str | Measured) -> dict[str, Any]:
-    run = planned_run(found, load_cluster(found["cluster"]["name"]))
+def with_goodput(found: Plan, failures: str | Measured) -> Plan:
+    run = planned_run(found, load_cluster(found.cluster.name))
     if isinstance(failures, str):
-        return {**found, "goodput": goodput_of(load_failures(failures), run, runs=2)}
-    return {**found, "goodput": goodput_of(own_failures(failures), run, own=failures, runs=2)}
+        return replace(found, goodput=goodput_of(load_failures(failures), run, runs=2))
+    return replace(found, goodput=goodput_of(own_failures(failures), run, own=failures, runs=2))
 
 
 def own_run() -> Measured:
@@ -70,7 +71,7 @@ def own_run() -> Measured:
         return recorder.measured
 
 
-def with_proof(name: str, *, fault: bool = False) -> dict[str, Any]:
+def with_proof(name: str, *, fault: bool = False) -> Plan:
     """With a fault, one rank leaves out its last call."""
     recipe = within(load.find(name)(), load_cluster("h100"), 15_000)
     layout = Layout.of(recipe.parallel, recipe.parallel.model_ranks * (recipe.parallel.data or 1))
@@ -78,14 +79,14 @@ def with_proof(name: str, *, fault: bool = False) -> dict[str, Any]:
     if fault:
         (program,) = programs(recipe, layout)
         proof = prove(families(layout), lambda rank: program[:-1] if rank == 1 else program)
-    return {**shipped(name), "schedule": values(proof, layout)}
+    return replace(shipped(name), schedule=placed(proof, layout))
 
 
-def with_placement(name: str, cluster: Cluster, gpus: int) -> dict[str, Any]:
+def with_placement(name: str, cluster: Cluster, gpus: int) -> Plan:
     recipe = within(load.find(name)(), cluster, gpus)
     setting = setting_of(recipe, cluster, MAI)
-    told = answers(programs(recipe, setting.layout), setting, step_seconds=1.0, gpus_booked=gpus)
-    return {**plan(recipe, cluster, gpus), **told}
+    ranks, traffic = map_and_traffic(programs(recipe, setting.layout), setting, step_seconds=1.0, gpus_booked=gpus)
+    return replace(plan(recipe, cluster, gpus), map=ranks, traffic=traffic)
 
 
 @cache
@@ -115,7 +116,7 @@ def outputs() -> dict[str, Any]:
         "search": ranked(load.find("mai1_500b")(), h100, MAI, gpus=15_000),
         "search of nothing that fits": ranked(load.find("mai1_500b")(), h100, MAI, gpus=64),
     }
-    return {name: json.loads(json.dumps(values)) for name, values in made.items()}
+    return {name: json.loads(json.dumps(published(found))) for name, found in made.items()}
 
 
 @pytest.mark.parametrize("name", outputs())

@@ -137,7 +137,7 @@ def test_nothing_beats_its_floor() -> None:
             seconds += floor.transfer_seconds(exact, cut, sharding)
             assert seconds <= step_time(exact).seconds * (1 + 1e-9)
             num_bytes = floor.num_bytes(cut, micro_batches, recompute, sharding)
-            assert num_bytes <= rank_memory(exact, 0).needed * (1 + 1e-9)
+            assert num_bytes <= rank_memory(exact, 0).needed_bytes * (1 + 1e-9)
             num_compared += 1
     assert num_compared > 500
 
@@ -172,7 +172,7 @@ def test_the_same_search_gives_the_same_ranking() -> None:
 def test_what_needs_a_little_more_memory_is_a_near_miss() -> None:
     setting = setting_with(recipe_of(DENSE), gib=80.0)
     (fastest,) = search(setting, num_gpus=GPUS, number=1).best
-    needed_gib = fastest.memory.largest.needed / 2**30
+    needed_gib = fastest.memory.largest.needed_bytes / 2**30
     found = search(setting_with(recipe_of(DENSE), gib=needed_gib - 0.01), num_gpus=GPUS)
     assert found.near_miss is not None
     assert found.near_miss.setting.parallel == fastest.setting.parallel

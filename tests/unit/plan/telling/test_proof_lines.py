@@ -5,8 +5,9 @@ import json
 from mai.parallel.layout import Layout
 from mai.plan.communication.operation import Operation, Program
 from mai.plan.communication.rank_families import families
+from mai.plan.proof.of_schedule import placed
 from mai.plan.proof.proof import prove
-from mai.plan.proof.proof_values import values
+from mai.plan.published import published
 from mai.plan.telling.proof_lines import lines
 from tests.unit.plan.proof.hand_made import changing, leaving_out, planted, programs
 
@@ -14,8 +15,9 @@ LAYOUT = Layout(tensor=2, pipeline=4, data=2)
 
 
 def told(faulty: list[Program]) -> list[str]:
-    found = values(prove(families(LAYOUT), faulty.__getitem__), LAYOUT)
-    assert json.loads(json.dumps(found)) == found
+    found = placed(prove(families(LAYOUT), faulty.__getitem__), LAYOUT)
+    values = published(found)
+    assert json.loads(json.dumps(values)) == values
     return list(lines(found))
 
 

@@ -1,12 +1,10 @@
 """Every rank's place in the picture is its place in the cluster."""
 
-from typing import Any
-
 import pytest
 
 from mai.hardware.cluster import FabricLevel
 from mai.parallel.layout import Layout
-from mai.plan.placement.rank_map import rank_map
+from mai.plan.placement.rank_map import RankMap, rank_map
 from mai.plan.telling.rank_picture import rank_picture
 from tests.unit.plan.placement.test_topology import cluster
 from tests.unit.plan.telling.test_pictures import shapes
@@ -15,7 +13,7 @@ LAYOUT = Layout(tensor=2, pipeline=3, data=7)  # stages of 14 ranks on nodes of 
 LEAF = FabricLevel(nodes=2, oversubscription=1)
 
 
-def told(found: dict[str, Any]) -> list[str]:
+def told(found: RankMap) -> list[str]:
     """Words beside and inside the bars."""
     return [text["text"] for text in shapes(rank_picture(found), "text")]
 

@@ -2,18 +2,19 @@
 
 import re
 from functools import cache
-from typing import Any
 
 import pytest
 
 from mai.plan.goodput.expected import PlannedRun
 from mai.plan.goodput.failures import load_failures
 from mai.plan.goodput.goodput import goodput_of
+from mai.plan.goodput.goodput_values import Goodput
+from mai.plan.goodput.levers import Lever
 from mai.plan.telling.what_if import lever_picture, lost_picture, moves
 
 
 @cache
-def found() -> dict[str, Any]:
+def found() -> Goodput:
     run = PlannedRun(
         gpus=15_000,
         gpus_per_node=8,
@@ -27,23 +28,23 @@ def found() -> dict[str, Any]:
     return goodput_of(load_failures("llama3"), run, runs=5)
 
 
-def lever(name: str) -> dict[str, Any]:
-    return next(each for each in found()["levers"] if each["name"] == name)
+def lever(name: str) -> Lever:
+    return next(each for each in found().levers if each.name == name)
 
 
 @pytest.mark.parametrize("name", ["restart", "stall", "spares", "size"])
 def test_a_lever_is_drawn_point_by_point_with_a_ring_where_the_plan_stands(name: str) -> None:
     picture = lever_picture(lever(name))
     dots = re.findall(r'<circle class="line0" cx="([\d.]+)" cy="([\d.]+)" r="3.5">', picture)
-    points = lever(name)["points"]
+    points = lever(name).points
     assert len(dots) == len(points)
     # Further right is more, further down is more lost, both by the same measure at every point.
     places = [(float(x), float(y)) for x, y in dots]
     (x0, y0), (x1, y1) = places[0], places[-1]
     first, last = points[0], points[-1]
     for (x, y), point in zip(places, points, strict=True):
-        assert (x - x0) / (x1 - x0) == pytest.approx((point["at"] - first["at"]) / (last["at"] - first["at"]), abs=1e-3)
-        share = (point["goodput"] - first["goodput"]) / (last["goodput"] - first["goodput"])
+        assert (x - x0) / (x1 - x0) == pytest.approx((point.at - first.at) / (last.at - first.at), abs=1e-3)
+        share = (point.goodput - first.goodput) / (last.goodput - first.goodput)
         assert (y - y0) / (y1 - y0) == pytest.approx(share, abs=1e-3)
     assert picture.count('class="plan"') == 1
     assert "100%" in picture
