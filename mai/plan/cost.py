@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 from mai.hardware.cluster import Cluster, Price
 from mai.model.shapes import num_parameters
+from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
 from mai.recipe import Recipe
 
 _GPUS_OF_MEASURED_NODE = 8
-CHECKPOINT_BYTES = 12
-"""Of a parameter: its fp32 weight and both moments (mai/engine/shard.py)."""
 _DEFAULT_CURRENCY = "USD"
 
 
@@ -105,7 +104,7 @@ class Disk:
 
 def disk(recipe: Recipe) -> Disk:
     """What the run's folder and its data take."""
-    one = num_parameters(recipe.model) * CHECKPOINT_BYTES
+    one = num_parameters(recipe.model) * checkpoint_bytes(optimizer_of(recipe.optimizer))
     tokens = recipe.train.steps * recipe.train.batch_tokens
     return Disk(one, (recipe.checkpoint.keep + 1) * one, tokens * token_bytes(recipe.model.vocab_size))
 

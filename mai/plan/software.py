@@ -22,8 +22,8 @@ class Holds:
     """Of a parameter: the sum over micro-batches."""
     own_gradient_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
     """Of a parameter: one micro-batch's gradient, where it stands beside the sum."""
-    optimizer_bytes: int
-    """Of a parameter: fp32 weight and moments, shared out by ZeRO-1."""
+    optimizer_bytes: int | None = None
+    """Of a parameter: fp32 weight and moments, shared out by ZeRO-1; None for what the recipe's own optimizer keeps."""
     stand_ins: bool = False
     """Autograd gets an empty tensor in place of a matrix's gradient, which the product has already added to its sum."""
     stand_ins_stay: bool = False

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     # services that know only the recipe
     "parallel": ("errors log recipe", ""),
     "model": ("errors log recipe", ""),
-    "plan": ("errors log exit_contract hardware recipe parallel model", ""),
+    "plan": ("errors log exit_contract hardware recipe parallel model optimizer", ""),
     "optimizer": ("errors log recipe model kernels", ""),
     "resilience": (f"{GROUND} run_folder recipe", "torch"),
     "observe": ("errors log recipe batch run_folder", "torch rich wandb"),

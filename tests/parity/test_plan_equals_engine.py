@@ -9,6 +9,7 @@ import pytest
 
 from mai.hardware.cluster import load_cluster
 from mai.model.flops import flops_per_token
+from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import Part
 from mai.plan.memory.memory import rank_memory
@@ -175,6 +176,7 @@ def setting_of(case: Case, counted: list[Counted], rank: int) -> Setting:
         precision=recipe.precision.compute,
         software=load_software("mai"),
         cluster=load_cluster("h100"),
+        kept_bytes=checkpoint_bytes(optimizer_of(recipe.optimizer)),
         imbalance=rows[rank] * len(rows) / sum(rows) if layout.expert > 1 else 1.0,
     )
 

@@ -17,14 +17,14 @@ def state_bytes(setting: Setting, rank: Held, shards: tuple[float, float]) -> di
     if setting.parallel.sharding == "full":
         return {
             "gradients": round(holds.gradient_bytes * shared_out),
-            "optimizer": round(holds.optimizer_bytes * shared_out),
+            "optimizer": round(setting.optimizer_bytes * shared_out),
         }
     # Where the model computes in fp32, its weights are the optimizer's.
     own_weight = _FP32 * (setting.element_bytes == _FP32)
     return {
         "weights": setting.element_bytes * rank.all,
         "gradients": (holds.gradient_bytes + holds.own_gradient_bytes) * rank.all,
-        "optimizer": round((holds.optimizer_bytes - own_weight) * shared_out),
+        "optimizer": round((setting.optimizer_bytes - own_weight) * shared_out),
     }
 
 

@@ -110,11 +110,7 @@ def _of_speed(recipe: Recipe, setting: Setting, step_seconds: float) -> Speed:
     """Tokens, and model FLOPs over the GPUs' peak in the precision of the matrix products."""
     length = recipe.data.sequence_length
     per_gpu = setting.tokens / step_seconds / setting.layout.world_size
-    peak = {
-        "bf16": setting.cluster.gpu.bf16_tflops,
-        "fp8": setting.cluster.gpu.fp8_tflops,
-        "fp4": setting.cluster.gpu.fp4_tflops,
-    }.get(setting.precision)
+    peak = setting.cluster.gpu.peak_tflops(setting.precision)
     causal = per_gpu * flops_per_token(recipe.model, length) / 1e12
     full = per_gpu * whole_square_flops_per_token(setting.architecture, length) / 1e12
     return Speed(

@@ -7,7 +7,8 @@ Every rank copies its shard to the host, hashes and writes it, one tensor at a t
 
 from dataclasses import dataclass
 
-from mai.plan.cost import CHECKPOINT_BYTES, disk
+from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
+from mai.plan.cost import disk
 from mai.plan.setting.setting import Setting
 from mai.recipe import Recipe
 
@@ -39,7 +40,7 @@ class Grace:
 
 def grace(recipe: Recipe, setting: Setting, step_seconds: float) -> Grace:
     """Of the plan's checkpoint on the cluster's storage."""
-    copy, hashed = _copy_and_hash_seconds(setting)
+    copy, hashed = _copy_and_hash_seconds(recipe, setting)
     rate = setting.cluster.storage.write_bytes_per_second(_nodes(setting))
     write = None if rate is None else disk(recipe).checkpoint_bytes / rate
     save = None if write is None else copy + hashed + write
@@ -56,11 +57,11 @@ def grace(recipe: Recipe, setting: Setting, step_seconds: float) -> Grace:
 def load_seconds(recipe: Recipe, setting: Setting) -> float | None:
     """Of the plan's checkpoint from the cluster's storage, in the layout that saved it; None is unknown."""
     rate = setting.cluster.storage.read_bytes_per_second(_nodes(setting))
-    return None if rate is None else disk(recipe).checkpoint_bytes / rate + sum(_copy_and_hash_seconds(setting))
+    return None if rate is None else disk(recipe).checkpoint_bytes / rate + sum(_copy_and_hash_seconds(recipe, setting))
 
 
-def _copy_and_hash_seconds(setting: Setting) -> tuple[float, float]:
-    largest = _largest_shard_bytes(setting)
+def _copy_and_hash_seconds(recipe: Recipe, setting: Setting) -> tuple[float, float]:
+    largest = _largest_shard_bytes(recipe, setting)
     return largest / _COPY_BYTES_PER_SECOND, largest / _HASH_BYTES_PER_SECOND
 
 
@@ -68,8 +69,9 @@ def _nodes(setting: Setting) -> int:
     return -(-setting.layout.world_size // setting.cluster.gpus_per_node)
 
 
-def _largest_shard_bytes(setting: Setting) -> float:
+def _largest_shard_bytes(recipe: Recipe, setting: Setting) -> float:
     """That one rank writes, on the stage that holds most."""
     shards, expert_shards = setting.shards
     held = [setting.held_on(stage) for stage in range(setting.parallel.pipeline)]
-    return CHECKPOINT_BYTES * max(rank.dense / shards + rank.experts / expert_shards for rank in held)
+    of_parameter = checkpoint_bytes(optimizer_of(recipe.optimizer))
+    return of_parameter * max(rank.dense / shards + rank.experts / expert_shards for rank in held)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from mai.errors import PlanError, RecipeError
 from mai.hardware.cluster import Cluster
+from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.plan.model.architecture import of_model
 from mai.plan.setting.setting import Setting
@@ -73,5 +74,6 @@ def setting_of(recipe: Recipe, cluster: Cluster, software: Software, *, imbalanc
         precision=recipe.precision.compute,
         software=software,
         cluster=cluster,
+        kept_bytes=checkpoint_bytes(optimizer_of(recipe.optimizer)),
         imbalance=imbalance,
     )

@@ -30,6 +30,8 @@ class Setting:
     precision: Precision
     software: Software
     cluster: Cluster
+    kept_bytes: int | None = None
+    """Of a parameter in a checkpoint, by the recipe's optimizer; None for a run of which only its software is known."""
     imbalance: float = 1.0
     """Tokens of the busiest expert rank over the mean, where there are enough ranks for it (`cut`)."""
 
@@ -43,6 +45,13 @@ class Setting:
     def element_bytes(self) -> int:
         """Of a weight or an activation, as the model computes with it."""
         return 4 if self.precision == "fp32" else 2
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """What an optimizer holds of a parameter, fp32 weight included: as the software says, else the recipe's own."""
+        held = self.software.holds.optimizer_bytes or self.kept_bytes
+        assert held is not None, f"{self.software.name} says nothing of its optimizer, and no recipe is known"
+        return held
 
     @cached_property
     def cut(self) -> Cut:

@@ -43,6 +43,7 @@ def setting(architecture: Architecture = DENSE, software: str = "megatron_2025",
         precision="bf16",
         software=load_software(software),
         cluster=load_cluster("h100"),
+        kept_bytes=12,
     )
 
 

@@ -26,6 +26,7 @@ def setting(architecture=DENSE, *, micro_batches: int = 8, software: str = "mai"
         precision="bf16",
         software=load_software(software),
         cluster=load_cluster("h100"),
+        kept_bytes=12,
     )
 
 
