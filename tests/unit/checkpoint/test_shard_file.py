@@ -1,6 +1,7 @@
 """One rank's file: what is written is what is read, and what is damaged is told."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def test_the_digest_is_of_the_bytes_on_disk(written: tuple[Path, FileDigest]) ->
     content = path.read_bytes()
     assert digest == FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     verify(path, digest)
+
+
+def test_every_byte_is_out_of_the_buffer_when_the_file_is_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is smaller than Python's buffer, so that nothing goes out before it is told to."""
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    digest = write_tensors(tmp_path / "rank-00000.safetensors", TENSORS)
+    assert sizes == [digest.bytes]
 
 
 def test_a_file_is_never_written_over(written: tuple[Path, FileDigest]) -> None:
