@@ -122,6 +122,10 @@ def sharding_mesh(layout: Layout, *, device_type: str, of_experts: bool) -> Devi
 def destroy_groups() -> None:
     """Take down what `build_groups` made, so that the same processes can hold another layout; all ranks must call."""
     parallel_state.destroy_model_parallel()
+    # Megatron-Core forgets its groups and leaves them open: some 60 threads of gloo for each layout.
+    for group in [*dist.distributed_c10d._world.pg_map]:
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
 
 
 def join_world(*, backend: str, place: Place, timeout_seconds: float) -> None:
