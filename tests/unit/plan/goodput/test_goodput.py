@@ -44,6 +44,7 @@ def found(name: str = "llama3", spares: int = 25) -> dict[str, Any]:
     return goodput_of(load_failures(name), replace(RUN, spare_nodes=spares), runs=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3", "meta_rsc1", "meta_rsc2", "byterobust"])
 def test_closed_form_and_simulation_agree(name: str) -> None:
     """With saves to storage alone, as mai's are, and with a tier of memory besides."""
