@@ -60,6 +60,7 @@ PLANS = dict.fromkeys([*_QUOTED, *_examples("plan")]).keys() - {command for comm
 """Whose answers are not shown."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(PLANS))
 def test_quoted_plans_can_be_made(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -70,6 +71,7 @@ def test_quoted_plans_can_be_made(
     assert code == (80 if "does not fit" in command.partition("#")[2] else 0), told.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "shown"), ANSWERS)
 def test_what_a_document_shows_of_an_answer_is_in_it(
     command: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -91,6 +93,7 @@ def _plan(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(cli.main(words[1:], prog_name="mai", standalone_mode=False))
 
 
+@pytest.mark.slow
 def test_the_guides_pictures_are_those_that_the_planner_draws(tmp_path: Path) -> None:
     """But for rounding; `python docs/guides/plan_a_run/draw.py` draws them anew."""
     runpy.run_path(str(GUIDE.with_suffix("") / "draw.py"))["draw"](tmp_path)

@@ -155,6 +155,7 @@ def test_failures_that_are_not_there_are_named_with_those_that_are() -> None:
     assert "llama4: no such failures; did you mean llama3? There are" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_schedule_of_15_000_ranks_is_proved() -> None:
     result = mai(*WORDS, "--prove-schedule")
     assert (result.returncode, result.stderr) == (0, "")
@@ -163,6 +164,7 @@ def test_the_schedule_of_15_000_ranks_is_proved() -> None:
     assert (schedule["holds"], schedule["ranks"], schedule["findings"]) == (True, 14_976, [])
 
 
+@pytest.mark.slow
 def test_placement_tells_where_ranks_lie_and_what_leaves_a_node() -> None:
     lines = mai(*WORDS, "--placement").stdout.splitlines()
     assert [line.split() for line in lines if line.startswith("stage 25")] == [
@@ -227,6 +229,7 @@ def test_a_wrong_command_line_exits_2_with_json_where_it_was_asked_for(words: li
     assert mai("tiny", *words).stdout == ""
 
 
+@pytest.mark.slow
 def test_a_search_prints_words_that_check_takes() -> None:
     searched = mai(*WORDS, "--search", "--json")
     assert (searched.returncode, searched.stderr) == (0, "")
@@ -237,6 +240,7 @@ def test_a_search_prints_words_that_check_takes() -> None:
     assert mai("mai1_500b", "--hardware", "h100", "--gpus", "64", "--search").returncode == 80
 
 
+@pytest.mark.slow
 def test_a_search_of_all_layouts_takes_two_seconds() -> None:
     for _ in range(3):
         before = processor_seconds()

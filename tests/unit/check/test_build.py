@@ -44,6 +44,7 @@ def built(name: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mai1_500b", "mai1_500b_moe", "mai_base_1", "deepseek_v3", "gpt_oss_120b"])
 def test_ranks_of_a_large_model_hold_every_parameter_that_is_planned_with(name: str) -> None:
     found = built(name)

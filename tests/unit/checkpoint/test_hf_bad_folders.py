@@ -72,6 +72,7 @@ def change_file(path: Path, change: Callable[[dict[str, torch.Tensor]], object])
     save_file(tensors, path)
 
 
+@pytest.mark.slow
 def test_a_whole_folder_is_imported_and_a_second_time_refused(folder: Path) -> None:
     assert import_(folder).exit_code == 0
     again = import_(folder)

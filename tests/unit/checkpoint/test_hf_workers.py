@@ -75,6 +75,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("cpu_engine")
+@pytest.mark.slow
 def test_four_processes_write_the_bytes_that_one_writes(tmp_path: Path) -> None:
     """Of gpt-oss: one of its tensors is made of many of ours."""
     write_model(tmp_path / "hf", "gpt_oss", 0, dtype=torch.bfloat16)

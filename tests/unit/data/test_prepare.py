@@ -45,6 +45,7 @@ def test_the_shards_give_back_the_documents_of_each_split(make_recipe, corpus):
     assert found == {path.read_bytes() for path in corpus.iterdir()}
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_writes_the_same_bytes(make_recipe, tmp_path):
     write_documents(tmp_path / "more", number=30, words=6000)  # several groups for each process
     recipes = [make_recipe(documents=(str(tmp_path / "more"),), folder=str(tmp_path / name)) for name in ("one", "two")]
@@ -178,6 +179,7 @@ def start_preparing(recipe: Recipe) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_kill_half_way_leaves_nothing_taken_for_whole_and_no_process(make_recipe, tmp_path, number):
     write_documents(tmp_path / "large", number=24, words=12_000)
@@ -208,6 +210,7 @@ def wait_until_gone(process_group: int) -> None:
     pytest.fail("a process outlived the one that was killed")
 
 
+@pytest.mark.slow
 def test_two_at_once_prepare_it_once(make_recipe, tmp_path):
     write_documents(tmp_path / "large", number=24, words=12_000)
     recipe = make_recipe(documents=(str(tmp_path / "large"),))

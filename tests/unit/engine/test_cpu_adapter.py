@@ -42,6 +42,7 @@ def load(tmp_path: Path) -> Callable[[str], ModuleType]:
     return load_source
 
 
+@pytest.mark.slow
 def test_a_run_on_cuda_loads_neither_the_adapter_nor_its_namespace() -> None:
     said = in_fresh_process(
         "import sys\n"
@@ -56,6 +57,7 @@ def test_a_run_on_cuda_loads_neither_the_adapter_nor_its_namespace() -> None:
     assert said == "[]\n[]\n"
 
 
+@pytest.mark.slow
 def test_torch_itself_is_untouched() -> None:
     said = in_fresh_process(
         "import torch, torch.distributed\n"
@@ -71,6 +73,7 @@ def test_torch_itself_is_untouched() -> None:
     assert set(said.strip("[]\n").replace("'", "").split(", ")) - {""} <= {"__warningregistry__"}
 
 
+@pytest.mark.slow
 def test_it_must_come_before_megatron_core() -> None:
     said = in_fresh_process(
         "import megatron.core.utils\n"
@@ -81,6 +84,7 @@ def test_it_must_come_before_megatron_core() -> None:
     assert said == "the CPU adapter must be installed before megatron.core is imported\nFalse\n"
 
 
+@pytest.mark.slow
 def test_a_process_is_prepared_for_one_device_only() -> None:
     said = in_fresh_process(
         "from mai.engine import device\n"
@@ -199,6 +203,7 @@ def uneven_collectives(place: Place) -> tuple[list[list[float]], list[float]]:
     return [part.tolist() for part in gathered], summed.tolist()
 
 
+@pytest.mark.slow
 def test_collectives_take_parts_of_different_lengths() -> None:
     answers = on_ranks(3, uneven_collectives)
     assert [gathered for gathered, _ in answers] == [[[0.0], [], [2.0, 2.0, 2.0]]] * 3

@@ -189,6 +189,7 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
     }
 
 
+@pytest.mark.slow
 def test_torch_accepts_every_operator() -> None:
     """Schemas that say what is written, fakes with the real shapes, tracing with shapes that change."""
     calls = operator_calls()
@@ -198,6 +199,7 @@ def test_torch_accepts_every_operator() -> None:
         torch.library.opcheck(getattr(torch.ops.mai, name).default, arguments)
 
 
+@pytest.mark.slow
 def test_a_layer_s_operations_compile_as_one_graph() -> None:
     def layer(x: Tensor, residual: Tensor, weight: Tensor, of_experts: Tensor) -> Tensor:
         normal, total = rms_norm.fused_of_sum(x, residual, weight, epsilon=1e-5)

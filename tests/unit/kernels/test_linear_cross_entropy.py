@@ -144,6 +144,7 @@ def test_the_logits_of_one_chunk_are_all_that_is_ever_there(wants_gradients: boo
     assert logits.most == 3 * VOCABULARY
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
     def call(function: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         hidden, weight, targets = inputs()
@@ -171,6 +172,7 @@ def shared_out(place: Place) -> tuple[Any, ...]:
     return tuple(x.numpy() for x in found)
 
 
+@pytest.mark.slow
 def test_ranks_that_share_out_the_vocabulary_give_the_same_losses_and_parts_of_the_gradients() -> None:
     first, second = ([torch.from_numpy(x) for x in found] for found in on_ranks(2, shared_out))
     assert torch.equal(first[0], second[0])

@@ -21,6 +21,7 @@ def layout_of(recipe: Recipe) -> Layout:
     return Layout.of(recipe.parallel, recipe.parallel.model_ranks * recipe.parallel.data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe_name", [name for name in load.names() if load.find(name)().parallel.data])
 def test_a_shipped_recipe_is_proved(recipe_name: str) -> None:
     recipe = load.find(recipe_name)()

@@ -50,6 +50,7 @@ def two_tiers(name: str = "llama3") -> TwoTiers:
     return two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3", "meta_rsc1", "meta_rsc2", "byterobust"])
 def test_closed_form_and_simulation_agree(name: str) -> None:
     """With saves to storage alone, as mai's are, and with a tier of memory besides."""

@@ -73,7 +73,7 @@ def planned(recipe: Recipe) -> Planned:
     return Planned(layout, families(layout), programs(recipe, layout))
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module", params=["16 ranks", pytest.param("15,000 GPUs", marks=pytest.mark.slow)])
 def step(request: pytest.FixtureRequest) -> Planned:
     return planned(RECIPES[request.param]())
 

@@ -63,6 +63,7 @@ def test_equal_layouts_differ_in_nothing() -> None:
     assert cause("tensor", planned().setting, planned().setting) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "gpus"), [("mai1_500b", 15_000), ("mai1_500b_moe", 15_000), ("mai1_500b", 8_192)])
 def test_the_words_of_every_layout_are_ones_that_mai_takes(name: str, gpus: int) -> None:
     recipe = load.find(name)()
