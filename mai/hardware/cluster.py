@@ -66,7 +66,8 @@ class Storage:
     capacity_tb: float | None = None
 
     def write_bytes_per_second(self, nodes: int) -> float | None:
-        """Of so many nodes together; unknown where only the rate of one is stated: all of them may be too many."""
+        """What so many nodes write together; unknown where only the rate of one is stated: all of them may be too
+        many."""
         return _together(self.write_gb_per_second, self.node_write_gb_per_second, nodes)
 
     def read_bytes_per_second(self, nodes: int) -> float | None:

@@ -18,7 +18,7 @@ def check_name(name: str, what: str, names: Sequence[str], *, hint: str = "") ->
 
 
 def names_in(folder: Path) -> list[str]:
-    """Of the TOML files there."""
+    """The names of the TOML files there."""
     return sorted(file.stem for file in folder.glob("*.toml"))
 
 

@@ -35,7 +35,7 @@ class PipelineSchedule(Hashable, Protocol):
 
     @property
     def virtual_stages(self) -> int:
-        """Of each stage."""
+        """How many each stage has."""
 
     @property
     def is_interleaved(self) -> bool:
