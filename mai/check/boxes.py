@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mai.model.shapes import Parameter, Split, buffers, parameters
 from mai.parallel.layout import Coordinates, Layout
-from mai.parallel.stages import parts_of_stage
+from mai.parallel.stages import virtual_stages_of
 from mai.recipe import Recipe
 
 
@@ -27,9 +27,9 @@ def telling_ranks(layout: Layout) -> list[int]:
 def held(recipe: Recipe, layout: Layout, rank: int) -> Iterator[tuple[Parameter, list[Box]]]:
     """Every parameter and buffer of the rank's stage, with the rank's boxes of it."""
     model, place = recipe.model, layout.coordinates(rank)
-    stage = parts_of_stage(model.num_layers, recipe.parallel, place.pipeline)
-    layers = {layer for part in stage for layer in part.layers}
-    has_embedding, has_loss = (any(getattr(part, end) for part in stage) for end in ("has_embedding", "has_loss"))
+    stage = virtual_stages_of(model.num_layers, recipe.parallel, place.pipeline)
+    layers = {layer for each in stage for layer in each.layers}
+    has_embedding, has_loss = (any(getattr(each, end) for each in stage) for end in ("has_embedding", "has_loss"))
     for parameter in (*parameters(model), *buffers(model)):
         if parameter.name.startswith("embedding."):
             is_here = has_embedding or (has_loss and (model.tied_embeddings or model.multi_token_depths > 0))
@@ -61,10 +61,10 @@ def _cut(shape: tuple[int, ...], split: Split, *, ranks: int, rank: int) -> Iter
         yield Box((0,) * len(shape), shape)
         return
     axis = 1 if split is Split.COLUMNS else 0
-    parts = 2 if split is Split.GATE_AND_UP_ROWS else 1
-    part = shape[axis] // parts
-    size = part // ranks
-    for begin in range(0, parts * part, part):
+    virtual_stages = 2 if split is Split.GATE_AND_UP_ROWS else 1
+    virtual_stage = shape[axis] // virtual_stages
+    size = virtual_stage // ranks
+    for begin in range(0, virtual_stages * virtual_stage, virtual_stage):
         offset, box = [0] * len(shape), list(shape)
         offset[axis], box[axis] = begin + rank * size, size
         yield Box(tuple(offset), tuple(box))

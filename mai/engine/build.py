@@ -16,7 +16,7 @@ from mai.engine.optimizer_sharding import OptimizerSharding
 from mai.engine.sharding import Sharding
 from mai.engine.translate import transformer_config
 from mai.parallel.layout import Layout
-from mai.parallel.stages import parts_of_stage
+from mai.parallel.stages import virtual_stages_of
 from mai.recipe import Recipe
 
 
@@ -63,7 +63,7 @@ def build_parts(
             vp_stage=virtual_stage if layout.schedule.is_interleaved else None,
         ).to(device)
         for virtual_stage, part in enumerate(
-            parts_of_stage(recipe.model.num_layers, recipe.parallel, groups.pipeline_rank)
+            virtual_stages_of(recipe.model.num_layers, recipe.parallel, groups.pipeline_rank)
         )
     ]
 

@@ -22,7 +22,7 @@ from mai.engine.operations import choose, compute_dtype
 from mai.parallel.layout import Layout
 from mai.recipe import GroupedQueryAttention, ModelConfig, OptimizerConfig, ParallelConfig, PrecisionConfig, Recipe
 from mai.recipe.pipeline_schedule import PipelineSchedule
-from mai.recipe.stage_text import parts_of
+from mai.recipe.stage_text import texts_of_virtual_stages
 
 Config = TypeVar("Config", TransformerConfig, MegatronOptimizerConfig, DistributedDataParallelConfig)
 
@@ -101,10 +101,10 @@ def _pipeline(recipe: Recipe, layout: Layout) -> dict[str, Any]:
     if layout.pipeline == 1:
         return {"pipeline_model_parallel_size": 1}
     schedule = layout.schedule
-    stages = parts_of(
+    stages = texts_of_virtual_stages(
         recipe.parallel.stages,
         num_layers=recipe.model.num_layers,
-        num_parts=layout.pipeline * layout.virtual_stages,
+        num_virtual_stages=layout.pipeline * layout.virtual_stages,
     )
     # Megatron's letter for them: before the loss, which is last.
     stages[-1] = stages[-1].replace("L", "m" * recipe.model.multi_token_depths + "L")

@@ -46,7 +46,7 @@ class Layout:
     expert: int = 1
     expert_tensor: int = 1
     virtual_stages: int = 1
-    """Parts of the model on each stage."""
+    """On each stage."""
     sharding_copies: int = 1
     """Copies that hybrid sharding keeps equal; 1 where all data-parallel ranks share out one."""
 

@@ -39,7 +39,7 @@ def _sum(one: float | None, other: float | None) -> float | None:
 
 
 def cost(cluster: Cluster, *, seconds: float, gpus_in_use: int, gpus_booked: int) -> Cost:
-    """Of so many seconds."""
+    """What so many seconds cost."""
     hours = seconds / 3600
     gpu_hours = hours * gpus_booked
     watts = gpu_watts(cluster)

@@ -9,8 +9,6 @@ from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import Any
 
-NOT_PUBLISHED: Mapping[str, Any] = MappingProxyType({"is_key": False})
-
 WHERE_ASKED: Mapping[str, Any] = MappingProxyType({"is_left_out": True})
 """No key where the value is None: nobody asked."""
 
@@ -45,7 +43,7 @@ def _keys(value: Any) -> Sequence[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for field in fields(value):
         held, marks = getattr(value, field.name), field.metadata
-        if not marks.get("is_key", True) or (marks.get("is_left_out") and held is None):
+        if marks.get("is_left_out") and held is None:
             continue
         if marks.get("is_inline"):
             found += _keys(held)

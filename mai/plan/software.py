@@ -41,7 +41,7 @@ class Holds:
     gathers_last_input: bool = False
     """The same of the output layer alone."""
     position_tables: bool = False
-    """cos and sin of every position, which each part of the model holds."""
+    """cos and sin of every position, which each virtual stage holds."""
     workspace_mib: int
     """Of cuBLAS, in PyTorch's allocator, on Hopper and newer."""
     expert_workspace_mib: int = field(default=0, metadata=MAY_BE_ZERO)

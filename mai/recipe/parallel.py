@@ -25,7 +25,7 @@ class ParallelConfig:
     """Stages that the layers are cut into."""
 
     virtual_stages: int = Field(default=1, gt=0)
-    """Parts of the model on each pipeline stage, interleaved (arXiv 2104.04473, section 2.2): a smaller bubble."""
+    """Runs of layers on each pipeline stage, interleaved (arXiv 2104.04473, section 2.2): a smaller bubble."""
 
     stages: str = Field(default="even", min_length=1)
     """Which part holds what: `even`, `balanced` (embedding and loss count as a layer each), or written out, E for the
@@ -58,6 +58,11 @@ class ParallelConfig:
     def model_ranks(self) -> int:
         """Ranks that work on one sequence together: they hold one copy of the model, and `context` of each part."""
         return self.tensor * self.context * self.pipeline
+
+    @property
+    def num_virtual_stages(self) -> int:
+        """Over all stages."""
+        return self.pipeline * self.virtual_stages
 
     @property
     def schedule(self) -> PipelineSchedule:

@@ -84,17 +84,13 @@ def lost(recipe: Recipe) -> list[str]:
 
 
 def _num_layers(parallel: ParallelConfig) -> int:
-    num_parts = _num_parts(parallel)
+    num_virtual_stages = parallel.num_virtual_stages
     if parallel.stages == EVEN:
-        return num_parts * (2 if num_parts < 4 else 1)
+        return num_virtual_stages * (2 if num_virtual_stages < 4 else 1)
     if parallel.stages == BALANCED:
-        # Two layers a part less embedding and loss; with two parts these would be even again.
-        return 2 * num_parts - 2 if num_parts > 2 else num_parts + 1
+        # Two layers each, less embedding and loss; with two virtual stages these would be even again.
+        return 2 * num_virtual_stages - 2 if num_virtual_stages > 2 else num_virtual_stages + 1
     return written_out(parallel.stages).count("t")
-
-
-def _num_parts(parallel: ParallelConfig) -> int:
-    return parallel.pipeline * parallel.virtual_stages
 
 
 def _model(recipe: Recipe, parallel: ParallelConfig) -> ModelConfig:

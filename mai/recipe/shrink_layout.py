@@ -10,7 +10,7 @@ from itertools import product
 from math import prod
 
 from mai.recipe.parallel import ParallelConfig
-from mai.recipe.stage_text import BALANCED, EVEN, as_text, layers_of_parts
+from mai.recipe.stage_text import BALANCED, EVEN, as_text, layers_of_virtual_stages
 
 MIN_RANKS, MAX_RANKS = 8, 16
 
@@ -123,16 +123,17 @@ def _distance(parallel: ParallelConfig, small: ParallelConfig) -> tuple[int, ...
 
 
 def _stages(parallel: ParallelConfig, small: ParallelConfig, *, num_layers: int) -> str:
-    """`even` and `balanced` as they are; a written-out text with its pattern of short and long parts."""
+    """`even` and `balanced` as they are; a written-out text with its pattern of short and long virtual stages."""
     if parallel.stages in (EVEN, BALANCED):
         return parallel.stages
-    num_parts = parallel.pipeline * parallel.virtual_stages
-    layers = layers_of_parts(parallel.stages, num_layers=num_layers, num_parts=num_parts)
+    layers = layers_of_virtual_stages(
+        parallel.stages, num_layers=num_layers, num_virtual_stages=parallel.num_virtual_stages
+    )
     # 0, 1 and 2 layers keep the order of: none, the fewest, more.
     fewest = min(count for count in layers if count)
     ranked = [min(count, 1) + (count > fewest) for count in layers]
-    last = small.pipeline * small.virtual_stages - 1
-    picked = [ranked[part * (len(ranked) - 1) // last] for part in range(last + 1)]
+    last = small.num_virtual_stages - 1
+    picked = [ranked[each * (len(ranked) - 1) // last] for each in range(last + 1)]
     # Two layers at least: one of each kind.
     picked[picked.index(max(picked))] += max(0, 2 - sum(picked))
     if len(set(picked)) == 1 and len(set(layers)) > 1:

@@ -1,11 +1,12 @@
-"""The words of `parallel.stages`: how many layers each part of the model holds, as text and as numbers.
+"""The words of `parallel.stages`: how many layers each virtual stage holds, as text and as numbers.
 
 The notation is Megatron-Core's pipeline_model_parallel_layout (megatron/core/transformer/
 pipeline_parallel_layer_layout.py, parse_str_to_list): E is the embedding, t a layer, L the loss, | stands between
-parts, *n repeats one letter or a group in parentheses, a comma is only there for the eye: `Et*3|(tt|)*29,tL` has 31
-parts. What Megatron-Core reads in an odd way (a repeat of a repeat, parentheses within parentheses) is refused here.
+virtual stages, *n repeats one letter or a group in parentheses, a comma is only there for the eye:
+`Et*3|(tt|)*29,tL` has 31 of them. What Megatron-Core reads in an odd way (a repeat of a repeat, parentheses within
+parentheses) is refused here.
 
-E comes first and L last, so the layers of each part say all.
+E comes first and L last, so the layers of each say all.
 """
 
 import re
@@ -17,45 +18,51 @@ from mai.recipe.breach import shown
 EVEN, BALANCED = "even", "balanced"
 
 LONGEST = 100_000
-"""Letters of a text with its repeats written out: more than any model has layers and parts."""
+"""Letters of a text with its repeats written out: more than any model has layers and virtual stages."""
 
 _SINGLE = re.compile(r"([EtL|])(?:\*([0-9]+))?")
 _GROUP = re.compile(r"\(([^()]+)\)\*([0-9]+)")
 
 
-def layers_of_parts(stages: str, *, num_layers: int, num_parts: int) -> list[int]:
-    """How many layers each part holds, in the order of the forward pass; for a recipe that passed the rules."""
+def layers_of_virtual_stages(stages: str, *, num_layers: int, num_virtual_stages: int) -> list[int]:
+    """How many layers each holds, in the order of the forward pass; for a recipe that passed the rules."""
     if stages == EVEN:
-        assert num_layers % num_parts == 0
-        return [num_layers // num_parts] * num_parts
+        assert num_layers % num_virtual_stages == 0
+        return [num_layers // num_virtual_stages] * num_virtual_stages
     if stages == BALANCED:
-        return _balanced(num_layers, num_parts)
-    return [part.count("t") for part in written_out(stages).split("|")]
+        return _balanced(num_layers, num_virtual_stages)
+    return [each.count("t") for each in written_out(stages).split("|")]
 
 
-def _balanced(num_layers: int, num_parts: int) -> list[int]:
-    """Embedding and loss count as a layer each; where it does not divide, the parts in the middle hold one more.
+def _balanced(num_layers: int, num_virtual_stages: int) -> list[int]:
+    """Embedding and loss count as a layer each; where it does not divide, those in the middle hold one more.
 
     Those are neighbours, which are on different stages, so whole stages differ by one as well."""
-    assert num_layers + 2 >= num_parts
-    each, num_larger = divmod(num_layers + 2, num_parts)
-    first_larger = (num_parts - num_larger) // 2
-    sizes = [each + (first_larger <= part < first_larger + num_larger) for part in range(num_parts)]
+    assert num_layers + 2 >= num_virtual_stages
+    each, num_larger = divmod(num_layers + 2, num_virtual_stages)
+    first_larger = (num_virtual_stages - num_larger) // 2
+    sizes = [
+        each + (first_larger <= virtual_stage < first_larger + num_larger)
+        for virtual_stage in range(num_virtual_stages)
+    ]
     sizes[0] -= 1
     sizes[-1] -= 1
     return sizes
 
 
-def parts_of(stages: str, *, num_layers: int, num_parts: int) -> list[str]:
-    """One text a part, without repeats; for a recipe that passed the rules."""
-    texts = ["t" * layers for layers in layers_of_parts(stages, num_layers=num_layers, num_parts=num_parts)]
+def texts_of_virtual_stages(stages: str, *, num_layers: int, num_virtual_stages: int) -> list[str]:
+    """One text each, without repeats; for a recipe that passed the rules."""
+    texts = [
+        "t" * layers
+        for layers in layers_of_virtual_stages(stages, num_layers=num_layers, num_virtual_stages=num_virtual_stages)
+    ]
     texts[0] = f"E{texts[0]}"
     texts[-1] = f"{texts[-1]}L"
     return texts
 
 
 def as_text(layers: Sequence[int]) -> str:
-    """The shortest way to write these parts: `Ett|(t*4|)*2,ttL`."""
+    """The shortest way to write virtual stages with so many layers: `Ett|(t*4|)*2,ttL`."""
     if len(layers) == 1:
         return f"E{_letters(layers[0])}L"
     middle = "".join(_run(num_layers, times=len(list(run))) for num_layers, run in groupby(layers[1:-1]))
@@ -63,8 +70,8 @@ def as_text(layers: Sequence[int]) -> str:
 
 
 def _run(num_layers: int, *, times: int) -> str:
-    part = f"{_letters(num_layers)}|"
-    return min(part * times, f"({part})*{times},", key=len)
+    text = f"{_letters(num_layers)}|"
+    return min(text * times, f"({text})*{times},", key=len)
 
 
 def _letters(num_layers: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from mai.parallel.layout import Layout
 from mai.parallel.place import Place
-from mai.parallel.stages import parts_of_stage
+from mai.parallel.stages import virtual_stages_of
 from mai.recipe import GroupedQueryAttention, Recipe
 from tests.parity.matrix import LAYOUTS, ONE_RANK, SHAPES, recipe_of
 from tests.parity.trainer import name_of, num_ranks
@@ -172,8 +172,8 @@ def test_they_are_alive_in_every_layout(shape: str, ranks: int, request: pytest.
 def held_by(rank: int, recipe: Recipe, ranks: int) -> tuple[list[int], bool]:
     """The layers on the rank's stage, and whether the loss is there."""
     stage = Layout.of(recipe.parallel, ranks).coordinates(rank).pipeline
-    parts = parts_of_stage(recipe.model.num_layers, recipe.parallel, stage)
-    return [layer for part in parts for layer in part.layers], any(part.has_loss for part in parts)
+    virtual_stages = virtual_stages_of(recipe.model.num_layers, recipe.parallel, stage)
+    return [layer for each in virtual_stages for layer in each.layers], any(each.has_loss for each in virtual_stages)
 
 
 def number_of_heads(calls: dict[str, int]) -> int:

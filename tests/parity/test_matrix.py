@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 
-from mai.parallel.stages import parts
+from mai.parallel.stages import all_virtual_stages
 from mai.recipe import ParallelConfig, rules
 from tests.parity.matrix import LAYOUTS, LEAST_AGREED_STEPS, SHAPES, TOLERANCE, Cell, Layout, cells, recipe_of
 from tests.parity.trainer import name_of, num_ranks
@@ -19,7 +19,7 @@ OTHERS = [layout for layout in LAYOUTS if not layout.every_commit]
 
 def axes_of(parallel: ParallelConfig, num_layers: int) -> set[str]:
     """Which axes a layout uses."""
-    sizes = {len(part.layers) for part in parts(num_layers, parallel)}
+    sizes = {len(each.layers) for each in all_virtual_stages(num_layers, parallel)}
     used = {
         "tensor": parallel.tensor > 1,
         "sequence": parallel.sequence,

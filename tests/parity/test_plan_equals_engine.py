@@ -11,11 +11,11 @@ from mai.hardware.cluster import load_cluster
 from mai.model.flops import flops_per_token
 from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
 from mai.parallel.layout import Layout, num_micro_batches
-from mai.parallel.stages import Part
+from mai.parallel.stages import VirtualStage
 from mai.plan.memory.memory import rank_memory
 from mai.plan.model.activations import Cut
 from mai.plan.model.architecture import Layer, of_model
-from mai.plan.model.part_activations import gather_buffer_bytes, kept_bytes_of_part
+from mai.plan.model.virtual_stage_activations import gather_buffer_bytes, kept_bytes_of_virtual_stage
 from mai.plan.model.weights import table_bytes
 from mai.plan.model.work import Multiplication, Work, of_depth, of_layer, of_output, recomputed
 from mai.plan.setting.setting import Setting
@@ -205,13 +205,13 @@ def test_a_part_keeps_what_the_planner_says(case: Case, counted: Mapping[Case, l
         cut = setting.cut
         keeps_logits = setting.parallel.sharding == "full"
         said, buffers = [], []
-        for part in setting.stages[stage]:
+        for virtual_stage in setting.stages[stage]:
             said.append(
-                kept_bytes_of_part(
-                    setting.architecture, part, cut, setting.parallel.recompute, keeps_logits=keeps_logits
+                kept_bytes_of_virtual_stage(
+                    setting.architecture, virtual_stage, cut, setting.parallel.recompute, keeps_logits=keeps_logits
                 )
             )
-            buffers.append(gather_buffer_bytes(setting.architecture, part, cut))
+            buffers.append(gather_buffer_bytes(setting.architecture, virtual_stage, cut))
         # Left out are the balancing loss's own numbers, and a context rank's copy of its tokens.
         is_rough = case.recipe.model.experts is not None or cut.context > 1
         assert said == pytest.approx(found.kept_bytes, rel=0.005 if is_rough else 2e-4)
@@ -223,9 +223,9 @@ def test_a_rank_multiplies_what_the_planner_says(case: Case, counted: Mapping[Ca
     """Forward, backward, and once more what is recomputed."""
     for setting, stage, found in stages_of(case, counted):
         products, attention = 0.0, 0.0
-        for part in setting.stages[stage]:
-            products += _of_ends(setting, part)
-            for layer in _layers(setting, part):
+        for virtual_stage in setting.stages[stage]:
+            products += _of_ends(setting, virtual_stage)
+            for layer in _layers(setting, virtual_stage):
                 modules = of_layer(setting.architecture, layer, setting.cut)
                 again = recomputed(modules, setting.parallel.recompute)
                 for name, module in modules.items():
@@ -238,14 +238,14 @@ def test_a_rank_multiplies_what_the_planner_says(case: Case, counted: Mapping[Ca
         assert setting.num_micro_batches * attention == pytest.approx(kernels)
 
 
-def _layers(setting: Setting, part: Part) -> Iterator[Layer]:
+def _layers(setting: Setting, virtual_stage: VirtualStage) -> Iterator[Layer]:
     layers, depths = setting.architecture.layers, setting.architecture.depths
-    yield from (layers[number] for number in part.layers)
-    yield from layers[-1:] * (part.has_loss * depths)
+    yield from (layers[number] for number in virtual_stage.layers)
+    yield from layers[-1:] * (virtual_stage.has_loss * depths)
 
 
-def _of_ends(setting: Setting, part: Part) -> float:
-    if not part.has_loss:
+def _of_ends(setting: Setting, virtual_stage: VirtualStage) -> float:
+    if not virtual_stage.has_loss:
         return 0.0
     architecture, cut = setting.architecture, setting.cut
     passes = 4 if "layer" in setting.parallel.recompute else 3
@@ -260,11 +260,11 @@ def _flops(product: Multiplication, setting: Setting) -> float:
 def _attention_flops(layer: Layer, core: Work, cut: Cut, *, is_recomputed: bool) -> float:
     """The planner counts what a query sees. A CPU's kernels compute the rest of the square as well and hide it; those
     of context ranks, two rectangles of it."""
-    attention, parts = layer.attention, 2 * cut.context
+    attention, virtual_stages = layer.attention, 2 * cut.context
     sizes = attention.key_size + attention.value_size
     if attention.window is None:
         assert core.attention_flops == sizes * core.scores
-    share = (1 if cut.context == 1 else (parts + 1) / (2 * parts)) + attention.has_sinks / cut.length
+    share = (1 if cut.context == 1 else (virtual_stages + 1) / (2 * virtual_stages)) + attention.has_sinks / cut.length
     # Step by step, as with sinks, the backward pass computes no scores again.
     passes = 1 + (2 if attention.has_sinks else 2.5) + is_recomputed
     return passes * 2 * sizes * core.scores * share
@@ -275,8 +275,11 @@ def test_a_step_of_one_rank_multiplies_its_model_flops(case: Case, counted: Mapp
     """All products, and of attention three times what the forward pass has of it in the convention."""
     recipe, (found,) = case.recipe, counted[case]
     setting = setting_of(case, [found], 0)
-    (part,) = setting.stages[0]
-    cores = (of_layer(setting.architecture, layer, setting.cut)["attention_core"] for layer in _layers(setting, part))
+    (virtual_stage,) = setting.stages[0]
+    cores = (
+        of_layer(setting.architecture, layer, setting.cut)["attention_core"]
+        for layer in _layers(setting, virtual_stage)
+    )
     products = found.flops.total() - sum(found.flops[kernel] for kernel in ATTENTION)
     counted_flops = products + 3 * sum(core.attention_flops for core in cores)
     tokens = recipe.train.batch_tokens

@@ -1,7 +1,7 @@
 """When ranks that hold the same weights gather them and sum their gradients: Megatron-Core's buckets.
 
 megatron/core/distributed (core 0.16.1), param_and_grad_buffer.py and distributed_data_parallel.py. Parameters fill
-buckets from the last to the first; only the first part of the first stage has more than one of some 40 million.
+buckets from the last to the first; only the first virtual stage of all has more than one of some 40 million.
 
     first forward pass     a bucket is gathered where its first module runs, and the next one sent for at once
     last backward pass     a bucket is summed where the last of its gradients is complete
@@ -37,12 +37,12 @@ class Bucket:
 
 
 def least_elements(data_ranks: int) -> int:
-    """Of a bucket, where a model is cut into buckets at all."""
+    """The fewest elements of a bucket, where a model is cut into buckets at all."""
     return max(LEAST_ELEMENTS, LEAST_ELEMENTS_A_RANK * data_ranks)
 
 
 def buckets(parameters: Sequence[Held], *, ranks: int, least: int | None) -> list[Bucket]:
-    """Of all parameters, which come in the model's order; `least` None cuts none."""
+    """Cut all parameters, which come in the model's order, into buckets; `least` None makes one."""
     found: list[Bucket] = []
     names: list[str] = []
     start = end = 0
@@ -86,7 +86,7 @@ class Sharing:
 
 
 class Sums:
-    """Of one part of the model: the operations on its buckets, asked for module by module."""
+    """The operations on the buckets of one virtual stage, asked for module by module."""
 
     def __init__(self, buckets: Sequence[Bucket], sharing: Sharing, *, together: bool, what: str) -> None:
         """`together`: all buckets are one, but in name."""

@@ -21,13 +21,13 @@ class Caller:
 
     @property
     def tokens(self) -> int:
-        """Of a micro-batch, on one context rank."""
+        """A micro-batch's, on one context rank."""
         parallel = self.recipe.parallel
         return parallel.micro_batch_sequences * self.recipe.data.sequence_length // parallel.context
 
     @property
     def own_tokens(self) -> int:
-        """Of these, between the matrices that tensor ranks share."""
+        """A rank's share of these, between the matrices that tensor ranks share."""
         return self.tokens // self.layout.tensor if self.recipe.parallel.sequence else self.tokens
 
     def call(

@@ -16,8 +16,8 @@ from mai.plan.communication.of_output import token_losses
 
 
 def of_depths(caller: Caller, recomputed: Set[str], *, has_embedding: bool) -> Iterator[Stretch]:
-    """`has_embedding`: the model's first layer is in the same part, so that the gradient of the embedding is complete
-    only with that."""
+    """`has_embedding`: the model's first layer is in the same virtual stage, so that the gradient of the embedding is
+    complete only with that."""
     depths = range(caller.recipe.model.multi_token_depths)
     for depth in depths:
         is_first_user = depth == 0 and not has_embedding

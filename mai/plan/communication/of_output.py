@@ -33,7 +33,8 @@ def _is_one_operation(caller: Caller) -> bool:
 
 
 def _cross_entropy(caller: Caller) -> tuple[Event, ...]:
-    """Of all logits at once: ours, or Megatron-Core's (megatron/core/tensor_parallel/cross_entropy.py, core 0.16.1)."""
+    """What a cross entropy of all logits at once calls: ours, or Megatron-Core's
+    (megatron/core/tensor_parallel/cross_entropy.py, core 0.16.1)."""
     if caller.recipe.kernels != "reference":
         return _statistics(caller, caller.tokens)
     sums = [f"cross entropy, {what}" for what in ("largest logits", "targets' logits", "sums of exponentials")]

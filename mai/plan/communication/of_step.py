@@ -10,7 +10,7 @@ from functools import cached_property
 from mai.errors import PlanError
 from mai.model.shapes import Parameter, Split
 from mai.parallel.layout import Layout, num_micro_batches
-from mai.parallel.stages import Part, parts_of_stage
+from mai.parallel.stages import VirtualStage, virtual_stages_of
 from mai.plan.communication.caller import Caller
 from mai.plan.communication.matrices import norm
 from mai.plan.communication.modules import Stretch, backward, forward, within
@@ -26,7 +26,7 @@ from mai.recipe.pipeline_schedule import Turn
 
 
 def programs(recipe: Recipe, layout: Layout) -> tuple[Program, ...]:
-    """Of the ranks of every stage, of a step that is not the first.
+    """The program of every stage's ranks, in a step that is not the first.
 
     An attention core or a loss of the user's own is taken to call nothing. Raises PlanError for a layer of the user's
     own, and for further depths on context ranks, of which each calls otherwise than its neighbours."""
@@ -55,22 +55,22 @@ class _Stage:
         return num_micro_batches(self.caller.recipe, self.caller.layout)
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def virtual_stages(self) -> tuple[VirtualStage, ...]:
         recipe = self.caller.recipe
-        return parts_of_stage(recipe.model.num_layers, recipe.parallel, self.stage)
+        return virtual_stages_of(recipe.model.num_layers, recipe.parallel, self.stage)
 
     @cached_property
     def stretches(self) -> list[list[Stretch]]:
-        return [list(_stretches(self.caller, part)) for part in self.parts]
+        return [list(_stretches(self.caller, each)) for each in self.virtual_stages]
 
     @cached_property
     def parameters(self) -> list[list[Parameter]]:
-        return [parameters_of(self.caller.recipe, part) for part in self.parts]
+        return [parameters_of(self.caller.recipe, each) for each in self.virtual_stages]
 
     @cached_property
     def shared(self) -> list[SharedWeights]:
-        of_part = fully_shared if self.caller.recipe.parallel.sharding == "full" else bucketed
-        return [of_part(self.caller, self.stage, number, held) for number, held in enumerate(self.parameters)]
+        shared_weights = fully_shared if self.caller.recipe.parallel.sharding == "full" else bucketed
+        return [shared_weights(self.caller, self.stage, number, held) for number, held in enumerate(self.parameters)]
 
     def _turn(self, turn: Turn) -> Iterator[Together]:
         stretches, shared = self.stretches[turn.virtual_stage], self.shared[turn.virtual_stage]
@@ -94,29 +94,29 @@ class _Stage:
         return Operation(send.kind, "pipeline", elements, caller.dtype, peer=send.peer, what=what)
 
 
-def _stretches(caller: Caller, part: Part) -> Iterator[Stretch]:
+def _stretches(caller: Caller, virtual_stage: VirtualStage) -> Iterator[Stretch]:
     """Ends are never recomputed."""
     recomputed = frozenset(caller.recipe.parallel.recompute)
-    if part.has_embedding:
+    if virtual_stage.has_embedding:
         yield embedding(caller), frozenset()
-    for layer in part.layers:
+    for layer in virtual_stage.layers:
         prefix = f"decoder.layers.{layer}"
         yield within(prefix, *modules_of_layer(caller, layer, prefix=prefix)), recomputed
-    if has_final_norm(caller.recipe, part):
+    if has_final_norm(caller.recipe, virtual_stage):
         yield [norm("decoder.final_layernorm")], frozenset()
-    if part.has_loss:
+    if virtual_stage.has_loss:
         yield output(caller), frozenset()
-        yield from of_depths(caller, recomputed, has_embedding=part.has_embedding)
+        yield from of_depths(caller, recomputed, has_embedding=virtual_stage.has_embedding)
 
 
 def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]]) -> Iterator[Operation]:
     """Behind all turns: what is left of gradients, their norm, and the loss."""
     layout = caller.layout
     if layout.tensor > 1:
-        uncut = sum(_held(caller, p) for part in parameters for p in part if _is_summed(caller, p))
+        uncut = sum(_held(caller, p) for each in parameters for p in each if _is_summed(caller, p))
         if uncut:
             yield Operation("all_reduce", "tensor", uncut, "float32", what="gradients of what tensor ranks hold alike")
-    for parameter in (p for part in parameters for p in part if p.name in both_ends_hold(caller.recipe)):
+    for parameter in (p for each in parameters for p in each if p.name in both_ends_hold(caller.recipe)):
         elements = _held(caller, parameter)
         yield Operation("all_reduce", "embedding", elements, "float32", what="gradient of the embedding")
     sharing = layout.context * layout.data
@@ -131,7 +131,7 @@ def _behind(caller: Caller, stage: int, parameters: Sequence[Sequence[Parameter]
             yield Operation("all_reduce", family, 1, "float64", what="gradient norm")
         yield Operation("all_reduce", "world", _num_totals(caller.recipe.model), "float64", what=_TOTALS)
     experts = caller.recipe.model.experts
-    routers = sum(p.name.endswith("router.weight") for part in parameters for p in part)
+    routers = sum(p.name.endswith("router.weight") for each in parameters for p in each)
     if experts is not None and experts.bias_update_rate and routers and layout.stage_ranks > 1:
         counts = routers * experts.num_experts
         yield Operation("all_reduce", "tensor_data_context", counts, "int64", what="tokens of all experts")

@@ -13,7 +13,7 @@ _ELEMENT_BYTES = {"bfloat16": 2, "float32": 4, "int32": 4, "float64": 8, "int64"
 class Operation:
     kind: Kind
     group: str
-    """Whose ranks must all call it: the name of a family of groups, of which each rank is in one (groups.py)."""
+    """Whose ranks must all call it: the name of a family of groups, of which each rank is in one (rank_families.py)."""
     elements: int
     """Of this rank's input; of what comes where nothing goes in. Of an all-to-all, what an even router sends."""
     dtype: str
@@ -28,7 +28,7 @@ class Operation:
 
     @property
     def num_bytes(self) -> int:
-        """Of `elements`."""
+        """Size of `elements`."""
         return self.elements * _ELEMENT_BYTES[self.dtype]
 
 

@@ -1,4 +1,4 @@
-"""Which parameters a part of the model holds, how much of each a rank has, and how Megatron-Core orders them."""
+"""Which parameters a virtual stage holds, how much of each a rank has, and how Megatron-Core orders them."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -13,16 +13,16 @@ from mai.model.shapes import (
     output_layer,
 )
 from mai.parallel.layout import Layout
-from mai.parallel.stages import Part
+from mai.parallel.stages import VirtualStage
 from mai.recipe import Recipe
 
 
-def parameters_of(recipe: Recipe, part: Part) -> list[Parameter]:
+def parameters_of(recipe: Recipe, virtual_stage: VirtualStage) -> list[Parameter]:
     """In the order in which Megatron-Core's modules register them: buckets are filled in it.
 
-    The last part has the embedding once more where further depths look tokens up, and, as its output layer, where the
+    The last one has the embedding once more where further depths look tokens up, and, as its output layer, where the
     two are tied (megatron/core/models/gpt/gpt_model.py, GPTModel, core 0.16.1)."""
-    return list(_registered(_of_forward_pass(recipe, part)))
+    return list(_registered(_of_forward_pass(recipe, virtual_stage)))
 
 
 def both_ends_hold(recipe: Recipe) -> frozenset[str]:
@@ -35,11 +35,11 @@ def both_ends_hold(recipe: Recipe) -> frozenset[str]:
     return frozenset({embedding(model).name} if model.multi_token_depths else ())
 
 
-def has_final_norm(recipe: Recipe, part: Part) -> bool:
-    """Before the output layer; where further depths follow, behind the last layer, though the last part may have none
-    (megatron/core/transformer/transformer_block.py, has_final_layernorm_in_this_stage, core 0.16.1)."""
+def has_final_norm(recipe: Recipe, virtual_stage: VirtualStage) -> bool:
+    """Before the output layer; where further depths follow, behind the last layer, though the last virtual stage may
+    have none (megatron/core/transformer/transformer_block.py, has_final_layernorm_in_this_stage, core 0.16.1)."""
     model = recipe.model
-    return model.num_layers - 1 in part.layers if model.multi_token_depths else part.has_loss
+    return model.num_layers - 1 in virtual_stage.layers if model.multi_token_depths else virtual_stage.has_loss
 
 
 def elements_of(parameter: Parameter, layout: Layout) -> int:
@@ -49,18 +49,18 @@ def elements_of(parameter: Parameter, layout: Layout) -> int:
     return parameter.num_elements // (1 if parameter.split is Split.NONE else layout.tensor)
 
 
-def _of_forward_pass(recipe: Recipe, part: Part) -> Iterator[Parameter]:
+def _of_forward_pass(recipe: Recipe, virtual_stage: VirtualStage) -> Iterator[Parameter]:
     model = recipe.model
-    if part.has_embedding or (part.has_loss and model.multi_token_depths):
+    if virtual_stage.has_embedding or (virtual_stage.has_loss and model.multi_token_depths):
         yield embedding(model)
-    for layer in part.layers:
+    for layer in virtual_stage.layers:
         yield from layer_parameters(model, layer)
-    if has_final_norm(recipe, part):
+    if has_final_norm(recipe, virtual_stage):
         yield final_norm(model)
-    if part.has_loss:
+    if virtual_stage.has_loss:
         for depth in range(model.multi_token_depths):
             yield from depth_parameters(model, depth)
-        if not (model.tied_embeddings and part.has_embedding):
+        if not (model.tied_embeddings and virtual_stage.has_embedding):
             yield output_layer(model)
 
 

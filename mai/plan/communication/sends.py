@@ -41,7 +41,7 @@ class _Pipeline:
         return self.schedule.num_stages * self.schedule.virtual_stages - 1
 
     def number(self, turn: Turn) -> int:
-        """Of the virtual stage of the whole model that the turn goes through here."""
+        """Which virtual stage of the whole model the turn goes through here."""
         return turn.virtual_stage * self.schedule.num_stages + self.stage
 
     def sent(self, turn: Turn) -> Moment:

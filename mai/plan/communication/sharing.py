@@ -15,7 +15,7 @@ from mai.recipe.pipeline_schedule import Turn
 
 
 class SharedWeights(Protocol):
-    """Of one part of the model."""
+    """What ranks call for the weights of one virtual stage."""
 
     def begin(self, turn: Turn) -> Iterator[Operation]:
         """Before the pass."""
@@ -28,10 +28,10 @@ class SharedWeights(Protocol):
 
 
 def bucketed(caller: Caller, stage: int, virtual_stage: int, parameters: Sequence[Parameter]) -> SharedWeights:
-    """Of the distributed optimizer."""
-    layout, part = caller.layout, virtual_stage * caller.layout.pipeline + stage
-    # Only the first part's sums have nothing to hide behind (optimizer_sharding.py).
-    least = least_elements(layout.data) if part == 0 else None
+    """As the distributed optimizer shares them, in buckets."""
+    layout, number = caller.layout, virtual_stage * caller.layout.pipeline + stage
+    # Only the first virtual stage's sums have nothing to hide behind (optimizer_sharding.py).
+    least = least_elements(layout.data) if number == 0 else None
     doubled = both_ends_hold(caller.recipe)
     sums = []
     for is_expert in (False, True):
@@ -42,15 +42,15 @@ def bucketed(caller: Caller, stage: int, virtual_stage: int, parameters: Sequenc
         ]
         family, ranks = _sharers(layout, is_expert=is_expert)
         sharing = Sharing(family, ranks, layout.sharding_copies, caller.dtype)
-        what = f"{'experts' if is_expert else 'weights'} of part {part}, bucket"
+        what = f"{'experts' if is_expert else 'weights'} of part {number}, bucket"
         cut = buckets(held, ranks=ranks, least=least)
         sums.append(Sums(cut, sharing, together=virtual_stage > 0, what=what))
     return _Bucketed(sums, last_micro_batch=num_micro_batches(caller.recipe, layout) - 1)
 
 
 def fully_shared(caller: Caller, stage: int, virtual_stage: int, parameters: Sequence[Parameter]) -> SharedWeights:
-    """Of full sharding."""
-    layout, part = caller.layout, virtual_stage * caller.layout.pipeline + stage
+    """As full sharding does, unit by unit."""
+    layout, number = caller.layout, virtual_stage * caller.layout.pipeline + stage
     has_further = any(each.name.startswith("mtp.") for each in parameters)
     ends_are_units = not (caller.recipe.model.tied_embeddings or has_further)
     own: dict[str, int] = {}
@@ -60,9 +60,9 @@ def fully_shared(caller: Caller, stage: int, virtual_stage: int, parameters: Seq
         families[unit] = _sharers(layout, is_expert=parameter.is_expert)
         own[unit] = own.get(unit, 0) + own_elements(parameter, layout)
     units = {name: Unit(own[name], *families[name], layout.sharding_copies) for name in own}
-    is_last = part == layout.pipeline * layout.virtual_stages - 1
+    is_last = number == layout.pipeline * layout.virtual_stages - 1
     ends_in_unit = not (is_last or any(each.name == "decoder.final_layernorm.weight" for each in parameters))
-    return _FullyShared(Units(units, dtype=caller.dtype, what=f"part {part}"), ends_in_unit=ends_in_unit)
+    return _FullyShared(Units(units, dtype=caller.dtype, what=f"part {number}"), ends_in_unit=ends_in_unit)
 
 
 class _Bucketed:
@@ -90,7 +90,7 @@ class _Bucketed:
 
 class _FullyShared:
     def __init__(self, units: Units, *, ends_in_unit: bool) -> None:
-        """`ends_in_unit`: the last unit's output is that of the part."""
+        """`ends_in_unit`: the last unit's output is that of the virtual stage."""
         self._units, self._ends_in_unit = units, ends_in_unit
         self._must_enter_root = False
 
@@ -142,8 +142,8 @@ def _unit_of(parameter: Parameter, *, ends_are_units: bool) -> str:
 
 
 def own_elements(parameter: Parameter, layout: Layout) -> int:
-    """Of the rows that a rank of full sharding gets, padded to the same for all; experts' matrices stand one below the
-    other."""
+    """Elements of the rows that a rank of full sharding gets, padded to the same for all; experts' matrices stand one
+    below the other."""
     _, ranks = _sharers(layout, is_expert=parameter.is_expert)
     elements, (_, *inner) = elements_of(parameter, layout), parameter.shape
     columns = inner[-1] if inner else 1

@@ -29,7 +29,7 @@ class Unit:
 
 
 class Units:
-    """Of one part of the model; `name` in every verb is that of a unit."""
+    """The units of one virtual stage; `name` in every verb is that of a unit."""
 
     def __init__(self, units: Mapping[str, Unit], *, dtype: str, what: str) -> None:
         self._units, self._dtype, self._what = units, dtype, what

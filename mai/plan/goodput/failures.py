@@ -88,7 +88,7 @@ class Restart:
 
 
 def restart_of(**seconds: float) -> Restart:
-    """Of these steps alone: all others take no time."""
+    """A restart of these steps alone: all others take no time."""
     return Restart(**{**{each.name: 0.0 for each in fields(Restart)}, **seconds})
 
 
@@ -141,7 +141,7 @@ class Failures:
         return sum(cause.count for cause in self.causes.values())
 
     def share(self, breaks: Breaks) -> float:
-        """Of the failures, those that break this."""
+        """The share of failures that break this."""
         return sum(cause.count for cause in self.causes.values() if cause.breaks == breaks) / self.total
 
     def broken_nodes(self, breaks: str) -> int:

@@ -33,7 +33,8 @@ class Tier:
 def two_tier_goodput(
     interval_seconds: float, saves_per_far_save: int, *, near: Tier, far: Tier, mean_seconds: float, near_share: float
 ) -> float:
-    """Of a run that saves to the near tier after so much useful time, and every so many times to the far one instead.
+    """What is left to a run that saves to the near tier after so much useful time, and every so many times to the far
+    one instead.
 
     The near tier is enough for `near_share` of the failures; the others go back to the last far save. Between two far
     saves the expected time from the start of piece i is a line in that from the first piece, so it is solved backwards.
@@ -108,7 +109,7 @@ def best_two_tiers(*, near: Tier, far: Tier, mean_seconds: float, near_share: fl
 
 
 def _argmax(value: Callable[[float], float], *, low: float, high: float) -> float:
-    """Of a function with one maximum: golden section."""
+    """Where a function with one maximum has it: golden section."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = value(left), value(right)
     while high - low > _EXACT_ENOUGH * high:

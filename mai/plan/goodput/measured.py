@@ -71,12 +71,12 @@ class Measured:
 
     @property
     def gpus(self) -> int:
-        """Of its largest attempt."""
+        """Those of its largest attempt."""
         return max(attempt.ranks for attempt in self.attempts)
 
     @property
     def gpu_hours(self) -> float:
-        """Of the run's clock: with the time from an interruption to the next start."""
+        """By the run's clock: with the time from an interruption to the next start."""
         begins = [self.attempts[0].started, *(attempt.stopped for attempt in self.attempts)]
         hours = [(each.stopped - begin) / 3600 for each, begin in zip(self.attempts, begins, strict=False)]
         return sum(each.ranks * spent for each, spent in zip(self.attempts, hours, strict=True))

@@ -12,7 +12,7 @@ def poisson_interval(number: int, confidence: float) -> tuple[float, float]:
 
 
 def _mean_with(number: int, chance: float) -> float:
-    """Of which no more than so many come with this chance."""
+    """The mean with which no more than so many come by this chance."""
     low, high = 0.0, 1.0
     while _chance_of_most(number, high) > chance:
         low, high = high, 2 * high

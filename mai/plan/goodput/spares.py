@@ -27,8 +27,8 @@ def enough(failures_per_repair: Mapping[int, float], *, confidence: float) -> in
 
 
 def waiting_share(failures_per_repair: Mapping[int, float], spares: int) -> float:
-    """Of a run's time, what it waits for a node, where nothing breaks while it waits: Erlang's loss formula (1917) with
-    one place more than spares, for failures that take several nodes as well.
+    """The share of its time that a run waits for a node, where nothing breaks while it waits: Erlang's loss formula
+    (1917) with one place more than spares, for failures that take several nodes as well.
 
     `failures_per_repair` has the failures in the mean time of a repair, by the nodes that each takes. Nodes come back
     as often as nodes leave: across every number in repair, as many failures pass upwards as repairs downwards.

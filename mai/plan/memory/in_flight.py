@@ -12,7 +12,7 @@ _ROUNDS = 4
 
 
 def in_flight(schedule: PipelineSchedule, stage: int, num_micro_batches: int) -> frozenset[_Counts]:
-    """Of each of the stage's virtual stages, whenever a backward pass is about to free one."""
+    """How many each of the stage's virtual stages keeps, whenever a backward pass is about to free one."""
     rounds, left = divmod(num_micro_batches, schedule.num_stages)
     return _states(schedule, stage, min(rounds, _ROUNDS) * schedule.num_stages + left)
 

@@ -1,40 +1,43 @@
 """What micro-batches in flight keep until their backward pass, under the software of a setting.
 
-`activations.py` and `part_activations.py` count mai's own layers and ends. Others differ in the few things that `Keeps`
-names.
+`activations.py` and `virtual_stage_activations.py` count mai's own layers and ends. Others differ in the few things
+that `Keeps` names.
 """
 
 from collections.abc import Collection
 from dataclasses import replace
 
-from mai.parallel.stages import Part
+from mai.parallel.stages import VirtualStage
 from mai.plan.model.activations import kept_bytes, router_copy_bytes
 from mai.plan.model.architecture import Layer
-from mai.plan.model.part_activations import kept_bytes_of_part
+from mai.plan.model.virtual_stage_activations import kept_bytes_of_virtual_stage
 from mai.plan.setting.setting import Setting
 from mai.recipe.parallel import Recomputed
 
 
-def kept_of_part(setting: Setting, part: Part) -> int:
-    """Of one micro-batch that the part has computed forward; without the logits that `loss_bytes` counts."""
+def kept_of_virtual_stage(setting: Setting, virtual_stage: VirtualStage) -> int:
+    """What a virtual stage keeps of a micro-batch that it has computed forward; without the logits that `loss_bytes`
+    counts."""
     architecture, recompute = setting.architecture, setting.parallel.recompute
     if setting.software.holds.logit_tokens is not None:
         # Full sharding has no sum that a chunk's gradient could be added to: all logits wait for the backward pass.
         keeps_logits = setting.parallel.sharding == "full"
-        return kept_bytes_of_part(architecture, part, setting.cut, recompute, keeps_logits=keeps_logits)
-    kept = sum(kept_of_layer(setting, architecture.layers[number], recompute) for number in part.layers)
-    if part.has_loss:
+        return kept_bytes_of_virtual_stage(
+            architecture, virtual_stage, setting.cut, recompute, keeps_logits=keeps_logits
+        )
+    kept = sum(kept_of_layer(setting, architecture.layers[number], recompute) for number in virtual_stage.layers)
+    if virtual_stage.has_loss:
         # Before its layer, a depth's embedding and both halves of what its matrix reads.
         kept += architecture.depths * (
             kept_of_layer(setting, architecture.layers[-1], recompute) + 3 * input_bytes(setting)
         )
-    if part.has_embedding and setting.software.keeps.dropout_masks:
+    if virtual_stage.has_embedding and setting.software.keeps.dropout_masks:
         kept += setting.cut.own_tokens * architecture.hidden
     return kept
 
 
 def kept_of_layer(setting: Setting, layer: Layer, recompute: Collection[Recomputed] = ()) -> int:
-    """Of one micro-batch, on the expert rank that gets most tokens."""
+    """What a layer keeps of a micro-batch, on the expert rank that gets most tokens."""
     keeps, cut, architecture = setting.software.keeps, setting.cut, setting.architecture
     # Where keys are not gathered, a rank keeps as much as if its own part of the sequence were all.
     whole = cut if keeps.context_keys else replace(cut, length=cut.length // cut.context, context=1)
@@ -57,7 +60,7 @@ def kept_of_layer(setting: Setting, layer: Layer, recompute: Collection[Recomput
 
 
 def input_bytes(setting: Setting) -> int:
-    """Of the hidden state of a micro-batch, as a layer reads it and a stage sends it on."""
+    """Bytes of the hidden state of a micro-batch, as a layer reads it and a stage sends it on."""
     return setting.cut.own_tokens * setting.architecture.hidden * setting.element_bytes
 
 

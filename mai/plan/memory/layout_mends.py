@@ -99,9 +99,9 @@ def _doubled(setting: Setting, axis: str) -> Setting:
 
 
 def _with(setting: Setting, **changed: Any) -> Setting:
-    """With these fields of its layout, and layers shared out anew over another number of parts."""
+    """With these fields of its layout, and layers shared out anew over another number of virtual stages."""
     parallel = replace(setting.parallel, **changed)
-    parts = parallel.pipeline * parallel.virtual_stages
-    if parts != setting.parallel.pipeline * setting.parallel.virtual_stages:
-        parallel = replace(parallel, stages="balanced" if len(setting.architecture.layers) % parts else "even")
+    number = parallel.num_virtual_stages
+    if number != setting.parallel.num_virtual_stages:
+        parallel = replace(parallel, stages="balanced" if len(setting.architecture.layers) % number else "even")
     return replace(setting, parallel=parallel)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mai.plan.memory.in_flight import in_flight
-from mai.plan.memory.kept import input_bytes, kept_of_part
+from mai.plan.memory.kept import input_bytes, kept_of_virtual_stage
 from mai.plan.memory.peaks import backward_bytes, embedding_gradient_bytes, expert_forward_bytes, loss_bytes
 from mai.plan.memory.states import buffer_bytes, layers_of, num_numbers, state_bytes
 from mai.plan.model.architecture import Layer
@@ -30,7 +30,7 @@ CONTEXT_GIB = 1.5
 
 @dataclass(frozen=True, slots=True)
 class RankMemory:
-    """Of one rank of a stage, in bytes; all ranks of a stage need the same, experts' imbalance aside."""
+    """What one rank of a stage needs; all ranks of a stage need the same, experts' imbalance aside."""
 
     stage: int
     items_bytes: Mapping[str, int]
@@ -67,7 +67,7 @@ class Memory:
 
 
 def memory(setting: Setting) -> Memory:
-    """Of every stage, on its rank whose experts get most tokens."""
+    """What every stage needs, on its rank whose experts get most tokens."""
     gpu = setting.cluster.gpu
     stages = tuple(rank_memory(setting, stage) for stage in range(setting.parallel.pipeline))
     largest, most = max(stages, key=lambda rank: rank.needed_bytes), round(gpu.most_memory_gib * _GIB)
@@ -81,10 +81,10 @@ def memory(setting: Setting) -> Memory:
 
 
 def rank_memory(setting: Setting, stage: int) -> RankMemory:
-    """Of one stage."""
-    parts, rank = setting.stages[stage], setting.held_on(stage)
+    """What one stage's ranks need."""
+    virtual_stages, rank = setting.stages[stage], setting.held_on(stage)
     items = state_bytes(setting, rank, setting.shards)
-    items["buffers"] = buffer_bytes(setting, parts)
+    items["buffers"] = buffer_bytes(setting, virtual_stages)
     items |= _in_a_step(setting, stage)
     allocated = sum(items.values())
     outside = round(allocated * (RESERVED_OVER_ALLOCATED - 1) + CONTEXT_GIB * _GIB)
@@ -100,15 +100,15 @@ def rank_memory(setting: Setting, stage: int) -> RankMemory:
 
 def _in_a_step(setting: Setting, stage: int) -> dict[str, int]:
     """What micro-batches in flight keep, and the largest of what passes."""
-    parts, parallel = setting.stages[stage], setting.parallel
+    virtual_stages, parallel = setting.stages[stage], setting.parallel
     states = in_flight(parallel.schedule, stage, setting.num_micro_batches)
-    kept = [kept_of_part(setting, part) for part in parts]
+    kept = [kept_of_virtual_stage(setting, each) for each in virtual_stages]
     activations = max(sum(count * each for count, each in zip(state, kept, strict=True)) for state in states)
-    layers = layers_of(setting, parts)
+    layers = layers_of(setting, virtual_stages)
     passing = _passing(setting, set(layers))
-    if any(part.has_loss for part in parts):
+    if any(each.has_loss for each in virtual_stages):
         passing["loss"] = loss_bytes(setting)
-    if parts[0].has_embedding:
+    if virtual_stages[0].has_embedding:
         # Its layers have let go of theirs by then.
         passing["embedding's gradient"] = embedding_gradient_bytes(setting) - kept[0]
     largest = max(passing, key=lambda item: passing[item], default="loss")

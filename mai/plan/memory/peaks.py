@@ -28,7 +28,7 @@ def loss_bytes(setting: Setting) -> int:
 
 
 def backward_bytes(setting: Setting, layer: Layer) -> int:
-    """Of a layer's backward pass, with what is computed again for it."""
+    """What passes in a layer's backward pass, with what is computed again for it."""
     recompute, backward = setting.parallel.recompute, _gradient_bytes(setting, layer)
     again = kept_of_layer(setting, layer) - kept_of_layer(setting, layer, recompute)
     # The attention comes when its network has let go.
@@ -50,12 +50,12 @@ def expert_forward_bytes(setting: Setting, layer: Layer) -> int:
 
 
 def embedding_gradient_bytes(setting: Setting) -> int:
-    """Of the look-up: as large as the embedding."""
+    """The gradient of the look-up: as large as the embedding."""
     return setting.architecture.output.num_parameters_on(setting.cut.tensor) * setting.element_bytes
 
 
 def _gradient_bytes(setting: Setting, layer: Layer) -> int:
-    """Of activations' gradients, less what the layer has let go of, when most is there: behind the activation of its
+    """Activations' gradients, less what the layer has let go of, when most is there: behind the activation of its
     network, or in the first matrix's backward pass."""
     cut, holds, own = setting.cut, setting.software.holds, input_bytes(setting)
     experts, network = layer.experts, layer.network
@@ -82,6 +82,6 @@ def _network_bytes(network: Network, number: int, *, beside_first_matrix: int) -
 
 
 def _rows(setting: Setting, experts: Experts) -> int:
-    """Of a rank's experts, where most come together."""
+    """Rows of a rank's experts, where most come together."""
     cut = setting.cut
     return round(cut.own_tokens * experts.per_token * cut.expert_tensor * cut.imbalance)

@@ -36,7 +36,7 @@ class Cut:
 
     @property
     def tokens(self) -> int:
-        """Of all its sequences, where tensor ranks work on the same ones."""
+        """Those of all its sequences, where tensor ranks work on the same ones."""
         return self.sequences * self.length // self.context
 
     @property
@@ -46,7 +46,7 @@ class Cut:
 
 
 def kept_bytes(architecture: Architecture, layer: Layer, cut: Cut, recompute: Collection[Recomputed] = ()) -> int:
-    """Of one layer and micro-batch, its input included, on the context rank that keeps most."""
+    """Bytes that one layer keeps of a micro-batch, its input included, on the context rank that keeps most."""
     network, experts = layer.network, layer.experts
     # The dispatcher holds the rows of each token, kept or not, until its next micro-batch.
     kept = 0 if experts is None else cut.own_tokens * experts.per_token * _INT64
@@ -153,8 +153,8 @@ def router_copy_bytes(experts: Experts, cut: Cut) -> int:
 
 
 def _of_choice(experts: Experts, cut: Cut) -> int:
-    """Of the router, besides its copies: picked logits and experts; a share of each expert and their sum for the
-    balancing loss."""
+    """Bytes that the router keeps besides its copies: picked logits and experts; a share of each expert and their sum
+    for the balancing loss."""
     return cut.own_tokens * (experts.per_token * (_FP32 + _INT64) + (experts.number + 1) * _FP32)
 
 

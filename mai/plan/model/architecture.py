@@ -123,7 +123,7 @@ class Layer:
         return self.feed_forward if isinstance(self.feed_forward, Experts) else None
 
     def products(self) -> Iterator[Product]:
-        """Of every token; those of experts are in `experts`."""
+        """The matrices of every token; those of experts are in `experts`."""
         yield from self.attention.products
         if self.experts is not None:
             yield self.experts.router
@@ -151,12 +151,13 @@ class Architecture:
 
     @property
     def depth_matrix(self) -> Product:
-        """Of one depth of multi-token prediction: from an embedding and a hidden state to the input of its layer."""
+        """The matrix of one depth of multi-token prediction: from an embedding and a hidden state to the input of its
+        layer."""
         return Product("eh_proj", 2 * self.hidden, self.hidden, Split.ROWS)
 
     @property
     def num_norm_parameters(self) -> int:
-        """Of one norm of the hidden state."""
+        """How many one norm of the hidden state has."""
         return self.hidden * (1 + self.norms_have_bias)
 
     @property

@@ -7,8 +7,8 @@ from mai.plan.model.architecture import Architecture, Layer
 
 
 def whole_square_flops_per_token(architecture: Architecture, sequence_length: int) -> int:
-    """Of a forward and backward pass in which every query attends to every position: 12 * L * H * Q * T for attention
-    (PaLM, arXiv 2204.02311, appendix B)."""
+    """FLOPs of a forward and backward pass in which every query attends to every position: 12 * L * H * Q * T for
+    attention (PaLM, arXiv 2204.02311, appendix B)."""
 
     def of_layer(layer: Layer) -> int:
         attention = layer.attention
@@ -22,7 +22,7 @@ def whole_square_flops_per_token(architecture: Architecture, sequence_length: in
 
 
 def _active_weights(layer: Layer) -> int:
-    """Of the matrices that multiply one token."""
+    """Weights of the matrices that multiply one token."""
     weights = sum(product.num_weights for product in layer.products())
     if layer.experts is not None:
         of_one = sum(product.num_weights for product in layer.experts.network.products)

@@ -4,7 +4,7 @@ the tables of positions beside them."""
 from collections import Counter
 from dataclasses import dataclass
 
-from mai.parallel.stages import Part
+from mai.parallel.stages import VirtualStage
 from mai.plan.model.architecture import Architecture
 
 
@@ -18,11 +18,21 @@ class Held:
         return self.dense + self.experts
 
 
-def held(architecture: Architecture, parts: tuple[Part, ...], *, tensor: int, expert: int, expert_tensor: int) -> Held:
-    """Of one rank of the stage that has these parts of the model."""
-    layers = Counter(architecture.layers[number] for part in parts for number in part.layers)
+def held(
+    architecture: Architecture,
+    virtual_stages: tuple[VirtualStage, ...],
+    *,
+    tensor: int,
+    expert: int,
+    expert_tensor: int,
+) -> Held:
+    """What one rank holds of the stage that has these virtual stages."""
+    layers = Counter(architecture.layers[number] for each in virtual_stages for number in each.layers)
     dense = sum(number * architecture.num_dense_parameters_on(tensor, layer) for layer, number in layers.items())
-    has_embedding, has_loss = any(part.has_embedding for part in parts), any(part.has_loss for part in parts)
+    has_embedding, has_loss = (
+        any(each.has_embedding for each in virtual_stages),
+        any(each.has_loss for each in virtual_stages),
+    )
     if has_loss:
         dense += architecture.num_norm_parameters + architecture.depths * architecture.num_depth_parameters_on(tensor)
         layers[architecture.layers[-1]] += architecture.depths
@@ -34,11 +44,11 @@ def held(architecture: Architecture, parts: tuple[Part, ...], *, tensor: int, ex
     return Held(dense, architecture.num_expert_parameters(layers, expert=expert, expert_tensor=expert_tensor))
 
 
-def table_bytes(architecture: Architecture, parts: tuple[Part, ...], *, length: int) -> int:
-    """cos and sin of every position of a whole sequence, fp32, which each part of the model holds for its layers, and
+def table_bytes(architecture: Architecture, virtual_stages: tuple[VirtualStage, ...], *, length: int) -> int:
+    """cos and sin of every position of a whole sequence, fp32, which each virtual stage holds for its layers, and
     each further depth for its own (mai/engine/layers.py, decoder_block)."""
-    of_parts = [[architecture.layers[number] for number in part.layers] for part in parts]
-    if any(part.has_loss for part in parts):
-        of_parts += [list(architecture.layers[-1:])] * architecture.depths
-    sizes = [[layer.attention.turned_size for layer in layers if layer.attention.turns] for layers in of_parts]
-    return sum(2 * length * max(of_part, default=0) * 4 for of_part in sizes)
+    of_virtual_stages = [[architecture.layers[number] for number in each.layers] for each in virtual_stages]
+    if any(each.has_loss for each in virtual_stages):
+        of_virtual_stages += [list(architecture.layers[-1:])] * architecture.depths
+    sizes = [[layer.attention.turned_size for layer in layers if layer.attention.turns] for layers in of_virtual_stages]
+    return sum(2 * length * max(of_virtual_stage, default=0) * 4 for of_virtual_stage in sizes)

@@ -32,8 +32,8 @@ class Multiplication:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Of a forward pass. The backward pass multiplies each product twice, and attention's 2.5 times: its scores are
-    computed again (FlashAttention-2, arXiv 2307.08691, section 3.1.2)."""
+    """What a forward pass computes and moves. The backward pass multiplies each product twice, and attention's 2.5
+    times: its scores are computed again (FlashAttention-2, arXiv 2307.08691, section 3.1.2)."""
 
     products: tuple[Multiplication, ...] = ()
     attention_flops: float = 0.0
@@ -54,7 +54,8 @@ class Work:
 
 
 def of_layer(architecture: Architecture, layer: Layer, cut: Cut) -> Mapping[str, Work]:
-    """Of each module, by the name that `parallel.recompute` has for it; `projections` are those around attention."""
+    """The work of each module, by the name that `parallel.recompute` has for it; `projections` are those around
+    attention."""
     attention, experts, network = layer.attention, layer.experts, layer.network
     modules = {
         "norms": _of_norms(architecture.hidden, cut),
@@ -78,7 +79,8 @@ def recomputed(modules: Iterable[str], recompute: Collection[str]) -> set[str]:
 
 
 def of_output(architecture: Architecture, cut: Cut) -> Work:
-    """Of the last norm, the output layer and the cross entropy, which reads the logits and writes their gradient."""
+    """The work of the last norm, the output layer and the cross entropy, which reads the logits and writes their
+    gradient."""
     product = _multiplication(architecture.output, cut)
     logits, norm = cut.tokens * product.columns, cut.own_tokens * architecture.hidden
     return Work(
@@ -89,8 +91,8 @@ def of_output(architecture: Architecture, cut: Cut) -> Work:
 
 
 def of_depth(architecture: Architecture, cut: Cut) -> Work:
-    """Of one further depth of multi-token prediction, besides its layer, its output layer and its look-up: three norms
-    and the matrix that makes one hidden state of two."""
+    """The work of one further depth of multi-token prediction, besides its layer, its output layer and its look-up:
+    three norms and the matrix that makes one hidden state of two."""
     numbers = cut.own_tokens * architecture.hidden
     return Work(
         products=(_multiplication(architecture.depth_matrix, cut),),
@@ -100,7 +102,7 @@ def of_depth(architecture: Architecture, cut: Cut) -> Work:
 
 
 def of_embedding(architecture: Architecture, cut: Cut) -> Work:
-    """Of the look-up, and of the sum of its gradient in fp32."""
+    """The work of the look-up, and of the sum of its gradient in fp32."""
     numbers = cut.tokens * architecture.hidden
     return Work(
         forward_bytes=2 * numbers * cut.element_bytes,
@@ -166,8 +168,8 @@ def _of_experts(experts: Experts, cut: Cut) -> Work:
 
 
 def _activation_numbers(network: Network) -> tuple[int, int]:
-    """Of a token, read and written: SwiGLU reads gate and up; its backward pass reads their product's gradient too,
-    and writes both of theirs."""
+    """Numbers of a token, read and written: SwiGLU reads gate and up; its backward pass reads their product's gradient
+    too, and writes both of theirs."""
     return (3 * network.width, 5 * network.width) if network.is_gated else (2 * network.width, 3 * network.width)
 
 

@@ -58,13 +58,13 @@ class RankMap:
 
 
 def rank_map(layout: Layout, cluster: Cluster, *, gpus_booked: int) -> RankMap:
-    """Of each pipeline stage, and of the booked nodes behind the last rank."""
+    """Where each pipeline stage lies, and the booked nodes behind the last rank."""
     node, ranks = cluster.gpus_per_node, layout.stage_ranks
     above = [level for level in levels(cluster) if level.gpus > node]
     used, booked = -(-layout.world_size // node), gpus_booked // node
 
     def nodes(first: int, last: int) -> Nodes:
-        """Of so many GPUs in a row."""
+        """Where GPUs in a row lie, from the first to the last."""
         parts = [LevelParts(level.name, first // level.gpus, last // level.gpus) for level in above]
         return Nodes(first // node, last // node, parts)
 

@@ -51,7 +51,7 @@ class Placement:
 
 
 def placement(setting: Setting) -> Placement:
-    """Of every family of groups; `mai/plan/time` reckons with the least."""
+    """What every family of groups wants; `mai/plan/time` reckons with the least."""
     cluster, world_size = setting.cluster, setting.layout.world_size
     there = dict(families(setting.layout))
     if setting.layout.context == 1:

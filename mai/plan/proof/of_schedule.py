@@ -12,7 +12,7 @@ from mai.plan.published import key
 
 
 def prove_schedule(of_stages: Sequence[Program], layout: Layout) -> Proof:
-    """Of one step of every rank; `of_stages` has the program of each stage's ranks.
+    """Prove one step of every rank; `of_stages` has the program of each stage's ranks.
 
     Example:
         prove_schedule(programs(recipe, layout), layout).holds

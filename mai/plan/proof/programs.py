@@ -31,12 +31,12 @@ class Programs:
 
     @cached_property
     def lanes(self) -> Sequence[Lanes]:
-        """Of each different program."""
+        """The lanes of each different program."""
         return [lanes_of(program) for program in self.different]
 
     @cached_property
     def operations(self) -> Sequence[Sequence[Operation]]:
-        """Of each different program, in order."""
+        """The operations of each different program, in order."""
         return [list(operations(program)) for program in self.different]
 
     @cached_property

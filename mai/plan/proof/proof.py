@@ -60,7 +60,8 @@ class Proof:
 
 
 def prove(families: Families, program_of: Callable[[int], Program]) -> Proof:
-    """Of all ranks of the family `world`; a rank whose program is the same object as another's costs nothing more."""
+    """Prove the step of all ranks of the family `world`; a rank whose program is the same object as another's costs
+    nothing more."""
     (world,) = families["world"].groups
     programs = Programs.of(len(world), program_of)
     coloured = colours(families, programs)

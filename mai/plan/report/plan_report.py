@@ -125,7 +125,7 @@ def _of_speed(recipe: Recipe, setting: Setting, step_seconds: float) -> Speed:
 
 
 def _of_phase(recipe: Recipe, setting: Setting, step_seconds: float, booked: int) -> Phase:
-    """Of all steps of the recipe, which are one phase of a run, and of a million tokens."""
+    """What all steps of the recipe, which are one phase of a run, and a million tokens take."""
     steps, tokens = recipe.train.steps, recipe.train.steps * setting.tokens
     seconds = steps * step_seconds
     costs = partial(cost, setting.cluster, gpus_in_use=setting.layout.world_size, gpus_booked=booked)

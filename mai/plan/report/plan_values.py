@@ -109,7 +109,7 @@ class WholeRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Of a recipe on a cluster; None is unknown."""
+    """What `mai plan` says of a recipe on a cluster; None is unknown."""
 
     schema: Mapping[str, str | int]
     recipe: str

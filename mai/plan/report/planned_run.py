@@ -6,7 +6,7 @@ from mai.plan.report.plan_values import Plan
 
 
 def planned_run(plan: Plan, cluster: Cluster) -> PlannedRun:
-    """Of a plan on this cluster: of its phase, whatever came before."""
+    """The run of a plan on this cluster: its phase, whatever came before."""
     stopping = plan.scheduler.stopping
     return PlannedRun(
         gpus=plan.gpus.in_use,

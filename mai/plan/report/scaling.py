@@ -29,7 +29,7 @@ class Scaling:
 
 
 def scaling(recipe: Recipe, setting: Setting) -> Scaling:
-    """Of the recipe's layout; only where mai would train it."""
+    """Both lines of the recipe's layout; only where mai would train it."""
     data, tokens = setting.layout.data, recipe.train.batch_tokens
     least, most = max(1, data >> _HALVINGS), data << _DOUBLINGS
     sequences = recipe.batch_sequences // recipe.parallel.micro_batch_sequences

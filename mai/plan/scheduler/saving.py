@@ -39,7 +39,7 @@ class Grace:
 
 
 def grace(recipe: Recipe, setting: Setting, step_seconds: float) -> Grace:
-    """Of the plan's checkpoint on the cluster's storage."""
+    """What saving the plan's checkpoint to the cluster's storage takes."""
     copy, hashed = _copy_and_hash_seconds(recipe, setting)
     rate = setting.cluster.storage.write_bytes_per_second(_nodes(setting))
     write = None if rate is None else disk(recipe).checkpoint_bytes / rate
@@ -55,7 +55,8 @@ def grace(recipe: Recipe, setting: Setting, step_seconds: float) -> Grace:
 
 
 def load_seconds(recipe: Recipe, setting: Setting) -> float | None:
-    """Of the plan's checkpoint from the cluster's storage, in the layout that saved it; None is unknown."""
+    """What loading the plan's checkpoint from the cluster's storage takes, in the layout that saved it; None is
+    unknown."""
     rate = setting.cluster.storage.read_bytes_per_second(_nodes(setting))
     return None if rate is None else disk(recipe).checkpoint_bytes / rate + sum(_copy_and_hash_seconds(recipe, setting))
 

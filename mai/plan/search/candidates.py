@@ -125,14 +125,14 @@ def shardings(setting: Setting, degrees: Degrees) -> list[Sharding]:
 def parallel_of(
     setting: Setting, degrees: Degrees, recompute: Recomputation = (), sharding: Sharding = ZERO_1
 ) -> ParallelConfig:
-    parts = degrees.pipeline * degrees.virtual_stages
+    num_virtual_stages = degrees.pipeline * degrees.virtual_stages
     return ParallelConfig(
         tensor=degrees.tensor,
         sequence=degrees.tensor > 1,
         context=degrees.context,
         pipeline=degrees.pipeline,
         virtual_stages=degrees.virtual_stages,
-        stages=EVEN if len(setting.architecture.layers) % parts == 0 else BALANCED,
+        stages=EVEN if len(setting.architecture.layers) % num_virtual_stages == 0 else BALANCED,
         expert=degrees.expert,
         expert_tensor=degrees.expert_tensor,
         data=degrees.data,
@@ -163,16 +163,16 @@ def _context_sizes(setting: Setting, tensor: int) -> list[int]:
 
 
 def _stage_numbers(setting: Setting) -> Iterator[tuple[int, int]]:
-    """Stages and parts of each that hold the same, of layers or of layers with embedding and loss."""
+    """Stages, and virtual stages of each, that hold the same: of layers or of layers with embedding and loss."""
     architecture = setting.architecture
     yield 1, 1
     if architecture.is_tied and architecture.depths:
         return
     layers = len(architecture.layers)
-    for parts in sorted({*_divisors(layers), *_divisors(layers + 2)}):
-        for virtual in _divisors(parts):
-            if parts // virtual > 1:
-                yield parts // virtual, virtual
+    for number in sorted({*_divisors(layers), *_divisors(layers + 2)}):
+        for virtual in _divisors(number):
+            if number // virtual > 1:
+                yield number // virtual, virtual
 
 
 def _expert_sizes(setting: Setting) -> Iterator[tuple[int, int]]:

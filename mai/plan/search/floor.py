@@ -11,7 +11,7 @@ from functools import cache
 from itertools import groupby
 from operator import itemgetter
 
-from mai.parallel.stages import Part, parts
+from mai.parallel.stages import VirtualStage, all_virtual_stages
 from mai.plan.memory.kept import kept_of_layer
 from mai.plan.memory.memory import CONTEXT_GIB, RESERVED_OVER_ALLOCATED
 from mai.plan.memory.states import state_bytes
@@ -48,7 +48,7 @@ class _Costs:
 
 
 class Floor:
-    """Of one model on one cluster."""
+    """What layouts of one model on one cluster cannot go below."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -67,8 +67,8 @@ class Floor:
     def seconds(
         self, degrees: Degrees, num_micro_batches: int, recompute: Recomputation = (), sharding: Sharding = ZERO_1
     ) -> float:
-        """Of a step: what micro-batches take on the slowest stage, and the bubble, without transfers between stages and
-        without what happens once a step."""
+        """Least seconds of a step: what micro-batches take on the slowest stage, and the bubble, without transfers
+        between stages and without what happens once a step."""
         passes = self._passes(degrees, recompute, sharding)
         slowest = max(seconds for _, seconds, _ in passes)
         every = sum(seconds * number for _, seconds, number in passes)
@@ -100,7 +100,7 @@ class Floor:
     def num_bytes(
         self, degrees: Degrees, num_micro_batches: int, recompute: Recomputation, sharding: Sharding
     ) -> float:
-        """Of the first stage's ranks: weights, gradients, optimizer states, and what its layers keep of the
+        """Least bytes of the first stage's ranks: weights, gradients, optimizer states, what its layers keep of the
         micro-batches in flight."""
         (first, _), *_ = self._stages(degrees.pipeline, degrees.virtual_stages)
         in_flight = degrees.schedule.most_in_flight(num_micro_batches)
@@ -115,7 +115,7 @@ class Floor:
     def _costs_of(self, degrees: Degrees, sharding: Sharding) -> _Costs:
         parallel = parallel_of(self._setting, degrees, sharding=sharding if sharding.is_full else ZERO_1)
         passes = Passes(replace(self._setting, parallel=parallel))
-        first, last = (Part(range(0), has_embedding=not is_last, has_loss=is_last) for is_last in (False, True))
+        first, last = (VirtualStage(range(0), has_embedding=not is_last, has_loss=is_last) for is_last in (False, True))
         once = [(passes.of_layer(layer).all.seconds, passes.again_seconds(layer)) for layer in self._kinds]
         return _Costs(
             {
@@ -130,16 +130,16 @@ class Floor:
         """And how many are alike, the first one first."""
         degrees = Degrees(1, 1, pipeline, virtual_stages, 1, 1, 1, 1)
         parallel, layers = parallel_of(self._setting, degrees), len(self._architecture.layers)
-        every = parts(layers, parallel)
+        every = all_virtual_stages(layers, parallel)
         stages = (self._stage_of(every[number::pipeline]) for number in range(pipeline))
         return [(stage, len(list(alike))) for stage, alike in groupby(stages)]
 
-    def _stage_of(self, held: tuple[Part, ...]) -> _Stage:
-        layers = Counter(self._architecture.layers[number] for part in held for number in part.layers)
+    def _stage_of(self, held: tuple[VirtualStage, ...]) -> _Stage:
+        layers = Counter(self._architecture.layers[number] for each in held for number in each.layers)
         return _Stage(
             tuple((self._kinds.index(layer), number) for layer, number in layers.items()),
-            has_embedding=any(part.has_embedding for part in held),
-            has_loss=any(part.has_loss for part in held),
+            has_embedding=any(each.has_embedding for each in held),
+            has_loss=any(each.has_loss for each in held),
         )
 
     def _num_parameters_of(self, kind: int, tensor: int, expert: int, expert_tensor: int) -> Held:
@@ -148,14 +148,14 @@ class Floor:
         return Held(architecture.num_dense_parameters_on(tensor, layer), experts)
 
     def _held_bytes_of(self, kind: int, degrees: Degrees, sharing: int, *, is_full: bool) -> int:
-        """Of weights, gradients and optimizer states of a layer, over so many ranks that share out one copy."""
+        """Weights, gradients and optimizer states of a layer, over so many ranks that share out one copy."""
         on_rank = self._num_parameters(kind, degrees.tensor, degrees.expert, degrees.expert_tensor)
         expert_sharing = sharing * degrees.tensor / (degrees.expert * degrees.expert_tensor)
         setting = self._full if is_full else self._setting
         return sum(state_bytes(setting, on_rank, (sharing, expert_sharing)).values())
 
     def _kept_bytes_of(self, kind: int, degrees: Degrees, recompute: Recomputation) -> int:
-        """Of a micro-batch."""
+        """What a layer keeps of a micro-batch."""
         setting = replace(self._setting, parallel=parallel_of(self._setting, degrees, recompute))
         return kept_of_layer(setting, self._kinds[kind], recompute)
 

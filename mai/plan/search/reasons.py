@@ -11,7 +11,7 @@ _MOST_CAUSES = 2
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of one item of a step between two layouts."""
+    """What one item of a step takes more in one layout than in another."""
 
     item: str
     seconds: float
@@ -21,7 +21,7 @@ class Difference:
 
 
 def differences(slower: Planned, faster: Planned) -> list[Difference]:
-    """Of all items that differ, the largest first; together the difference of the steps."""
+    """Those of all items that differ, the largest first; together the difference of the steps."""
     items = dict.fromkeys([*slower.time.items_seconds, *faster.time.items_seconds])
     found = [
         Difference(item, slower.time.items_seconds.get(item, 0.0) - faster.time.items_seconds.get(item, 0.0), "")

@@ -169,7 +169,8 @@ class _Search:
 
 
 class _Item(NamedTuple):
-    """Of the queue: degrees, then a setting with what is shared out and recomputed, then the time that this takes."""
+    """What stands in the queue: degrees, then a setting with what is shared out and recomputed, then the time that this
+    takes."""
 
     degrees: Degrees
     setting: Setting

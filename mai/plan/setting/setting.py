@@ -6,7 +6,7 @@ from typing import Literal
 
 from mai.hardware.cluster import Cluster
 from mai.parallel.layout import Layout
-from mai.parallel.stages import Part, parts
+from mai.parallel.stages import VirtualStage, all_virtual_stages
 from mai.plan.model.activations import Cut
 from mai.plan.model.architecture import Architecture
 from mai.plan.model.weights import Held, held
@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def element_bytes(self) -> int:
-        """Of a weight or an activation, as the model computes with it."""
+        """Size of a weight or an activation, as the model computes with it."""
         return 4 if self.precision == "fp32" else 2
 
     @property
@@ -71,9 +71,9 @@ class Setting:
         )
 
     @cached_property
-    def stages(self) -> tuple[tuple[Part, ...], ...]:
-        """Each pipeline stage's parts of the model."""
-        every = parts(len(self.architecture.layers), self.parallel)
+    def stages(self) -> tuple[tuple[VirtualStage, ...], ...]:
+        """Each pipeline stage's virtual stages."""
+        every = all_virtual_stages(len(self.architecture.layers), self.parallel)
         return tuple(every[stage :: self.parallel.pipeline] for stage in range(self.parallel.pipeline))
 
     def held_on(self, stage: int) -> Held:
@@ -98,6 +98,6 @@ class Setting:
 
     @property
     def tokens(self) -> int:
-        """Of a whole step."""
+        """Those of a whole step."""
         sequences = self.parallel.micro_batch_sequences * self.num_micro_batches * self.layout.data
         return sequences * self.sequence_length

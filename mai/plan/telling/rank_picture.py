@@ -28,7 +28,7 @@ class _Piece:
 
 
 def rank_picture(found: RankMap) -> str:
-    """Of the block `map` of a plan: of the smallest parts above a node that are few enough to see."""
+    """Draw the block `map` of a plan: a bar for each of the smallest parts above a node that are few enough to see."""
     pieces = list(_pieces(found))
     nodes = ceil(pieces[-1].stop)
     name, size = next(

@@ -117,5 +117,5 @@ def _lack(planned: RankedLayout) -> str:
 
 
 def _largest(found: Sequence[Difference], *, number: int = 3, share: float = 0.2) -> list[Difference]:
-    """Of differences, those that tell the story: at most so many, and none far below the largest."""
+    """The differences that tell the story: at most so many, and none far below the largest."""
     return [one for one in found[:number] if abs(one.seconds) >= share * abs(found[0].seconds)]

@@ -77,7 +77,8 @@ def exchange_seconds(cluster: Cluster, group: Group, num_bytes: float, *, crossi
 
 
 def crossing_share_of_tokens(cluster: Cluster, group: Group, *, ranks_per_token: int) -> float:
-    """Of what tokens send to ranks of other nodes, when a token crosses to each node once, whomever it goes to there.
+    """The share of what tokens send to ranks of other nodes that crosses to them, when a token crosses to each node
+    once, whomever it goes to there.
 
     Its ranks are drawn evenly: of `nodes` other ones it reaches nodes * (1 - (1 - 1/all)^picks).
     """

@@ -1,11 +1,11 @@
-"""How long one micro-batch takes through a layer, and through a part of the model, forward and backward."""
+"""How long one micro-batch takes through a layer, and through a stage, forward and backward."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-from mai.parallel.stages import Part
+from mai.parallel.stages import VirtualStage
 from mai.plan.model import work
 from mai.plan.model.architecture import Experts, Layer
 from mai.plan.model.work import Work
@@ -87,7 +87,7 @@ class Both:
 
 
 class Passes:
-    """Of one setting's layers and parts."""
+    """How long one setting's layers and stages take."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -100,14 +100,14 @@ class Passes:
         precision = "bf16" if self._rates.is_quantised else setting.precision
         self._end_rates = Rates.of(setting.cluster.gpu, precision, setting.software, num_gpus=num_gpus)
 
-    def of_stage(self, parts: tuple[Part, ...]) -> Both:
-        """All parts of a stage, one after the other."""
+    def of_stage(self, virtual_stages: tuple[VirtualStage, ...]) -> Both:
+        """All virtual stages of a stage, one after the other."""
         architecture = self._setting.architecture
-        layers = Counter(architecture.layers[number] for part in parts for number in part.layers)
+        layers = Counter(architecture.layers[number] for each in virtual_stages for number in each.layers)
         passes = _sum(self.of_layer(layer) * number for layer, number in layers.items())
-        if any(part.has_embedding for part in parts):
+        if any(each.has_embedding for each in virtual_stages):
             passes += self._computed(work.of_embedding(architecture, self._cut), self._end_rates)
-        if any(part.has_loss for part in parts):
+        if any(each.has_loss for each in virtual_stages):
             output = self._computed(work.of_output(architecture, self._cut), self._end_rates)
             passes += output * (1 + architecture.depths)
             if architecture.depths:

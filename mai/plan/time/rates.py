@@ -68,7 +68,7 @@ class Rates:
         )
 
     def product_seconds(self, product: Multiplication) -> tuple[float, float]:
-        """Of a product forward, and of the two of its backward pass: for its input, and for its matrix."""
+        """How long a product takes forward, and the two of its backward pass: for its input, and for its matrix."""
         inputs = product.rows * product.inner * product.times
         matrix = product.inner * product.columns * product.times
         outputs = product.rows * product.columns * product.times

@@ -24,7 +24,7 @@ _LAST_BUCKET = 0.05
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """Of one micro-batch, on one stage."""
+    """How long one micro-batch takes on one stage."""
 
     forward_seconds: float
     backward_seconds: float
@@ -45,9 +45,9 @@ class StepTime:
 
 
 def step_time(setting: Setting) -> StepTime:
-    """Of a step in which nothing goes wrong; raises PlanError where the GPU lacks the precision."""
+    """How long a step takes in which nothing goes wrong; raises PlanError where the GPU lacks the precision."""
     passes = Passes(setting)
-    stages = [passes.of_stage(parts) for parts in setting.stages]
+    stages = [passes.of_stage(virtual_stages) for virtual_stages in setting.stages]
     seconds = [stage.all.seconds for stage in stages]
     slowest = max(range(len(stages)), key=seconds.__getitem__)
     busiest, times = stages[slowest], setting.num_micro_batches
@@ -88,7 +88,7 @@ def _between_data_ranks(setting: Setting, busiest: Both, stage: int) -> Mapping[
     items = {"optimizer": updated * _ADAM_BYTES / memory_bytes_per_second(setting.cluster.gpu)}
     if setting.parallel.sharding == "full":
         return items
-    num_layers = sum(len(part.layers) for part in setting.stages[stage])
+    num_layers = sum(len(each.layers) for each in setting.stages[stage])
     reduce, gather = transfer_seconds(setting, on_rank, num_layers=num_layers)
     # Beside the last micro-batch's backward pass, and the first one's forward pass.
     backward, forward = hides.gradients * busiest.backward.seconds, hides.parameters * busiest.forward.seconds

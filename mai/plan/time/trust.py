@@ -13,7 +13,7 @@ FILE = Path(__file__).parent / "trust.json"
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Of predicted over measured step times."""
+    """Where predicted over measured step times lie."""
 
     rows: int
     """Measurements."""

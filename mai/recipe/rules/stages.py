@@ -1,4 +1,4 @@
-"""Rules of how the layers are cut into stages and parts of stages."""
+"""Rules of how the layers are cut into stages and virtual stages."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from mai.recipe.breach import Breach, listed
 from mai.recipe.recipe import Recipe
 from mai.recipe.rules.wording import breach, divisors, multiples_near, one_of
-from mai.recipe.stage_text import BALANCED, EVEN, LONGEST, as_text, layers_of_parts, written_out
+from mai.recipe.stage_text import BALANCED, EVEN, LONGEST, as_text, layers_of_virtual_stages, written_out
 
 
 def virtual_stages_need_a_pipeline(recipe: Recipe) -> Iterator[Breach]:
@@ -27,9 +27,9 @@ def one_part_needs_no_stages(recipe: Recipe) -> Iterator[Breach]:
 
 def even_parts_hold_the_same_number_of_layers(recipe: Recipe) -> Iterator[Breach]:
     layers, parallel = recipe.model.num_layers, recipe.parallel
-    if not _is_cut(recipe) or parallel.stages != EVEN or layers % _num_parts(recipe) == 0:
+    if not _is_cut(recipe) or parallel.stages != EVEN or layers % recipe.parallel.num_virtual_stages == 0:
         return
-    near = listed(multiples_near(layers, _num_parts(recipe)))
+    near = listed(multiples_near(layers, recipe.parallel.num_virtual_stages))
     ways_out = [*_degrees_that_divide(recipe), f"model.num_layers={near}", *_balanced(recipe)]
     what = "part of a stage" if parallel.schedule.is_interleaved else "stage"
     rule = f"every {what} must hold the same number of layers; use {', or '.join(ways_out)}"
@@ -37,13 +37,13 @@ def even_parts_hold_the_same_number_of_layers(recipe: Recipe) -> Iterator[Breach
 
 
 def balanced_parts_hold_something(recipe: Recipe) -> Iterator[Breach]:
-    layers, num_parts = recipe.model.num_layers, _num_parts(recipe)
-    if _is_cut(recipe) and recipe.parallel.stages == BALANCED and layers + 2 < num_parts:
+    layers, num_virtual_stages = recipe.model.num_layers, recipe.parallel.num_virtual_stages
+    if _is_cut(recipe) and recipe.parallel.stages == BALANCED and layers + 2 < num_virtual_stages:
         most = (layers + 2) // recipe.parallel.virtual_stages
         fewer = f", or parallel.pipeline={most} or less" if most > 1 else ""
         rule = (
-            f"{layers} layers, the embedding and the loss do not fill {num_parts} parts; "
-            f"use model.num_layers={num_parts - 2} or more{fewer}"
+            f"{layers} layers, the embedding and the loss do not fill {num_virtual_stages} parts; "
+            f"use model.num_layers={num_virtual_stages - 2} or more{fewer}"
         )
         yield breach(recipe, rule, "model.num_layers", *_who_cuts(recipe))
 
@@ -60,9 +60,9 @@ def written_parts_make_the_model(recipe: Recipe) -> Iterator[Breach]:
         meant = f"must be even, balanced, or written out; did you mean {near}?"
         yield breach(recipe, meant if near else f"{error}{way_out}", "parallel.stages")
         return
-    parts = text.split("|")
-    if len(parts) != _num_parts(recipe):
-        rule = f"has {len(parts)} parts, and the stages take {_num_parts(recipe)}{way_out}"
+    virtual_stages = text.split("|")
+    if len(virtual_stages) != recipe.parallel.num_virtual_stages:
+        rule = f"has {len(virtual_stages)} parts, and the stages take {recipe.parallel.num_virtual_stages}{way_out}"
         yield breach(recipe, rule, *_who_cuts(recipe))
     if text.count("t") != layers:
         rule = f"has {text.count('t')} layers (t), and the model {layers}{way_out}"
@@ -70,12 +70,9 @@ def written_parts_make_the_model(recipe: Recipe) -> Iterator[Breach]:
     if not (text.count("E") == text.count("L") == 1 and text.startswith("E") and text.endswith("L")):
         rule = f"E must come once, first of all, and L once, last of all{way_out}"
         yield breach(recipe, rule, "parallel.stages")
-    if not all(parts):
-        yield breach(recipe, f"part {parts.index('') + 1} of {len(parts)} is empty{way_out}", "parallel.stages")
-
-
-def _num_parts(recipe: Recipe) -> int:
-    return recipe.parallel.pipeline * recipe.parallel.virtual_stages
+    if not all(virtual_stages):
+        place = virtual_stages.index("") + 1
+        yield breach(recipe, f"part {place} of {len(virtual_stages)} is empty{way_out}", "parallel.stages")
 
 
 def _is_cut(recipe: Recipe) -> bool:
@@ -102,7 +99,7 @@ def _degrees_that_divide(recipe: Recipe) -> Iterator[str]:
 
 def _balanced(recipe: Recipe) -> Iterator[str]:
     """`parallel.stages=balanced (Ett|ttL)` where that is a way to cut the model."""
-    layers, num_parts = recipe.model.num_layers, _num_parts(recipe)
-    if num_parts <= min(layers + 2, LONGEST):
-        text = as_text(layers_of_parts(BALANCED, num_layers=layers, num_parts=num_parts))
+    layers, num_virtual_stages = recipe.model.num_layers, recipe.parallel.num_virtual_stages
+    if num_virtual_stages <= min(layers + 2, LONGEST):
+        text = as_text(layers_of_virtual_stages(BALANCED, num_layers=layers, num_virtual_stages=num_virtual_stages))
         yield f"parallel.stages=balanced ({text})"

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from mai.parallel.stages import Part, parts, parts_of_stage
+from mai.parallel.stages import VirtualStage, all_virtual_stages, virtual_stages_of
 from mai.recipe import ParallelConfig
 from mai.recipe.stage_text import written_out
 from tests.unit.parallel.upstream import cut_out
@@ -33,19 +33,19 @@ def megatron(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @every_cut
 def test_parts_hold_the_whole_model_once_and_in_order(num_layers: int, parallel: ParallelConfig) -> None:
-    found = parts(num_layers, parallel)
-    assert [layer for part in found for layer in part.layers] == list(range(num_layers))
-    assert [part.has_embedding for part in found] == [True] + [False] * (len(found) - 1)
-    assert [part.has_loss for part in found] == [False] * (len(found) - 1) + [True]
+    found = all_virtual_stages(num_layers, parallel)
+    assert [layer for each in found for layer in each.layers] == list(range(num_layers))
+    assert [each.has_embedding for each in found] == [True] + [False] * (len(found) - 1)
+    assert [each.has_loss for each in found] == [False] * (len(found) - 1) + [True]
 
 
 @every_cut
 def test_stages_take_the_parts_in_turn(num_layers: int, parallel: ParallelConfig) -> None:
-    found = parts(num_layers, parallel)
-    stages = [parts_of_stage(num_layers, parallel, stage) for stage in range(parallel.pipeline)]
+    found = all_virtual_stages(num_layers, parallel)
+    stages = [virtual_stages_of(num_layers, parallel, stage) for stage in range(parallel.pipeline)]
     assert {len(stage) for stage in stages} == {parallel.virtual_stages}
-    for index, part in enumerate(found):
-        assert stages[index % parallel.pipeline][index // parallel.pipeline] == part
+    for index, each in enumerate(found):
+        assert stages[index % parallel.pipeline][index // parallel.pipeline] == each
 
 
 @pytest.mark.parametrize(("stages", "virtual_stages"), [(2, 2), (2, 3), (4, 1), (4, 2), (3, 3)])
@@ -54,8 +54,8 @@ def test_balanced_stages_differ_by_one_with_all_their_virtual_stages(stages: int
     for num_layers in range(stages * virtual_stages, 40):
         holds = [
             sum(
-                len(part.layers) + part.has_embedding + part.has_loss
-                for part in parts_of_stage(num_layers, parallel, stage)
+                len(each.layers) + each.has_embedding + each.has_loss
+                for each in virtual_stages_of(num_layers, parallel, stage)
             )
             for stage in range(stages)
         ]
@@ -66,20 +66,24 @@ def test_balanced_stages_differ_by_one_with_all_their_virtual_stages(stages: int
 def test_megatron_core_gives_every_stage_the_same_parts(
     num_layers: int, parallel: ParallelConfig, megatron: Any
 ) -> None:
-    text = parallel.stages if parallel.stages not in ("even", "balanced") else text_of(parts(num_layers, parallel))
+    text = (
+        parallel.stages
+        if parallel.stages not in ("even", "balanced")
+        else text_of(all_virtual_stages(num_layers, parallel))
+    )
     theirs = megatron.PipelineParallelLayerLayout(text, parallel.pipeline)
     theirs.validate_layer_layout(num_layers, None)
     kinds = megatron.LayerType
     for stage in range(parallel.pipeline):
         ours = [
-            [kinds.embedding] * part.has_embedding + [kinds.decoder] * len(part.layers) + [kinds.loss] * part.has_loss
-            for part in parts_of_stage(num_layers, parallel, stage)
+            [kinds.embedding] * each.has_embedding + [kinds.decoder] * len(each.layers) + [kinds.loss] * each.has_loss
+            for each in virtual_stages_of(num_layers, parallel, stage)
         ]
         assert theirs.layout[stage] == ours
 
 
-def text_of(found: tuple[Part, ...]) -> str:
-    return "|".join("E" * part.has_embedding + "t" * len(part.layers) + "L" * part.has_loss for part in found)
+def text_of(found: tuple[VirtualStage, ...]) -> str:
+    return "|".join("E" * each.has_embedding + "t" * len(each.layers) + "L" * each.has_loss for each in found)
 
 
 def test_megatron_core_reads_every_text_as_we_do(megatron: Any) -> None:
@@ -88,7 +92,7 @@ def test_megatron_core_reads_every_text_as_we_do(megatron: Any) -> None:
     for _ in range(500):
         text = some_text(drawn)
         theirs = megatron.PipelineParallelLayerLayout.parse_str_to_list(text)
-        assert written_out(text) == "|".join("".join(letters[kind] for kind in part) for part in theirs), text
+        assert written_out(text) == "|".join("".join(letters[kind] for kind in each) for each in theirs), text
 
 
 def some_text(drawn: random.Random) -> str:
@@ -104,8 +108,8 @@ def some_text(drawn: random.Random) -> str:
 
 
 def test_megatron_core_reads_in_an_odd_way_or_not_at_all_what_we_refuse(megatron: Any) -> None:
-    (part,) = megatron.PipelineParallelLayerLayout.parse_str_to_list("(t)*2*3")
-    assert len(part) == 4
+    (each,) = megatron.PipelineParallelLayerLayout.parse_str_to_list("(t)*2*3")
+    assert len(each) == 4
     for text in ("((t)*2|)*2", "(t|)", "t|*"):
         with pytest.raises(AssertionError):
             megatron.PipelineParallelLayerLayout.parse_str_to_list(text)

@@ -27,7 +27,7 @@ from mai.recipe import (
 )
 from mai.recipe.shrink import DEGREES, apply, degrees, lost, shrink
 from mai.recipe.shrink_layout import MAX_RANKS, MIN_RANKS, traits
-from mai.recipe.stage_text import layers_of_parts, written_out
+from mai.recipe.stage_text import layers_of_virtual_stages, written_out
 
 MLA = LatentAttention(key_value_rank=512, query_rank=1536, rotary_head_size=64, value_head_size=128)
 MOE = MixtureOfExperts(
@@ -318,7 +318,9 @@ def _drawn(drawn: random.Random) -> Recipe:
 
 def _is_even(recipe: Recipe) -> bool:
     parallel = recipe.parallel
-    layers = layers_of_parts(
-        parallel.stages, num_layers=recipe.model.num_layers, num_parts=parallel.pipeline * parallel.virtual_stages
+    layers = layers_of_virtual_stages(
+        parallel.stages,
+        num_layers=recipe.model.num_layers,
+        num_virtual_stages=parallel.pipeline * parallel.virtual_stages,
     )
     return all(one == other for one, other in itertools.pairwise(layers))

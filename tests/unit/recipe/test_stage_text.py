@@ -1,6 +1,6 @@
 import pytest
 
-from mai.recipe.stage_text import LONGEST, as_text, layers_of_parts, parts_of, written_out
+from mai.recipe.stage_text import LONGEST, as_text, layers_of_virtual_stages, texts_of_virtual_stages, written_out
 
 
 @pytest.mark.parametrize(
@@ -50,24 +50,29 @@ def test_a_huge_repeat_is_refused_before_it_is_made(times: str) -> None:
             written_out(text)
 
 
-@pytest.mark.parametrize("num_parts", range(2, 10))
-def test_balanced_parts_differ_by_one_with_the_larger_ones_in_the_middle(num_parts: int) -> None:
-    for num_layers in range(max(1, num_parts - 2), 4 * num_parts):
-        sizes = [len(part) for part in parts_of("balanced", num_layers=num_layers, num_parts=num_parts)]
+@pytest.mark.parametrize("num_virtual_stages", range(2, 10))
+def test_balanced_virtual_stages_differ_by_one_with_the_larger_ones_in_the_middle(num_virtual_stages: int) -> None:
+    for num_layers in range(max(1, num_virtual_stages - 2), 4 * num_virtual_stages):
+        sizes = [
+            len(part)
+            for part in texts_of_virtual_stages(
+                "balanced", num_layers=num_layers, num_virtual_stages=num_virtual_stages
+            )
+        ]
         assert sum(sizes) == num_layers + 2
         larger = [part for part, size in enumerate(sizes) if size > min(sizes)]
         assert max(sizes) - min(sizes) <= 1
         assert larger == list(range(larger[0], larger[0] + len(larger))) if larger else True
         # One of the ends has to be larger where only one part is smaller: then the first, whose embedding is cheap.
-        assert num_parts - 1 not in larger
-        assert 0 not in larger or len(larger) == num_parts - 1
+        assert num_virtual_stages - 1 not in larger
+        assert 0 not in larger or len(larger) == num_virtual_stages - 1
 
 
 def test_embedding_and_loss_count_as_a_layer_each() -> None:
-    assert parts_of("balanced", num_layers=6, num_parts=4) == ["Et", "tt", "tt", "tL"]
-    assert parts_of("balanced", num_layers=2, num_parts=4) == ["E", "t", "t", "L"]
-    assert parts_of("even", num_layers=8, num_parts=4) == ["Ett", "tt", "tt", "ttL"]
-    assert parts_of("even", num_layers=2, num_parts=1) == ["EttL"]
+    assert texts_of_virtual_stages("balanced", num_layers=6, num_virtual_stages=4) == ["Et", "tt", "tt", "tL"]
+    assert texts_of_virtual_stages("balanced", num_layers=2, num_virtual_stages=4) == ["E", "t", "t", "L"]
+    assert texts_of_virtual_stages("even", num_layers=8, num_virtual_stages=4) == ["Ett", "tt", "tt", "ttL"]
+    assert texts_of_virtual_stages("even", num_layers=2, num_virtual_stages=1) == ["EttL"]
 
 
 @pytest.mark.parametrize(
@@ -83,4 +88,4 @@ def test_embedding_and_loss_count_as_a_layer_each() -> None:
 )
 def test_parts_are_written_as_shortly_as_they_can_be(layers: list[int], text: str) -> None:
     assert as_text(layers) == text
-    assert layers_of_parts(text, num_layers=sum(layers), num_parts=len(layers)) == layers
+    assert layers_of_virtual_stages(text, num_layers=sum(layers), num_virtual_stages=len(layers)) == layers

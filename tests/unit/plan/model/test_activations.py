@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from mai.parallel.stages import parts
+from mai.parallel.stages import all_virtual_stages
 from mai.plan.model.activations import Cut, kept_bytes
 from mai.plan.model.architecture import of_model
-from mai.plan.model.part_activations import kept_bytes_of_part
+from mai.plan.model.virtual_stage_activations import kept_bytes_of_virtual_stage
 from mai.recipe import ParallelConfig, load
 
 LLAMA, MIXTRAL = (of_model(load.find(name)().model) for name in ("llama3_8b", "mixtral_8x7b"))
@@ -28,8 +28,8 @@ def test_a_recomputed_module_keeps_nothing_of_its_own(module: str, kept_again: i
 
 
 def test_a_recomputed_stage_keeps_a_hidden_state_a_layer_and_one_to_send() -> None:
-    first, _ = parts(32, ParallelConfig(pipeline=2))
-    assert kept_bytes_of_part(LLAMA, first, CUT, ("layer",)) == (16 + 1) * 8192 * 4096 * 2
+    first, _ = all_virtual_stages(32, ParallelConfig(pipeline=2))
+    assert kept_bytes_of_virtual_stage(LLAMA, first, CUT, ("layer",)) == (16 + 1) * 8192 * 4096 * 2
 
 
 def test_the_expert_rank_with_twice_the_rows_keeps_twice_as_many() -> None:

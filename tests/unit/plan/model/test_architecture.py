@@ -3,14 +3,14 @@
 import pytest
 
 from mai.model.shapes import Split, num_parameters
-from mai.parallel.stages import parts
+from mai.parallel.stages import all_virtual_stages
 from mai.plan.model.architecture import Architecture, Attention, Layer, Network, Product, of_model
 from mai.plan.model.weights import held
 from mai.recipe import ParallelConfig, load
 
 
 def num_parameters_of(model: Architecture) -> int:
-    return held(model, parts(len(model.layers), ParallelConfig()), tensor=1, expert=1, expert_tensor=1).all
+    return held(model, all_virtual_stages(len(model.layers), ParallelConfig()), tensor=1, expert=1, expert_tensor=1).all
 
 
 @pytest.mark.parametrize("recipe_name", load.names())

@@ -1,4 +1,4 @@
-"""What a part of the model keeps for the backward pass: its layers (`activations.py`), and what stands at its ends.
+"""What a virtual stage keeps for the backward pass: its layers (`activations.py`), and what stands at its ends.
 
 Not in it: the batch's tokens and targets, 16 bytes a token of the whole step; and what comes and goes within a pass
 (`peaks.py`).
@@ -7,7 +7,7 @@ Not in it: the batch's tokens and targets, 16 bytes a token of the whole step; a
 from collections.abc import Collection
 
 from mai.model.shapes import Split
-from mai.parallel.stages import Part
+from mai.parallel.stages import VirtualStage
 from mai.plan.model.activations import Cut, kept_bytes
 from mai.plan.model.architecture import Architecture
 from mai.recipe.parallel import Recomputed
@@ -15,19 +15,19 @@ from mai.recipe.parallel import Recomputed
 _FP32, _INT64, _BOOL = 4, 8, 1
 
 
-def kept_bytes_of_part(
+def kept_bytes_of_virtual_stage(
     architecture: Architecture,
-    part: Part,
+    virtual_stage: VirtualStage,
     cut: Cut,
     recompute: Collection[Recomputed] = (),
     *,
     keeps_logits: bool = False,
 ) -> int:
-    """Of one micro-batch that a stage, or a virtual stage, has computed forward, on the context rank that keeps most.
+    """Bytes of one micro-batch that it has computed forward, on the context rank that keeps most.
 
     `keeps_logits`: with a loss of one's own or `sharding=full`, logits are kept and their gradient is computed in the
     backward pass; otherwise in the forward pass, chunk by chunk (mai/kernels/linear_cross_entropy.py)."""
-    layers = [architecture.layers[number] for number in part.layers]
+    layers = [architecture.layers[number] for number in virtual_stage.layers]
     # By identity: equal layers of a recipe's model are one, and hashing them takes longer than this.
     kinds = {id(layer): layer for layer in layers}
     each = {kind: kept_bytes(architecture, layer, cut, recompute) for kind, layer in kinds.items()}
@@ -35,33 +35,33 @@ def kept_bytes_of_part(
     # What its last layer gives: the last norm reads it, or Megatron's schedule holds it until its gradient comes back
     # (model_parallel_config.py, deallocate_pipeline_outputs).
     kept += cut.own_tokens * architecture.hidden * cut.element_bytes
-    if part.has_embedding and cut.tensor > 1:
+    if virtual_stage.has_embedding and cut.tensor > 1:
         # Which row of its part of the vocabulary each token is, and whether it is there.
         kept += cut.tokens * (_INT64 + _BOOL)
-    if part.has_loss:
+    if virtual_stage.has_loss:
         kept += _of_loss(architecture, cut, recompute, keeps_logits=keeps_logits)
     return kept
 
 
-def gather_buffer_bytes(architecture: Architecture, part: Part, cut: Cut) -> int:
-    """Of the one buffer of a process that the inputs of matrices are gathered into along the sequence, for all layers
+def gather_buffer_bytes(architecture: Architecture, virtual_stage: VirtualStage, cut: Cut) -> int:
+    """The one buffer of a process that the inputs of matrices are gathered into along the sequence, for all layers
     and micro-batches (tensor_parallel/layers.py, get_global_memory_buffer)."""
     if not cut.sequence:
         return 0
-    layers = {architecture.layers[number] for number in part.layers}
+    layers = {architecture.layers[number] for number in virtual_stage.layers}
     gathered = [
         product.inputs
         for layer in layers
         for product in layer.products()
         if product.split in (Split.ROWS, Split.GATE_AND_UP_ROWS)
     ]
-    if part.has_loss and architecture.depths:
+    if virtual_stage.has_loss and architecture.depths:
         gathered.append(architecture.depth_matrix.inputs)
     return cut.tokens * max(gathered, default=0) * cut.element_bytes
 
 
 def _of_loss(architecture: Architecture, cut: Cut, recompute: Collection[Recomputed], *, keeps_logits: bool) -> int:
-    """Of the last norm, the output layer and the cross entropy of every depth, and of what further depths compute."""
+    """What the last norm, output layers and cross entropies of all depths keep, and what further depths compute."""
     hidden, depths = architecture.hidden * cut.element_bytes, architecture.depths
     if keeps_logits:
         # What the cross entropy overwrites; what output layers and depths read, of which Megatron joins a copy.
@@ -78,7 +78,7 @@ def _of_loss(architecture: Architecture, cut: Cut, recompute: Collection[Recompu
 
 
 def _of_depth(architecture: Architecture, cut: Cut, recompute: Collection[Recomputed]) -> int:
-    """Of one further depth, up to its last norm (mai/engine/multi_token.py)."""
+    """What one further depth keeps, up to its last norm (mai/engine/multi_token.py)."""
     hidden = architecture.hidden * cut.element_bytes
     # Its tokens and which are still there, and its layer; a recomputed one begins with the embedding of the tokens.
     kept = cut.tokens * (2 * _INT64 + (cut.tensor > 1) * _BOOL)
