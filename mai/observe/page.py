@@ -43,7 +43,9 @@ def _title(text: str) -> Text:
 def _heading(summary: dict[str, Any]) -> Text:
     name = printable(summary["recipe"].get("name", "a run"))
     state = summary["state"]
-    return Text.assemble((name, "bold"), (f"  {printable(summary['folder'])}  ", "dim"), (state, _STATE_STYLES[state]))
+    return Text.assemble(
+        (name, "bold"), "  ", (state, _STATE_STYLES[state]), (f"  {printable(summary['folder'])}", "dim")
+    )
 
 
 def _facts(summary: dict[str, Any]) -> Table:

@@ -32,6 +32,7 @@ ROOMS = {
         ("tests/unit/test_run_folder.py", "tests/fault/test_local_launch.py", "tests/fault/test_train_checkpoints.py")
     ),
     "data": Room(("tests/unit/data", "tests/fault/test_train_data.py")),
+    "hardware": Room(("tests/unit/hardware", "tests/unit/plan", "tests/parity/test_speed.py")),
     "plan": Room(("tests/unit/plan", "tests/unit/test_cli_plan.py", "tests/house/test_docs.py")),
     "kernels": Room(("tests/unit/kernels", "tests/unit/engine/test_self_test.py", "tests/parity/test_layouts.py")),
     "engine": Room(
@@ -81,10 +82,12 @@ ROOMS = {
         (
             "tests/unit/test_log.py",
             "tests/unit/test_workers.py",
+            "tests/unit/test_batch.py",
+            "tests/unit/test_exit_contract.py",
             "tests/unit/launch",
             "tests/fault/test_local_launch.py",
         ),
-        paths=("mai/errors.py", "mai/log.py", "mai/workers.py", "mai/batch.py"),
+        paths=("mai/errors.py", "mai/exit_contract.py", "mai/log.py", "mai/workers.py", "mai/batch.py"),
     ),
     "doors": Room(
         (

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
+from mai.batch import Batch
 from mai.parallel.place import Place
 from mai.recipe import Recipe
 
@@ -109,7 +110,7 @@ def _watched(place: Place, recipe: Recipe, *, finds_peak: bool) -> Counted:
         counted.held_bytes = sum(watch.alive().values())
         watch.flops.clear()
         batch = Pretrain().batch(trainer.training, range(recipe.batch_sequences // trainer.layout.data))
-        before, buffers = set(watch.alive()), get_global_memory_buffer()
+        before, buffers = set[int](), get_global_memory_buffer()
         kept: dict[Any, int] = {}
         buffers.buffer.clear()
 
@@ -122,6 +123,16 @@ def _watched(place: Place, recipe: Recipe, *, finds_peak: bool) -> Counted:
             kept.setdefault(module, sum(new.values()))
             before.update(new)
 
+        # What a batch says of its tokens is the batch's own; no virtual stage keeps it.
+        passes = trainer.engine._passes
+        prepare = passes._prepared
+
+        def prepared(*arguments: Any) -> Batch:
+            filled_in = prepare(*arguments)
+            before.update(watch.alive())
+            return filled_in
+
+        passes._prepared = prepared  # type: ignore[method-assign]
         for module in trainer.engine._modules:
             module.register_forward_hook(note)
         watch.peak_bytes = 0 if finds_peak else None

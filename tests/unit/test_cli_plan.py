@@ -1,7 +1,6 @@
 """`mai plan` as people meet it: real processes, their exit codes, and what they print."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,25 +21,38 @@ def mai(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.alone
-def test_a_plan_is_there_in_half_a_second_without_torch(tmp_path: Path) -> None:
+def least_processor_seconds(*words: str) -> float:
+    """Of `mai` with these words, of a few tries: the first may write bytecode, and others share the cores."""
+    seconds = []
+    for _ in range(3):
+        before = processor_seconds()
+        subprocess.run([sys.executable, "-m", "mai", *words], cwd=ROOT, capture_output=True, check=True, timeout=120)
+        seconds.append(processor_seconds() - before)
+    return min(seconds)
+
+
+def test_a_plan_needs_neither_torch_nor_numpy() -> None:
     script = (
         "import sys\nfrom mai.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print(*sorted({'torch', 'numpy', 'megatron', 'rich'} & sys.modules.keys()), file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", script, "plan", *WORDS]
-    # As after an installation, with bytecode: the first run writes it. Time of the processor, as tests share the cores.
-    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    for _ in range(4):
-        before = processor_seconds()
-        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        seconds = processor_seconds() - before
-        if seconds < 0.5:
-            break
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout.startswith("mai1-500b on h100: 14,976 GPUs of 15,000, 24 spares\n")
     assert result.stderr == "\n"
-    assert seconds < 0.5
+
+
+@pytest.mark.alone
+def test_a_plan_takes_at_most_four_times_as_long_as_a_check_and_a_search_of_all_layouts_nine_times_a_plan() -> None:
+    """Twice and five times are usual; benchmarks/plan_speed.py has the seconds."""
+    experts = ("plan", "mai1_500b_moe", *WORDS[1:])
+    check, plan, search = (
+        least_processor_seconds(*words)
+        for words in (("check", "mai1_500b_moe", "--gpus", "15000"), experts, (*experts, "--search"))
+    )
+    assert plan < 4 * check
+    assert search < 9 * plan
 
 
 def test_exit_code_and_verdict_agree() -> None:
@@ -238,19 +250,6 @@ def test_a_search_prints_words_that_check_takes() -> None:
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert mai("mai1_500b", "--hardware", "h100", "--gpus", "64", "--search").returncode == 80
-
-
-@pytest.mark.slow
-def test_a_search_of_all_layouts_takes_two_seconds() -> None:
-    for _ in range(3):
-        before = processor_seconds()
-        searched = mai("mai1_500b_moe", "--hardware", "h100", "--gpus", "15000", "--search")
-        # Of the processor, on one core, and twice as many, as tests share the cores with each other.
-        seconds = processor_seconds() - before
-        if seconds < 4:
-            break
-    assert searched.stdout.splitlines()[-1].startswith("    parallel.")
-    assert seconds < 4
 
 
 def test_more_than_a_gpu_is_sold_with_does_not_fit_though_nobody_says_what_of_it_is_usable() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import mai.plan
+import mai.hardware
 from mai.cli_plan import plan as command
 
-SHIPPED = Path(mai.plan.__file__).parent / "hardware/clusters/h100.toml"
+SHIPPED = Path(mai.hardware.__file__).parent / "clusters/h100.toml"
 LINK_SHARE = 0.82
 """Of a link's rate that a collective reaches."""
 NO_TIME = 1e-6
