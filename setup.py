@@ -12,7 +12,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mai", "mai.*", "recipes", "recipes.*", "launch", "launch.*"]),
-    # Compiled where there is a GPU, after the installation: python -m mai.kernels.cuda.build
+    # Compiled where there is a GPU, after the installation: python -m mai.kernels.cuda.build_library
     package_data={
         "mai.hardware": ["gpus/*.toml", "clusters/*.toml"],
         "mai.kernels.cuda": ["*.cu"],

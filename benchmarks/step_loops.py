@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.plain_llama import PlainLlama, PlainLoop
 from mai.batch import Batch
-from mai.engine import build, groups
+from mai.engine import build_model, groups
 from mai.engine.device import DeviceKind, open_device
 from mai.engine.engine import Engine, summed
 from mai.engine.translate import transformer_config
@@ -66,7 +66,7 @@ class Loops:
             engine = Engine(recipe, self.layout, self.axes, self.opened)
         else:
             # Drawing a billion weights on the CPU takes longer than what is measured.
-            with mock.patch.object(build, "initialize_weights", _draw_on_the_card):
+            with mock.patch.object(build_model, "initialize_weights", _draw_on_the_card):
                 engine = Engine(recipe, self.layout, self.axes, self.opened)
         rate = recipe.optimizer.learning_rate
 
@@ -127,7 +127,7 @@ def _draw_on_the_card(model: list[GPTModel], *_: Any, **__: Any) -> None:
 def _local_model(recipe: Recipe, layout: Layout, *_: Any, device: torch.device, **__: Any) -> list[GPTModel]:
     """As NVIDIA/Megatron-LM builds it where Transformer Engine is not installed, with the fusions that need no
     extension."""
-    build.prepare_megatron(recipe)
+    build_model.prepare_megatron(recipe)
     config = transformer_config(recipe, layout, sequence_parallel=False)
     config.use_te_activation_func = False
     config.bias_activation_fusion = config.cross_entropy_loss_fusion = True

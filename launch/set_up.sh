@@ -93,7 +93,7 @@ install() {
 build_cuda_part() {
     if ! has_gpu; then
         echo "CUDA part: not built, this machine has no GPU; the same operations run in plain torch here."
-    elif $venv/bin/python -m mai.kernels.cuda.build; then
+    elif $venv/bin/python -m mai.kernels.cuda.build_library; then
         echo "CUDA part: built for Hopper (sm_90a)."
     else
         echo "CUDA part: not built, see above; Triton takes its place."

@@ -28,7 +28,7 @@ class Batch:
     positions_BS: Tensor | None = None
     """Rotary positions (int64), from 0 to less than the model's longest sequence."""
     further_weights_BSD: Tensor | None = None
-    """Of the targets one, two, ... places further; filled in by `for_depths`."""
+    """The weights of the targets one, two, ... places further; filled in by `for_depths`."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a tensor of another shape or dtype than this class says."""
@@ -51,7 +51,7 @@ class Batch:
 
     def split(self, num_sequences: int) -> list["Batch"]:
         """Micro-batches of so many sequences; the batch must be a multiple of that."""
-        assert self.tokens_BS.size(0) % num_sequences == 0, "recipe/rules/batch.py lets no such batch through"
+        assert self.tokens_BS.size(0) % num_sequences == 0, "recipe/rules/batch_rules.py lets no such batch through"
         starts = range(0, self.tokens_BS.size(0), num_sequences)
         return [self.each(lambda x, start=start: x[start : start + num_sequences]) for start in starts]  # type: ignore[misc]
 

@@ -60,7 +60,7 @@ def check(
       mai check quickstart train.steps=50 parallel.tensor=2 --ranks 8
       mai check mai1_500b --gpus 15000 --build
     """
-    from mai.check import report
+    from mai.check import check_report
     from mai.recipe import load, override, rules
 
     if rank is not None and not builds:
@@ -69,9 +69,9 @@ def check(
     if gpus is not None:
         ranks = rules.ranks_within(checked.parallel, gpus)
         rules.check(checked, world_size=ranks)
-    found = report.report(checked, ranks, gpus=gpus)
+    found = check_report.report(checked, ranks, gpus=gpus)
     if not as_json:
-        for line in report.lines(checked, found):
+        for line in check_report.lines(checked, found):
             click.echo(click.style(line, bold=True) if line.startswith("*") else line)
         click.echo(click.style("no rule is broken", fg="green"))
     if builds:
@@ -80,7 +80,7 @@ def check(
         found["built"] = start.build_ranks(checked, found["layout"]["ranks"], rank=rank, progress=not as_json)
     if as_json:
         return echo_json(found)
-    for line in report.built_lines(found.get("built", [])):
+    for line in check_report.built_lines(found.get("built", [])):
         click.echo(line)
     return None
 

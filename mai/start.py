@@ -116,7 +116,7 @@ def certify(name: str, overrides: tuple[str, ...], *, say: Callable[[str], None]
     from mai.engine import device as devices
 
     devices.prepare("cpu")
-    from mai.certify import certificate, gather, report
+    from mai.certify import certificate, certificate_text, gather
     from mai.certify.require import default_path
     from mai.certify.subject import code, subject
 
@@ -126,15 +126,15 @@ def certify(name: str, overrides: tuple[str, ...], *, say: Callable[[str], None]
         path.unlink(missing_ok=True)
     # Kept where its logs explain a failure.
     scratch = Path(tempfile.mkdtemp(prefix="mai-certify-"))
-    for line in report.subject_lines(recipe, small):
+    for line in certificate_text.subject_lines(recipe, small):
         say(line)
     evidence = gather.gather(small, scratch, start=partial(_start_trial, scratch), say=say)
     value = certificate.certificate(recipe, small, evidence, **tried)
     certificate.write(value, path)
     shutil.rmtree(scratch)
     if evidence.wrong is not None:
-        raise ParityError("\n".join([*report.wrong_lines(evidence), f"certificate, marked failed: {path}"]))
-    for line in report.passed_lines(value):
+        raise ParityError("\n".join([*certificate_text.wrong_lines(evidence), f"certificate, marked failed: {path}"]))
+    for line in certificate_text.passed_lines(value):
         say(line)
     say(f"certificate: {path}")
     return value
@@ -171,7 +171,7 @@ def _build_some(ranks: Sequence[int], *, recipe: Recipe, world_size: int) -> lis
     from mai.engine import device as devices
 
     devices.prepare("cpu")
-    from mai.check.build import build_ranks
+    from mai.check.build_without_memory import build_ranks
     from mai.parallel.layout import Layout
 
     return [asdict(one) for one in build_ranks(recipe, Layout.of(recipe.parallel, world_size), ranks)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from mai.batch import Batch
 
 _SEGMENTS = 5
-"""Of a row, about."""
+"""How many segments a row has, about."""
 _NOTHING_COUNTS_ONE_IN = 4
 """Sequences of which no target counts, as a micro-batch that is filled up has them."""
 

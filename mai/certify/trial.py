@@ -15,7 +15,7 @@ from mai.engine.engine import Engine
 from mai.engine.groups import build_groups, join_world, leave_world
 from mai.engine.shard import WEIGHT, Shard
 from mai.errors import ExitCode
-from mai.objective.choose import objective_of
+from mai.objective.choose_objective import objective_of
 from mai.optimizer.optimizers import optimizer_of
 from mai.optimizer.schedule import learning_rate_at
 from mai.parallel.layout import Layout

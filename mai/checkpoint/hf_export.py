@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mai.checkpoint import load, store
+from mai.checkpoint import load_shards, store
 from mai.checkpoint.hf_fit import shapes_of
 from mai.checkpoint.hf_import import SIDE_FILES
 from mai.checkpoint.hf_tensors import to_theirs
@@ -27,7 +27,7 @@ from mai.checkpoint.shard_file import DTYPES, FileDigest, in_files, verify, writ
 from mai.engine.device import Device
 from mai.engine.shard import WEIGHT, Block, Shard
 from mai.errors import CheckpointError, RecipeError
-from mai.model.families.choose import FAMILIES, family_of
+from mai.model.families.choose_family import FAMILIES, family_of
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Rule, Source, Target
 from mai.recipe import ModelConfig, Recipe
@@ -101,7 +101,7 @@ def export_hf(
     """Fill the folder, which is there and empty. Raises CheckpointError where the checkpoint is damaged."""
     shapes = shapes_of(export.model)
     everything = [_shard(Target(name), torch.empty(shapes[name], device="meta"), shapes[name]) for name in shapes]
-    names = load.needed_files(export.checkpoint, export.manifest, everything)
+    names = load_shards.needed_files(export.checkpoint, export.manifest, everything)
     digests = [(export.checkpoint / name, export.manifest.files[name]) for name in names]
     files = _files(export, shard_bytes)
     write = partial(_write, folder=folder, checkpoint=export.checkpoint, model=export.model)
@@ -211,7 +211,7 @@ class _Reader:
             self._last = None
             ours = _empty(rule.target, self._model, device="cpu")
             shard = _shard(rule.target, ours, shapes_of(self._model)[rule.target.name])
-            load.fill(self._folder, self._manifest, [shard])
+            load_shards.fill(self._folder, self._manifest, [shard])
             self._last = (rule, to_theirs(rule.making, ours))
         return self._last[1][source]
 

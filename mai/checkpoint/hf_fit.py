@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mai.checkpoint.hf_folder import HfFolder, first_of, noting, read_config, read_headers
 from mai.checkpoint.hf_tensors import to_ours
 from mai.errors import CheckpointError
-from mai.model.families.choose import FAMILIES
+from mai.model.families.choose_family import FAMILIES
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Rule, Source
 from mai.model.shapes import buffers, parameters

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mai.checkpoint import load, store
+from mai.checkpoint import load_shards, store
 from mai.checkpoint.manifest import Manifest, read_manifest
 from mai.collectives import first_told, tell_json
 from mai.engine.shard import Shard
@@ -43,7 +43,7 @@ def resume(
         if damage is None:
             assert manifest is not None
             check(manifest)
-            load.fill(folder, manifest, shards)
+            load_shards.fill(folder, manifest, shards)
             return manifest
         damages.append(damage)
         leave_out(step, damage)
@@ -59,7 +59,7 @@ def _verified(folder: Path, shards: Sequence[Shard]) -> tuple[Manifest | None, s
     """The manifest, or what is wrong with the checkpoint."""
     try:
         manifest = read_manifest(folder)
-        load.verify_files(folder, manifest, shards)
+        load_shards.verify_files(folder, manifest, shards)
     except CheckpointError as error:
         return None, str(error)
     return manifest, None

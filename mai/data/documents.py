@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mai.data.document import Document
-from mai.data.formats.choose import SUFFIXES, format_of
+from mai.data.formats.choose_format import SUFFIXES, format_of
 from mai.data.formats.piece import Piece
 from mai.errors import DataError
 

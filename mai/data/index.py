@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mai.data.files import sha256_of
-from mai.data.manifest import (
+from mai.data.dataset_manifest import (
     TOKENIZER_NAME,
     DatasetManifest,
     Settings,
     differing_fields,
     read_manifest,
 )
+from mai.data.files import sha256_of
 from mai.data.split import Split
 from mai.data.token_text import TokenText
 from mai.errors import DataError

@@ -14,11 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from mai.data.documents import find_pieces, group_pieces
-from mai.data.files import LOCK_NAME, owned, sha256_of, storage, write_durably
-from mai.data.formats.piece import Piece
-from mai.data.index import Dataset
-from mai.data.manifest import (
+from mai.data.dataset_manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
     DatasetManifest,
@@ -28,7 +24,11 @@ from mai.data.manifest import (
     read_manifest,
     token_type_of,
 )
-from mai.data.progress import byte_progress
+from mai.data.documents import find_pieces, group_pieces
+from mai.data.files import LOCK_NAME, owned, sha256_of, storage, write_durably
+from mai.data.formats.piece import Piece
+from mai.data.index import Dataset
+from mai.data.progress_bar import byte_progress
 from mai.data.split import SPLITS, Split, split_of
 from mai.data.survey import Survey, survey_corpus
 from mai.data.token_text import TokenText

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from mai.data.dataset_manifest import TOKENIZER_NAME
 from mai.data.documents import read_piece
 from mai.data.formats.piece import Piece
-from mai.data.manifest import TOKENIZER_NAME
 from mai.data.token_text import TokenText
 from mai.data.tokenizer import encode, read_tokenizer
 from mai.workers import Workers

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mai.data.manifest import FileRecord, SplitRecord
+from mai.data.dataset_manifest import FileRecord, SplitRecord
 from mai.data.split import Split
 
 SHARD_TOKENS = 2**26

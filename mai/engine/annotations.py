@@ -1,4 +1,4 @@
-"""What a micro-batch says of its tokens besides what they are, on its way to the parts of the model that ask: attention
+"""What a micro-batch says of its tokens besides what they are, on its way to the modules that ask: attention
 for segments and positions, routers and the output layer for weights.
 
 It travels as Megatron's `packed_seq_params`, which every layer gets with its arguments: a layer that is computed again
@@ -13,7 +13,7 @@ from mai.batch import Batch
 
 
 class Annotations:
-    """Of one micro-batch, as this context rank holds it; of a batch that says nothing there is none."""
+    """What one micro-batch says, as this context rank holds it; a batch that says nothing has none."""
 
     qkv_format = "sbhd"
     """Megatron's modules ask for it, and do something else for "thd"."""

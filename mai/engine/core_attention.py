@@ -17,7 +17,7 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
 from mai.engine.annotations import Annotations
-from mai.engine.context import Positions, attend, with_segments
+from mai.engine.context_attention import Positions, attend, with_segments
 from mai.errors import RecipeError
 
 
@@ -63,7 +63,7 @@ class CoreAttention(MegatronModule):
         self.core = core
         self.takes_segments = "starts_BQ" in inspect.signature(core).parameters
         self.annotations: Annotations | None = None
-        """Of the micro-batch that the layer is computing; see `model.hand_over`."""
+        """What the micro-batch says that the layer is computing; see `language_model.hand_over`."""
         self._must_turn = tables is not None
         self.cache: KeyValueCache | None = None
         sinks_H = None

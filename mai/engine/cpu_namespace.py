@@ -71,7 +71,7 @@ synchronize = empty_cache = set_device = set_stream = _lazy_init = nothing
 
 
 def current_device() -> torch.device:
-    # The CPU; the meta device where a model is built for its shapes (mai/check/build.py).
+    # The CPU; the meta device where a model is built for its shapes (mai/check/build_without_memory.py).
     return torch.get_default_device()
 
 

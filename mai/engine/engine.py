@@ -15,8 +15,8 @@ from torch import Tensor
 from mai.batch import Batch
 from mai.collectives import max_int, sum_floats
 from mai.engine import experts
-from mai.engine.build import build_model, share_out
-from mai.engine.context import own_columns
+from mai.engine.build_model import build_model, share_out
+from mai.engine.context_attention import own_columns
 from mai.engine.device import Device
 from mai.engine.groups import Groups
 from mai.engine.multi_token import split_depths
@@ -81,7 +81,7 @@ class Engine:
     def __init__(self, recipe: Recipe, layout: Layout, groups: Groups, device: Device) -> None:
         self._recipe, self._groups, self._device = recipe, groups, device
         self._layout = layout
-        self._modules = build_model(
+        self._virtual_stages = build_model(
             recipe,
             layout,
             groups,
@@ -90,19 +90,19 @@ class Engine:
             sequence_parallel=recipe.parallel.sequence,
         )
         # Before they are shared out, when each parameter is whole.
-        self._own_names = [block.name for _, _, block in blocks(self._modules)]
-        self._sharding = share_out(self._modules, recipe, layout, groups, device=device.torch_device)
-        config, chunks = self._modules[0].config, self._sharding.chunks
+        self._own_names = [block.name for _, _, block in blocks(self._virtual_stages)]
+        self._sharding = share_out(self._virtual_stages, recipe, layout, groups, device=device.torch_device)
+        config, wrapped = self._virtual_stages[0].config, self._sharding.wrapped_stages
         config.finalize_model_grads_func = finalize_model_grads
-        config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync
+        config.no_sync_func = [each.no_sync for each in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
         config.grad_scale_func = None
         self._passes = Passes(
             recipe,
             layout,
             groups,
             device,
-            modules=self._modules,
-            chunks=chunks,
+            virtual_stages=self._virtual_stages,
+            wrapped_stages=wrapped,
             max_length=recipe.data.sequence_length,
         )
 
@@ -120,10 +120,10 @@ class Engine:
 
         `loss` is the recipe's: where that names none, it must be `summed`, or RuntimeError is raised, on a GPU some
         time later (mai/kernels/linear_cross_entropy.py). DataError where no target counts."""
-        for chunk in self._sharding.chunks:
-            chunk.train()
+        for virtual_stage in self._sharding.wrapped_stages:
+            virtual_stage.train()
         self._sharding.zero_gradients()
-        experts.forget_counts(self._modules)
+        experts.forget_counts(self._virtual_stages)
         depths, further_weight = self._recipe.model.multi_token_depths, self._recipe.objective.multi_token_weight
         finish = partial(_losses, loss=loss, further_weight=further_weight)
         outputs = self._passes.run(batch, finish, depths=depths, forward_only=False)
@@ -143,7 +143,7 @@ class Engine:
             clip_norm=self._recipe.optimizer.clip_norm,
             learning_rate=learning_rate,
         )
-        experts.update_selection_bias(self._modules)
+        experts.update_selection_bias(self._virtual_stages)
 
     def open_gradients(self, gradients: Gradients) -> OpenGradients:
         """The gradients of the last `forward_backward`, to look at and to change; then call `with_norm_anew`."""
@@ -173,18 +173,18 @@ class Engine:
 
     def record_routing(self) -> None:
         """Write down where the next `forward_backward` sends its tokens; on one rank."""
-        experts.record_routing(self._modules)
+        experts.record_routing(self._virtual_stages)
 
     def recorded_routing(self) -> Picks:
         """What was written down."""
         return experts.recorded_routing(
-            self._modules, micro_batch_sequences=self._recipe.parallel.micro_batch_sequences
+            self._virtual_stages, micro_batch_sequences=self._recipe.parallel.micro_batch_sequences
         )
 
     def replay_routing(self, picks: Picks) -> None:
         """Send the tokens of the next `forward_backward`, of the same batch, where another layout sent them."""
         size = self._recipe.parallel.micro_batch_sequences
-        experts.replay_routing(self._modules, picks, self._own_tokens(), micro_batch_sequences=size)
+        experts.replay_routing(self._virtual_stages, picks, self._own_tokens(), micro_batch_sequences=size)
 
     def _own_tokens(self) -> OwnTokens:
         share = self._recipe.batch_sequences // self._layout.data
@@ -202,8 +202,8 @@ class Engine:
     def evaluate(self, batch: Batch) -> tuple[float, int]:
         """Sum of the weighted token losses over all data-parallel ranks' batches, in nats, and the number of targets
         that count. DataError where none does."""
-        for chunk in self._sharding.chunks:
-            chunk.eval()
+        for virtual_stage in self._sharding.wrapped_stages:
+            virtual_stage.eval()
         finish = partial(_losses, loss=summed, further_weight=0.0)
         totals, _ = self._totals(self._passes.run(batch, finish, forward_only=True), [])
         return totals.loss, int(totals.tokens)
@@ -220,7 +220,7 @@ class Engine:
         return int(number)
 
     def takes(self, batch: Batch) -> bool:
-        """Whether the parts of all ranks can take what this batch says of its tokens, those of the user's own too."""
+        """Whether the models of all ranks can take what this batch says of its tokens, those of the user's own too."""
         return max_int(len(self._passes.hindrances(batch)), device=self._device.torch_device) == 0
 
     def shards(self) -> list[Shard]:
@@ -241,7 +241,7 @@ class Engine:
         model = self._recipe.model
         if model.experts is None:
             return []
-        return experts.own_counts(self._modules, model.num_layers, model.experts.num_experts)
+        return experts.own_counts(self._virtual_stages, model.num_layers, model.experts.num_experts)
 
     def _totals(
         self, outputs: list[dict[str, Any]], expert_counts: list[list[float]]

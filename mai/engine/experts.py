@@ -21,7 +21,7 @@ from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from torch import Tensor
 
 from mai.engine.dispatcher import Dispatcher
-from mai.engine.grouped_linear import GroupedLinear
+from mai.engine.expert_matrices import GroupedLinear
 from mai.engine.router import ExpertRouter
 from mai.engine.routing_replay import Follower, OwnTokens, Picks, Recorder, own_micro_batches
 from mai.engine.whole_linear import WholeLinear
@@ -146,8 +146,8 @@ def expert_fields(model: ModelConfig, layout: Layout) -> dict[str, Any]:
 
 def routers(model: Sequence[MegatronModule]) -> Iterator[ExpertRouter]:
     """The routers of this rank's layers."""
-    for chunk in model:
-        yield from (module for module in chunk.modules() if isinstance(module, ExpertRouter))
+    for virtual_stage in model:
+        yield from (module for module in virtual_stage.modules() if isinstance(module, ExpertRouter))
 
 
 def forget_counts(model: Sequence[MegatronModule]) -> None:
@@ -162,8 +162,8 @@ def own_counts(model: Sequence[Any], num_layers: int, num_experts: int) -> list[
 
     `model`: this rank's GPTModels."""
     counts = [[0.0] * num_experts for _ in range(num_layers)]
-    for part in model:
-        for router in (module for module in part.decoder.modules() if isinstance(module, ExpertRouter)):
+    for virtual_stage in model:
+        for router in (module for module in virtual_stage.decoder.modules() if isinstance(module, ExpertRouter)):
             counts[router.layer_number - 1] = router.tokens_per_expert.tolist()
     return counts
 

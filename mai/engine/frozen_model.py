@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mai.batch import Batch
 from mai.engine import sharded_state
-from mai.engine.build import build_model
+from mai.engine.build_model import build_model
 from mai.engine.device import Device
 from mai.engine.generate import Sampling, generate
 from mai.engine.groups import Groups
@@ -27,17 +27,23 @@ class FrozenModel:
         # The layers of further depths train the model, and neither speak nor score.
         recipe = replace(recipe, model=replace(recipe.model, multi_token_depths=0))
         # Not cut along the sequence: one new token could not be.
-        self._modules = build_model(
+        self._virtual_stages = build_model(
             recipe, layout, groups, device=device.torch_device, max_length=max_length, sequence_parallel=False
         )
         self._passes = Passes(
-            recipe, layout, groups, device, modules=self._modules, chunks=self._modules, max_length=max_length
+            recipe,
+            layout,
+            groups,
+            device,
+            virtual_stages=self._virtual_stages,
+            wrapped_stages=self._virtual_stages,
+            max_length=max_length,
         )
-        self.shards = sharded_state.weight_shards(self._modules)
+        self.shards = sharded_state.weight_shards(self._virtual_stages)
 
     def finish_load(self) -> None:
         """After the shards were filled: take them as the model's weights."""
-        sharded_state.take_weights(self._modules, self.shards)
+        sharded_state.take_weights(self._virtual_stages, self.shards)
         self.shards = []
 
     def log_probs(self, batch: Batch) -> Tensor:
@@ -49,14 +55,14 @@ class FrozenModel:
     def generate(self, tokens_BS: Tensor, *, num_tokens: int, sampling: Sampling, end_token: int | None) -> Tensor:
         """Continue the sequences; returns the new tokens [B, N]. All ranks must call alike.
 
-        RecipeError where the layout cuts the sequence, or a stage into parts."""
+        RecipeError where the layout cuts the sequence, or a stage into virtual stages."""
         layout = self._layout
         if layout.context > 1 or layout.virtual_stages > 1:
             raise RecipeError(
                 f"parallel.context={layout.context}, parallel.virtual_stages={layout.virtual_stages}: a model speaks "
                 "on tensor and pipeline ranks alone; use 1 for both"
             )
-        (module,) = self._modules
+        (module,) = self._virtual_stages
         tokens = tokens_BS.to(self._device.torch_device)
         new = generate(module, self._groups, tokens, num_tokens=num_tokens, sampling=sampling, end_token=end_token)
         return new.cpu()

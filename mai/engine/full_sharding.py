@@ -34,8 +34,8 @@ from mai.engine.sharding import (
     new_states,
     update_each,
 )
-from mai.optimizer.groups import GroupRule
 from mai.optimizer.optimizers import Optimizer, optimizer_of
+from mai.optimizer.parameter_groups import GroupRule
 from mai.recipe import Recipe
 
 
@@ -52,7 +52,7 @@ class FullSharding:
         self._update_kernel, self._sum_of_squares = update_kernel(recipe), choose(recipe).sum_of_squares
         self._rows: list[_Rows] = []
         self._pieces: list[_Piece] = []
-        self.chunks: list[Any] = []
+        self.wrapped_stages: list[Any] = []
         self._buffers = buffer_shards(modules)
         for module in modules:
             named_blocks = list(_named_blocks(module))
@@ -65,7 +65,7 @@ class FullSharding:
             self._pieces += [
                 piece for name, start, block in named_blocks for piece in _meeting(rows[name], start, block)
             ]
-            self.chunks.append(_Chunk(module, [own.gradient for own in rows.values()]))
+            self.wrapped_stages.append(_Wrapped(module, [own.gradient for own in rows.values()]))
         self._updates = 0
 
     def zero_gradients(self) -> None:
@@ -117,8 +117,8 @@ class FullSharding:
         return [rows.owned for rows in self._rows]
 
 
-class _Chunk(MegatronModule):
-    """A part of the model as Megatron's schedules and its finalize_model_grads know it."""
+class _Wrapped(MegatronModule):
+    """A virtual stage as Megatron's schedules and its finalize_model_grads know it."""
 
     def __init__(self, module: GPTModel, gradients: list[Tensor]) -> None:
         super().__init__(config=module.config)

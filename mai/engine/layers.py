@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
-from mai.engine.context import AttentionCore
+from mai.engine.context_attention import AttentionCore
 from mai.engine.core_attention import CoreAttention
 from mai.engine.experts import expert_layer
 from mai.engine.grouped_query_attention import grouped_query_self_attention
@@ -123,7 +123,7 @@ _ACTIVATIONS = {"swiglu": SwiGLU, "clamped_swiglu": ClampedSwiGLU}
 
 
 def decoder_block(model: ModelConfig, *, layers: range, max_length: int, device: torch.device) -> Any:
-    """The block spec that GPTModel takes, for the layers of one part of the model, counted from 0 over the whole.
+    """The block spec that GPTModel takes, for the layers of one virtual stage, counted from 0 over the whole.
 
     Raises RecipeError when the recipe names a layer or an attention core of its own that cannot be loaded."""
     cos_SD, sin_SD = rope.tables(max_length, rotary.frequencies(model), scale=rotary.rotation_scale(model))

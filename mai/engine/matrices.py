@@ -1,6 +1,6 @@
 """The matrices that tensor ranks cut: whatever computes with one takes it from here.
 
-Another product for all of them, FP8's say, enters here; the experts' matrices are in grouped_linear.py, and those that
+Another product for all of them, FP8's say, enters here; the experts' matrices are in expert_matrices.py, and those that
 tensor ranks do not cut in whole_linear.py.
 """
 

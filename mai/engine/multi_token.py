@@ -5,7 +5,7 @@ token further, with the embedding and the output layer of the model itself.
     depth d   [norm of the embedding d tokens on | norm of depth d - 1] -> matrix -> layer, norm -> output layer: the
               token after d more
 
-The block is Megatron's (transformer/multi_token_prediction.py, core 0.16.1), on the last part of the pipeline, where
+The block is Megatron's (transformer/multi_token_prediction.py, core 0.16.1), on the last virtual stage, where
 the embedding stands once more; Megatron sums both embeddings' gradients. What GPTModel makes of the block is not used
 (models/gpt/gpt_model.py, GPTModel._postprocess), because it
 - hangs the further losses onto the backward pass with a factor from the config, and keeps their values in a global of
@@ -29,12 +29,13 @@ from megatron.core.transformer.multi_token_prediction import (
 from torch import Tensor
 
 from mai.engine.annotations import Annotations
+from mai.engine.language_model import Model, hand_over
 from mai.engine.matrices import ColumnMatrix
-from mai.engine.model import Model, hand_over
 
 
 class MultiTokenModel(Model):
-    """The model whose last part returns the token losses of all depths, [1 + D, B, S]; in evaluation [1, B, S].
+    """The model whose last virtual stage returns the token losses of all depths, [1 + D, B, S]; in evaluation
+    [1, B, S].
 
     Those of further depths are weighed already; a position that has no token so far on has loss 0. It needs labels:
     `FrozenModel` leaves the block out."""
@@ -118,5 +119,5 @@ def multi_token_block(layers: list[ModuleSpec], *, norm: type) -> ModuleSpec:
 
 
 def split_depths(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """The next token's losses [B, S] and further depths' [D, B, S], of what the model's last part returned."""
+    """The next token's losses [B, S] and further depths' [D, B, S], of what the model's last virtual stage returned."""
     return (losses, losses.new_empty(0)) if losses.dim() == 2 else (losses[0], losses[1:])

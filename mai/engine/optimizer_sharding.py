@@ -33,8 +33,8 @@ from mai.engine.sharding import (
 )
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError
-from mai.optimizer.groups import GroupRule, rule_of
 from mai.optimizer.optimizers import Optimizer, optimizer_of
+from mai.optimizer.parameter_groups import GroupRule, rule_of
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
 
@@ -44,8 +44,8 @@ class OptimizerSharding:
 
     def __init__(self, modules: Sequence[GPTModel], recipe: Recipe, layout: Layout, *, copy: int) -> None:
         """`copy`: which of the copies that hybrid sharding keeps equal this rank belongs to. All ranks must call."""
-        self._modules, self._copy = modules, copy
-        self.chunks = [
+        self._virtual_stages, self._copy = modules, copy
+        self.wrapped_stages = [
             # Buckets of later virtual stages are not worth cutting: their sums hide behind the first one's compute.
             DistributedDataParallel(
                 module.config, data_parallel_config(layout), module, disable_bucketing=virtual_stage > 0
@@ -55,13 +55,13 @@ class OptimizerSharding:
         self._optimizer = optimizer_of(recipe.optimizer)
         self._update_kernel, self._sum_of_squares = update_kernel(recipe), choose(recipe).sum_of_squares
         rules = update_rules(modules, recipe.optimizer)
-        self._megatron = _megatron_optimizer(self.chunks, recipe, rules)
+        self._megatron = _megatron_optimizer(self.wrapped_stages, recipe, rules)
         self._ranges = list(_owned_ranges(self._megatron, self._optimizer, rules))
         self._updates = 0
 
     def zero_gradients(self) -> None:
-        for chunk in self.chunks:
-            chunk.zero_grad_buffer()
+        for virtual_stage in self.wrapped_stages:
+            virtual_stage.zero_grad_buffer()
         self._megatron.zero_grad()
 
     def finish_gradients(self) -> None:
@@ -104,12 +104,12 @@ class OptimizerSharding:
         """Cast and gather them into the model."""
         for part in _with_states(self._megatron):
             part._copy_main_params_to_model_params()
-        for chunk in self.chunks:
-            chunk.start_param_sync(force_sync=True)
+        for virtual_stage in self.wrapped_stages:
+            virtual_stage.start_param_sync(force_sync=True)
 
     def shards(self) -> list[Shard]:
         tensors = {of.parameter: {WEIGHT: of.owned.weight.detach(), **of.owned.states} for of in self._ranges}
-        return self._shards(tensors) + buffer_shards(self._modules)
+        return self._shards(tensors) + buffer_shards(self._virtual_stages)
 
     def gradients(self) -> list[Shard]:
         tensors = {}
@@ -126,7 +126,7 @@ class OptimizerSharding:
         """`tensors`: of each parameter, over the range that this rank owns. The first copy answers for all."""
         starts = {of.parameter: of.start for of in self._ranges}
         shards = []
-        for parameter, block_start, block in blocks(self._modules):
+        for parameter, block_start, block in blocks(self._virtual_stages):
             if parameter not in tensors:
                 continue
             start = starts[parameter]
@@ -140,7 +140,7 @@ class OptimizerSharding:
 
 
 def _megatron_optimizer(
-    chunks: list[DistributedDataParallel], recipe: Recipe, rules: Mapping[torch.nn.Parameter, GroupRule]
+    wrapped_stages: list[DistributedDataParallel], recipe: Recipe, rules: Mapping[torch.nn.Parameter, GroupRule]
 ) -> MegatronOptimizer:
     """Megatron's distributed optimizer, for its ranges, buffers and copies; its own update is never called.
 
@@ -150,7 +150,7 @@ def _megatron_optimizer(
     others = sorted({*rules.values()} - {usual})
     optimizer = get_megatron_optimizer(
         optimizer_config(recipe.optimizer, recipe.precision),
-        chunks,
+        wrapped_stages,
         config_overrides={_key(rule, rules): ParamGroupOverride(**asdict(rule)) for rule in others},
         use_gloo_process_groups=False,
     )

@@ -1,4 +1,4 @@
-"""One batch through the parts of the model, micro-batch by micro-batch, by Megatron's schedule: with gradients or
+"""One batch through the virtual stages, micro-batch by micro-batch, by Megatron's schedule: with gradients or
 without, of a model that trains or of one that does not.
 
 Shapes: B sequences of this data-parallel rank, S tokens of a sequence, L of this context rank.
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from mai.batch import Batch
 from mai.engine.annotations import Annotations
-from mai.engine.context import own_columns, whole_rows
+from mai.engine.context_attention import own_columns, whole_rows
 from mai.engine.device import Device
 from mai.engine.groups import Groups
-from mai.engine.model import cores_of
+from mai.engine.language_model import cores_of
 from mai.engine.multi_token import split_depths
 from mai.engine.translate import schedule_function
 from mai.errors import DataError, RecipeError
@@ -28,7 +28,8 @@ from mai.recipe import Recipe
 Said = dict[str, Any]
 """What a micro-batch said on the last stage."""
 Finish = Callable[[Batch, Tensor], tuple[Tensor, Tensor, Said]]
-"""A micro-batch and what the last part returned of it -> the sum to train on, how many targets count, what is said."""
+"""A micro-batch and what the last virtual stage returned of it -> the sum to train on, how many targets count, and what
+is said."""
 MicroBatch = tuple[Batch, Annotations | None]
 
 
@@ -42,14 +43,14 @@ class Passes:
         groups: Groups,
         device: Device,
         *,
-        modules: Sequence[GPTModel],
-        chunks: Sequence[Any],
+        virtual_stages: Sequence[GPTModel],
+        wrapped_stages: Sequence[Any],
         max_length: int,
     ) -> None:
-        """`modules`: this rank's parts; `chunks`: what Megatron's schedule calls them by, wrapped where they train.
-        `max_length`: positions that the model knows."""
+        """`virtual_stages`: this rank's; `wrapped_stages`: the same as Megatron's schedule calls them, wrapped where
+        they train. `max_length`: positions that the model knows."""
         self._recipe, self._layout, self._groups, self._device = recipe, layout, groups, device
-        self._modules, self._chunks, self._max_length = modules, list(chunks), max_length
+        self._virtual_stages, self._wrapped_stages, self._max_length = virtual_stages, list(wrapped_stages), max_length
         self._schedule = schedule_function(layout.schedule)
 
     def run(self, batch: Batch, finish: Finish, *, depths: int = 0, forward_only: bool) -> list[Said]:
@@ -59,11 +60,11 @@ class Passes:
         size = self._recipe.parallel.micro_batch_sequences
         micro_batches = [self._own(micro_batch) for micro_batch in self._prepared(batch, depths).split(size)]
         # Every virtual stage reads all micro-batches, at its own pace.
-        readers = [iter(micro_batches) for _ in self._chunks]
+        readers = [iter(micro_batches) for _ in self._wrapped_stages]
         return self._schedule(  # type: ignore[no-any-return]
             forward_step_func=partial(_forward_step, finish=finish),
             data_iterator=readers if self._layout.schedule.is_interleaved else readers[0],
-            model=self._chunks,
+            model=self._wrapped_stages,
             num_microbatches=len(micro_batches),
             seq_length=batch.tokens_BS.size(1),
             micro_batch_size=size,
@@ -75,8 +76,8 @@ class Passes:
         """Log-probabilities of the targets, fp32 [B, S] on the CPU; the same on all model ranks of a copy.
 
         Whole logits are never there, but of one micro-batch under `kernels=reference`."""
-        for chunk in self._chunks:
-            chunk.eval()
+        for virtual_stage in self._wrapped_stages:
+            virtual_stage.eval()
         said = self.run(batch, _keep_losses, forward_only=True)
         group = self._groups.context_group
         if self._groups.is_last_stage:
@@ -88,11 +89,13 @@ class Passes:
         return whole_BS.cpu()
 
     def hindrances(self, batch: Batch) -> list[str]:
-        """What in this rank's parts cannot take what the batch says of its tokens: parts of the user's own."""
+        """What in this rank's virtual stages cannot take what the batch says of its tokens: parts of the user's own."""
         if batch.segments_BS is None and batch.positions_BS is None:
             return []
         model, found = self._recipe.model, []
-        cores_by_layer = [cores_of(layer) for part in self._modules for layer in part.decoder.layers]
+        cores_by_layer = [
+            cores_of(layer) for virtual_stage in self._virtual_stages for layer in virtual_stage.decoder.layers
+        ]
         takes_segments = all(core.takes_segments for cores in cores_by_layer for core in cores)
         if not all(cores_by_layer):
             found.append(f"model.layer={model.layer}: has no attention core of mai's, which they would reach")
@@ -117,7 +120,7 @@ class Passes:
         own = whole.each(lambda x: own_columns(x, rank=rank, ranks=ranks).to(self._device.torch_device))
         if own.weights_BS is None and own.segments_BS is None and own.positions_BS is None:
             return own, None
-        is_cut = self._modules[0].config.sequence_parallel
+        is_cut = self._virtual_stages[0].config.sequence_parallel
         tensor_rank, sequence_ranks = (self._groups.tensor_rank, self._layout.tensor) if is_cut else (0, 1)
         return own, Annotations(own, tensor_rank=tensor_rank, sequence_ranks=sequence_ranks)
 

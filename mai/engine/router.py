@@ -47,7 +47,7 @@ class ExpertRouter(Router):
 
     expert_bias: Tensor | None
     tokens_per_expert: Tensor
-    """Of the counted tokens of this rank in this step, how many picked each."""
+    """How many of this rank's counted tokens picked each expert in this step."""
 
     def __init__(
         self, config: TransformerConfig, pg_collection: ProcessGroupCollection, *, experts: MixtureOfExperts

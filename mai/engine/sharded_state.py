@@ -16,15 +16,15 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from mai.engine.shard import WEIGHT, Block, Shard
-from mai.optimizer.groups import GroupRule, rule_of
+from mai.optimizer.parameter_groups import GroupRule, rule_of
 from mai.recipe import OptimizerConfig
 
 
 def blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, int, Block]]:
     """Every parameter's blocks, with the place in the flattened parameter where each begins."""
-    for chunk in model:
-        sharded = _sharded(chunk)
-        for name, parameter in chunk.named_parameters():
+    for virtual_stage in model:
+        sharded = _sharded(virtual_stage)
+        for name, parameter in virtual_stage.named_parameters():
             entry = sharded[name]
             parts = entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]
             start = 0
@@ -41,9 +41,9 @@ def update_rules(model: Sequence[MegatronModule], optimizer: OptimizerConfig) ->
 
 def buffer_blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[Tensor, int, Block]]:
     """What the model keeps besides parameters, whole on every rank of its layer: the experts' selection bias."""
-    for chunk in model:
-        sharded = _sharded(chunk)
-        for name, buffer in chunk.named_buffers():
+    for virtual_stage in model:
+        sharded = _sharded(virtual_stage)
+        for name, buffer in virtual_stage.named_buffers():
             if name in sharded:
                 part = sharded[name]
                 assert buffer.dtype == torch.float32, f"{name}: a checkpoint holds fp32"
@@ -56,8 +56,8 @@ def buffer_shards(model: Sequence[MegatronModule]) -> list[Shard]:
     return [Shard(block, 0, buffer.numel(), {WEIGHT: buffer}) for buffer, _, block in buffer_blocks(model)]
 
 
-def _sharded(chunk: MegatronModule) -> dict[str, Any]:
-    return chunk.sharded_state_dict(metadata={"non_homogeneous_layers": True})  # type: ignore[no-any-return]
+def _sharded(virtual_stage: MegatronModule) -> dict[str, Any]:
+    return virtual_stage.sharded_state_dict(metadata={"non_homogeneous_layers": True})  # type: ignore[no-any-return]
 
 
 def _block(part: ShardedTensor) -> Block:

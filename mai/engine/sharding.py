@@ -13,15 +13,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mai.engine.shard import Shard
-from mai.optimizer.groups import GroupRule
 from mai.optimizer.optimizers import Optimizer
+from mai.optimizer.parameter_groups import GroupRule
 
 
 class Sharding(Protocol):
-    """This rank's parts of the model; all ranks must call each verb, in the same order."""
+    """This rank's virtual stages; all ranks must call each verb, in the same order."""
 
-    chunks: list[Any]
-    """The parts by virtual stage, as Megatron's schedules and its finalize_model_grads call them."""
+    wrapped_stages: list[Any]
+    """The virtual stages as Megatron's schedules and its finalize_model_grads call them."""
 
     def zero_gradients(self) -> None:
         """Before the first backward pass of a step: every one adds to the gradients."""

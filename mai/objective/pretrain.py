@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mai.batch import Batch
 from mai.engine.engine import Loss, summed
-from mai.objective.objective import Sequences
+from mai.objective.interface import Sequences
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mai.kernels.adamw_update import Update
-from mai.optimizer.groups import GroupRule
+from mai.optimizer.parameter_groups import GroupRule
 from mai.recipe import OptimizerConfig
 from mai.recipe.precision import FORMATS, Format
 
@@ -93,7 +93,7 @@ class AdamW:
 
 
 def _weights(beta: float, number: int) -> list[float]:
-    """Of the gradients in a running mean of so many, the newest first."""
+    """What each gradient counts in a running mean of so many, the newest first."""
     powers = [beta**age for age in range(number)]
     return [power / sum(powers) for power in powers]
 

@@ -17,11 +17,11 @@ _DEFAULT_CURRENCY = "USD"
 @dataclass(frozen=True, slots=True)
 class Cost:
     gpu_hours: float
-    """Of all GPUs that are booked, spare ones included."""
+    """What all booked GPUs take, spare ones included."""
     money: float | None
     """In the currency of the cluster's price; with electricity where that has a price of its own."""
     energy_kilowatt_hours: float | None
-    """Of the GPUs in use with their share of the node; of the building as well where its PUE is known."""
+    """What the GPUs in use take with their share of the node, and the building around them where its PUE is known."""
     carbon_kilograms: float | None
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -95,11 +95,11 @@ def with_prices(
 @dataclass(frozen=True, slots=True)
 class Disk:
     checkpoint_bytes: int
-    """Of one."""
+    """What one checkpoint takes."""
     checkpoints_bytes: int
-    """Of all that are kept, and of the one that is being written before the oldest goes."""
+    """What all checkpoints take that are kept, and the one that is being written before the oldest goes."""
     data_bytes: int
-    """Of the token shards, where no token is read twice."""
+    """What the token shards take, where no token is read twice."""
 
 
 def disk(recipe: Recipe) -> Disk:
@@ -110,5 +110,5 @@ def disk(recipe: Recipe) -> Disk:
 
 
 def token_bytes(vocabulary: int) -> int:
-    """What a token takes in a shard (mai/data/manifest.py, token_type_of)."""
+    """What a token takes in a shard (mai/data/dataset_manifest.py, token_type_of)."""
     return 2 if vocabulary <= 2**16 else 4

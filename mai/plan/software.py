@@ -19,21 +19,21 @@ class Holds:
     """Bytes that a rank holds besides what its layers keep."""
 
     gradient_bytes: int
-    """Of a parameter: the sum over micro-batches."""
+    """What a parameter's gradient takes, summed over micro-batches."""
     own_gradient_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
-    """Of a parameter: one micro-batch's gradient, where it stands beside the sum."""
+    """What a parameter's gradient of one micro-batch takes, where it stands beside the sum."""
     optimizer_bytes: int | None = None
-    """Of a parameter: fp32 weight and moments, shared out by ZeRO-1; None for what the recipe's own optimizer keeps."""
+    """What a parameter's fp32 weight and moments take before ranks share them; None: as the recipe's optimizer."""
     stand_ins: bool = False
     """Autograd gets an empty tensor in place of a matrix's gradient, which the product has already added to its sum."""
     stand_ins_stay: bool = False
     """One of every shape of matrix, for good; without, each as long as its own backward pass."""
     fp8_weight_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
-    """Of a matrix's number, besides its weight: the copies that products in fp8 read."""
+    """What the copies that products in fp8 read take for each number of a matrix, besides its weight."""
     logit_bytes: int
-    """Of a logit, when most of the loss is there."""
+    """What a logit takes, with what the loss makes of it, when the loss needs most memory."""
     waiting_logit_bytes: int = field(default=0, metadata=MAY_BE_ZERO)
-    """Of a logit of a further depth, from its forward to its backward pass."""
+    """What a logit of a further depth takes, from its forward to its backward pass."""
     logit_tokens: int | None = None
     """As many tokens' logits exist at once; None for those of a whole micro-batch."""
     gathers_inputs: bool = False
@@ -43,7 +43,7 @@ class Holds:
     position_tables: bool = False
     """cos and sin of every position, which each virtual stage holds."""
     workspace_mib: int
-    """Of cuBLAS, in PyTorch's allocator, on Hopper and newer."""
+    """The workspaces of cuBLAS in PyTorch's allocator: on Hopper and newer, unless the source says otherwise."""
     expert_workspace_mib: int = field(default=0, metadata=MAY_BE_ZERO)
     """As much besides where a product has a matrix for each expert."""
 
@@ -57,7 +57,7 @@ class Keeps:
     dropout_masks: bool
     """A byte for each number that dropout looked at."""
     activation_inputs: bool = False
-    """Of a gated network both factors of what the second matrix reads: without a fused activation."""
+    """Both factors of what a gated network's second matrix reads: without a fused activation."""
     fp8_inputs: bool = False
     """What a product in fp8 reads is kept in fp8."""
     context_outputs: bool = False
@@ -73,7 +73,7 @@ class Pace:
     """How fast it drives a GPU. Shares are of what the GPU reached when it did nothing else."""
 
     product_share: float
-    """Of the rate of products that the GPU sustains."""
+    """What matrix products reach of the rate that the GPU sustains."""
     attention_share: float
     """The same of attention."""
     grouped_share: float

@@ -44,7 +44,8 @@ class OptimizerConfig:
     epsilon: float = Field(default=1e-8, gt=0)
 
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay of matrices; norms and biases decay only where a group says so (`mai/optimizer/groups.py`)."""
+    """Decoupled decay of matrices; norms and biases decay only where a group says so
+    (`mai/optimizer/parameter_groups.py`)."""
 
     clip_norm: float = Field(default=1.0, gt=0)
     """The gradient's global L2 norm is scaled down to this when larger."""

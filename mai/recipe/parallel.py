@@ -28,8 +28,8 @@ class ParallelConfig:
     """Runs of layers on each pipeline stage, interleaved (arXiv 2104.04473, section 2.2): a smaller bubble."""
 
     stages: str = Field(default="even", min_length=1)
-    """Which part holds what: `even`, `balanced` (embedding and loss count as a layer each), or written out, E for the
-    embedding, t for a layer, L for the loss, | between parts, *n to repeat: Ett|t*3|ttL."""
+    """Which virtual stage holds what: `even`, `balanced` (embedding and loss count as a layer each), or written out, E
+    for the embedding, t for a layer, L for the loss, | between virtual stages, *n to repeat: Ett|t*3|ttL."""
 
     expert: int = Field(default=1, gt=0)
     """Ranks that share out the experts; they are taken from the tensor, context and data ranks."""

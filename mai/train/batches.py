@@ -5,7 +5,7 @@ from mai.collectives import first_told
 from mai.data.index import Dataset
 from mai.data.loader import batch_positions, held_out_sequences, open_dataset, training_sequences
 from mai.errors import DataError
-from mai.objective.objective import Objective
+from mai.objective.interface import Objective
 from mai.recipe import Recipe
 from mai.train.session import Session
 

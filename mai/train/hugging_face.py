@@ -9,7 +9,7 @@ from typing import Any
 from mai.checkpoint import hf_export, hf_import
 from mai.checkpoint.hf_fit import fit
 from mai.checkpoint.hf_folder import noting, read_config
-from mai.data.progress import folder_progress
+from mai.data.progress_bar import folder_progress
 from mai.data.tokenizer import find_end_token, read_tokenizer
 from mai.errors import CheckpointError, DataError, UsageError
 from mai.model.shapes import num_parameters

@@ -12,7 +12,7 @@ from mai.log import log
 from mai.model.flops import flops_per_token
 from mai.observe.observer import Observer
 from mai.observe.record import OWN_NAMES, Logged, RunEnded, StepRecord
-from mai.observe.sinks.choose import open_sinks
+from mai.observe.sinks.choose_sinks import open_sinks
 from mai.recipe import Recipe
 from mai.resilience.guard import Verdict
 from mai.run_folder import utc_now

@@ -24,10 +24,10 @@ from typing import SupportsFloat
 from mai.engine.device import DeviceKind
 from mai.engine.engine import Engine
 from mai.errors import ExitCode
-from mai.objective.choose import objective_of
-from mai.objective.objective import Objective
+from mai.objective.choose_objective import objective_of
+from mai.objective.interface import Objective
 from mai.observe.record import StepRecord
-from mai.optimizer.groups import check_names
+from mai.optimizer.parameter_groups import check_names
 from mai.parallel.place import Place
 from mai.recipe import Recipe, rules
 from mai.resilience.guard import Guard

@@ -44,7 +44,7 @@ class Saver:
         self.committed_step = committed_step
         """None where nothing is committed."""
         self.longest_seconds: float | None = None
-        """Of a save of this attempt."""
+        """What the slowest save of this attempt took."""
 
     def is_due(self, step: int, *, now: bool) -> bool:
         """At the recipe's interval, or `now`; nothing is written twice for one step."""

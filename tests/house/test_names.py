@@ -1,6 +1,7 @@
 """Files are short, their names say what they hold, and a package's face is quiet."""
 
 import ast
+from collections import defaultdict
 from pathlib import Path
 
 from tests.house.sources import INSTALLED, ROOT, WRITTEN, name, python_files, tree
@@ -18,6 +19,16 @@ PACKAGES = [path for path in INSTALLED_FILES if path.name == "__init__.py" and n
 def test_no_file_or_folder_is_a_drawer() -> None:
     drawers = [name(path) for path in FILES if DRAWERS.intersection(path.relative_to(ROOT).with_suffix("").parts)]
     assert not drawers, f"{drawers}: the name says nothing about what is inside"
+
+
+def test_a_file_is_found_by_its_name() -> None:
+    """But for the operators of GPUs, each of which has the name of the operation that it computes."""
+    places = defaultdict(list)
+    for path in INSTALLED_FILES:
+        if path.name not in ("__init__.py", "__main__.py") and path.parent != ROOT / "mai/kernels/gpu":
+            places[path.name].append(name(path))
+    double = [files for files in places.values() if len(files) > 1]
+    assert not double, f"{double}: name each after what it alone holds"
 
 
 def test_files_are_short() -> None:
@@ -40,6 +51,16 @@ def test_source_is_ascii() -> None:
 def test_a_module_says_what_it_is_for() -> None:
     silent = [name(path) for path in INSTALLED_FILES if path.stat().st_size and not ast.get_docstring(tree(path))]
     assert not silent, f"{silent}: open with a docstring"
+
+
+def test_docstrings_say_what_a_thing_is_or_does() -> None:
+    dangling = [
+        f"{name(path)}:{node.lineno}"
+        for path in INSTALLED_FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Expr) and ast.unparse(node).lstrip("'\"").startswith("Of ")
+    ]
+    assert not dangling, f"{dangling}: of what? Say what it is, or what it does"
 
 
 def test_every_folder_of_code_is_a_package() -> None:

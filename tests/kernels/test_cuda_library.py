@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mai.kernels.cuda.build import build
+from mai.kernels.cuda.build_library import build
 
 # CUDA's compiler as packages, which make test-kernels puts on the path of modules.
 COMPILERS = [Path(entry) for entry in sys.path if entry.endswith("compilers")]

@@ -42,7 +42,7 @@ def forward_backward(trainer: Trainer, batch: Batch) -> Computed:
     from mai.engine.experts import routers
 
     found = trainer.engine.forward_backward(batch, summed)
-    counts = [router.tokens_per_expert for router in routers(trainer.engine._modules)]
+    counts = [router.tokens_per_expert for router in routers(trainer.engine._virtual_stages)]
     return Computed(
         loss=found.loss,
         norm=found.norm,
@@ -179,7 +179,7 @@ def preference_autograd(place: Place, recipe: Recipe) -> dict[str, Any]:
         place, replace(recipe, kernels="reference", parallel=ParallelConfig(data=1)), is_synthetic=True
     )
     batch = preference_batch(recipe, trainer.training)
-    model = trainer.engine._modules[0]
+    model = trainer.engine._virtual_stages[0]
     assert batch.weights_BS is not None
     loss = preferences(-model(batch.tokens_BS, None, None, labels=batch.targets_BS), batch.weights_BS)
     names, parameters = zip(*model.named_parameters(), strict=True)

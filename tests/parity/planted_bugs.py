@@ -84,7 +84,10 @@ def scaled_gradient() -> None:
         sharding = share_out(*arguments, **named)
         if _is_bad_rank():
             for bucket in (
-                bucket for chunk in sharding.chunks for group in chunk.bucket_groups for bucket in group.buckets
+                bucket
+                for wrapped in sharding.wrapped_stages
+                for group in wrapped.bucket_groups
+                for bucket in group.buckets
             ):
                 # Megatron's own factor on what a bucket holds before it is summed over the ranks.
                 bucket.gradient_scaling_factor *= SCALE

@@ -38,7 +38,7 @@ def uncalled(place: Place, recipes: dict[tuple[str, str], Recipe]) -> dict[tuple
         trainer = open_trainer(place, recipe, is_synthetic=True)
         with_weights = {
             name: module
-            for part in trainer.engine._modules
+            for part in trainer.engine._virtual_stages
             for name, module in part.named_modules()
             if any(True for _ in module.parameters(recurse=False))
         }

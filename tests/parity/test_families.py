@@ -60,9 +60,9 @@ def logits(place: Place, runs: list[tuple[Path, ParallelConfig]], tokens_BS: Any
         )
         assert manifest is not None
         frozen.finish_load()
-        frozen._modules[0].eval()
+        frozen._virtual_stages[0].eval()
         with torch.no_grad():
-            out = generate._through_stages(frozen._modules[0], groups, torch.from_numpy(tokens_BS))
+            out = generate._through_stages(frozen._virtual_stages[0], groups, torch.from_numpy(tokens_BS))
         found.append(None if out is None else out.numpy())
         destroy_groups()
     return found

@@ -118,7 +118,7 @@ def held_and_loaded(place: Place, recipe: Recipe) -> Held:
     engine = trainer.engine
     trainer.step(0)
     trainer.evaluate(HELD_OUT_SEQUENCES)
-    in_memory = sum(rows.to_local().numel() for module in engine._modules for rows in module.parameters())
+    in_memory = sum(rows.to_local().numel() for module in engine._virtual_stages for rows in module.parameters())
     for shard in engine.shards():
         if shard.block.name == "decoder.final_layernorm.weight":
             shard.tensors["weight"].zero_()

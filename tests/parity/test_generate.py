@@ -57,12 +57,12 @@ def logits_with_and_without_cache(place: Place, recipe: Recipe, checkpoints: Pat
     tokens_BS = torch.tensor(tokens)
     prompt = len(PROMPTS[0])
     with torch.no_grad():
-        with generate._decoding(frozen._modules[0]):
-            parts = [generate._through_stages(frozen._modules[0], frozen._groups, tokens_BS[:, :prompt])]
+        with generate._decoding(frozen._virtual_stages[0]):
+            parts = [generate._through_stages(frozen._virtual_stages[0], frozen._groups, tokens_BS[:, :prompt])]
             for position in range(prompt, tokens_BS.size(1)):
                 inputs_BS = tokens_BS[:, position : position + 1]
-                parts.append(generate._through_stages(frozen._modules[0], frozen._groups, inputs_BS))
-        at_once = frozen._modules[0](tokens_BS, None, None, runtime_gather_output=True)
+                parts.append(generate._through_stages(frozen._virtual_stages[0], frozen._groups, inputs_BS))
+        at_once = frozen._virtual_stages[0](tokens_BS, None, None, runtime_gather_output=True)
     return torch.cat(parts, dim=1).numpy(), at_once.numpy()
 
 

@@ -89,7 +89,7 @@ def test_the_models_learn_in_these_steps(found: dict[str, Found]) -> None:
 
 def ours_and_plain(place: Place, recipe: Recipe) -> Any:
     """Runs on one rank: the first layer's attention of random hidden states, by the engine and by the formulas."""
-    attention = open_trainer(place, recipe).engine._modules[0].decoder.layers[0].self_attention
+    attention = open_trainer(place, recipe).engine._virtual_stages[0].decoder.layers[0].self_attention
     hidden_SBH = torch.randn(12, 3, recipe.model.hidden_size, generator=torch.Generator().manual_seed(0))
     weights = {name.removesuffix(".weight"): weight for name, weight in attention.named_parameters()}
     with torch.no_grad():
@@ -153,12 +153,12 @@ def logits_with_and_without_cache(place: Place, recipe: Recipe) -> Any:
     frozen = FrozenModel(recipe, layout, groups, device, max_length=16)
     tokens_BS = torch.tensor([[*prompt, 7, 8, 9, 10] for prompt in PROMPT])
     with torch.no_grad():
-        with generate._decoding(frozen._modules[0]):
-            parts = [generate._through_stages(frozen._modules[0], groups, tokens_BS[:, :6])]
+        with generate._decoding(frozen._virtual_stages[0]):
+            parts = [generate._through_stages(frozen._virtual_stages[0], groups, tokens_BS[:, :6])]
             for position in range(6, tokens_BS.size(1)):
                 inputs_BS = tokens_BS[:, position : position + 1]
-                parts.append(generate._through_stages(frozen._modules[0], groups, inputs_BS))
-        at_once = frozen._modules[0](tokens_BS, None, None, runtime_gather_output=True)
+                parts.append(generate._through_stages(frozen._virtual_stages[0], groups, inputs_BS))
+        at_once = frozen._virtual_stages[0](tokens_BS, None, None, runtime_gather_output=True)
     return torch.cat(parts, dim=1).numpy(), at_once.numpy()
 
 

@@ -143,7 +143,7 @@ def ours_and_plain(place: Place, recipe: Recipe) -> tuple[Computed, Computed]:
     }
     ours = Computed(got.loss, got.multi_token_loss, gradients)
     tokens_BS1 = torch.from_numpy(trainer.training.at(range(recipe.batch_sequences)))
-    return ours, plain(trainer.engine._modules[0], tokens_BS1, recipe)
+    return ours, plain(trainer.engine._virtual_stages[0], tokens_BS1, recipe)
 
 
 def plain(model: Any, tokens_BS1: Tensor, recipe: Recipe) -> Computed:

@@ -50,7 +50,7 @@ def trained(place: Place, recipe: Recipe) -> tuple[Trained, Trained]:
 
 def _trained(place: Place, recipe: Recipe, operation: Any) -> Trained:
     trainer = open_trainer(place, recipe, is_synthetic=True)
-    for module in trainer.engine._modules:
+    for module in trainer.engine._virtual_stages:
         module.config.operations = replace(module.config.operations, linear_cross_entropy=operation)
     with LargestLogits(recipe.model.vocab_size // recipe.parallel.tensor) as logits:
         curve = [*trainer.curve(range(STEPS)), trainer.evaluate(32)]

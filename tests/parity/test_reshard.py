@@ -134,7 +134,7 @@ def weights_after_load(place: Place, recipe: Recipe, saved: Path) -> list[tuple[
             tuple(slice(o, o + n) for o, n in zip(block.offset, block.shape, strict=True)),
             parameter.detach().view(-1)[start:][: math.prod(block.shape)].view(block.shape).float().numpy(),
         )
-        for parameter, start, block in blocks(trainer.engine._modules)
+        for parameter, start, block in blocks(trainer.engine._virtual_stages)
     ]
 
 

@@ -15,7 +15,7 @@ Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 def built_blocks(place: Place, recipe: Recipe) -> list[tuple[str, tuple[int, ...], Box, bool]]:
     """Runs on every rank: name, whole shape, box (offset and shape) of each block, and whether another rank answers."""
-    from mai.engine.build import build_model
+    from mai.engine.build_model import build_model
     from mai.engine.device import open_device
     from mai.engine.groups import build_groups, join_world
     from mai.engine.sharded_state import blocks

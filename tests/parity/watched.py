@@ -133,12 +133,12 @@ def _watched(place: Place, recipe: Recipe, *, finds_peak: bool) -> Counted:
             return filled_in
 
         passes._prepared = prepared  # type: ignore[method-assign]
-        for module in trainer.engine._modules:
+        for module in trainer.engine._virtual_stages:
             module.register_forward_hook(note)
         watch.peak_bytes = 0 if finds_peak else None
         trainer.engine.forward_backward(batch, summed)
         counted.peak_bytes = watch.peak_bytes
-        counted.kept_bytes = [kept[module] for module in trainer.engine._modules]
+        counted.kept_bytes = [kept[module] for module in trainer.engine._virtual_stages]
         counted.flops = watch.flops
     trainer.close()
     return counted

@@ -1,1 +1,1 @@
-"""How a file becomes documents: one file a format, and `choose.py`, which knows them by suffix."""
+"""How a file becomes documents: one file a format, and `choose_format.py`, which knows them by suffix."""

@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from mai.kernels.cuda.build import LIBRARY
+from mai.kernels.cuda.build_library import LIBRARY
 
 
 @functools.cache

@@ -20,7 +20,7 @@ def with_whole_rows(x: Tensor) -> Tensor:
 
 
 def table_strides(table: Tensor | None) -> tuple[int, int]:
-    """Of positions and of sequences in a rotary table: [S, D] is the same for every sequence, [S, B, D] is not."""
+    """Strides of a rotary table's positions and sequences: [S, D] is the same for every sequence, [S, B, D] is not."""
     if table is None:
         return 0, 0
     return table.stride(0), table.stride(1) if table.dim() == 3 else 0

@@ -1,5 +1,5 @@
 """Where records go."""
 
-from mai.observe.sinks.choose import open_sinks
+from mai.observe.sinks.choose_sinks import open_sinks
 
 __all__ = ["open_sinks"]

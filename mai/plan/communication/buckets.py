@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mai.plan.communication.operation import Operation
 
 LEAST_ELEMENTS, LEAST_ELEMENTS_A_RANK = 40_000_000, 1_000_000
-"""Of a bucket, where a model is cut into buckets at all: the former, or the latter times the data ranks."""
+"""A bucket is full at so many elements: the former, or the latter times the data ranks where that is more."""
 _PARAMETER_ELEMENTS, _BUCKET_ELEMENTS = 64, 128
 """What begins of parameters, and ends of buckets, are padded to."""
 
@@ -82,7 +82,7 @@ class Sharing:
     copies: int
     """Kept equal, of hybrid sharding."""
     dtype: str
-    """Of what is gathered; gradients are fp32."""
+    """The type that weights are gathered in; gradients are summed in fp32."""
 
 
 class Sums:

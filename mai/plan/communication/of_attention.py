@@ -1,7 +1,7 @@
 """What a rank calls for an attention: with grouped queries (GQA), or with latent vectors (MLA)."""
 
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import column_parallel, norm, row_parallel, with_bias
+from mai.plan.communication.matrix_traffic import column_parallel, norm, row_parallel, with_bias
 from mai.plan.communication.modules import Event, Module, Weights
 from mai.recipe import GroupedQueryAttention
 
@@ -64,7 +64,7 @@ def _rotary_key(caller: Caller, size: int) -> Module:
 
 
 def _core(caller: Caller, *, key_heads: int, key_size: int, value_size: int, weights: tuple[Event, ...] = ()) -> Module:
-    """Keys and values of all context ranks; their gradients are summed in fp32 (mai/engine/context.py)."""
+    """Keys and values of all context ranks; their gradients are summed in fp32 (mai/engine/context_attention.py)."""
     rows = caller.tokens * (key_heads // caller.layout.tensor)
     key, value = rows * key_size, rows * value_size
     ranks = caller.layout.context

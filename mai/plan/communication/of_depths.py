@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mai.model.shapes import depth_layer
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import column_parallel, norm
+from mai.plan.communication.matrix_traffic import column_parallel, norm
 from mai.plan.communication.modules import Module, Stretch, Weights, within
 from mai.plan.communication.of_layer import look_up, modules_of_layer
 from mai.plan.communication.of_output import token_losses

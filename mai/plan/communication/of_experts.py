@@ -1,7 +1,7 @@
 """What a rank calls for a layer of experts: a shared expert, the router, tokens to their experts and back."""
 
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import network, norm
+from mai.plan.communication.matrix_traffic import network, norm
 from mai.plan.communication.modules import Edge, Event, Module, Weights, joined, recomputed
 from mai.plan.communication.operation import Kind
 

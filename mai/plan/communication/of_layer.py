@@ -1,7 +1,7 @@
 """What a rank calls for the layers and the embedding of the model, as mai's engine computes them on Megatron-Core's."""
 
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import network, norm, row_parallel
+from mai.plan.communication.matrix_traffic import network, norm, row_parallel
 from mai.plan.communication.modules import Module, within
 from mai.plan.communication.of_attention import grouped_query_attention, latent_attention
 from mai.plan.communication.of_experts import of_experts

@@ -1,7 +1,7 @@
 """What a rank calls for the output layer and the cross entropy of its logits."""
 
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import column_parallel
+from mai.plan.communication.matrix_traffic import column_parallel
 from mai.plan.communication.modules import Event, Module, Weights, within
 from mai.plan.communication.operation import Operation
 
@@ -14,7 +14,7 @@ def output(caller: Caller) -> list[Module]:
 
 
 def token_losses(caller: Caller) -> Module:
-    """As mai/engine/model.py computes them, one way or the other."""
+    """As mai/engine/language_model.py computes them, one way or the other."""
     matrix = column_parallel(caller, "output_layer", inputs=caller.recipe.model.hidden_size)
     if not _is_one_operation(caller):
         return Module("loss", matrix.forward + _cross_entropy(caller), matrix.backward)

@@ -12,7 +12,7 @@ from mai.model.shapes import Parameter, Split
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import VirtualStage, virtual_stages_of
 from mai.plan.communication.caller import Caller
-from mai.plan.communication.matrices import norm
+from mai.plan.communication.matrix_traffic import norm
 from mai.plan.communication.modules import Stretch, backward, forward, within
 from mai.plan.communication.of_depths import of_depths
 from mai.plan.communication.of_layer import embedding, modules_of_layer

@@ -15,10 +15,10 @@ class Operation:
     group: str
     """Whose ranks must all call it: the name of a family of groups, of which each rank is in one (rank_families.py)."""
     elements: int
-    """Of this rank's input; of what comes where nothing goes in. Of an all-to-all, what an even router sends."""
+    """How many this rank puts in, or gets where it puts nothing in; in an all-to-all, as an even router would send."""
     dtype: str
     peer: int | None = None
-    """Of a send or receive: the other rank's place in the group. Of a broadcast: the place of the rank that has it."""
+    """Place in the group of a send's or receive's other rank, or of the rank that has what is broadcast; else None."""
     what: str = ""
     """Which tensor of which layer and micro-batch: "layer 3 forward of micro-batch 2, hidden state". All that call it
     together call it the same, the sender and the receiver too: two calls of one size in the wrong order differ in
@@ -36,7 +36,7 @@ Together = tuple[Operation, ...]
 """Posted at once; the rank goes on when all are done."""
 
 Program = tuple[Together, ...]
-"""Of one rank, in its order."""
+"""All that one rank calls, in its order."""
 
 
 def operations(program: Program) -> Iterator[Operation]:

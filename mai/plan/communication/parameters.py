@@ -65,9 +65,9 @@ def _of_forward_pass(recipe: Recipe, virtual_stage: VirtualStage) -> Iterator[Pa
 
 
 _PLACES = {"core_attention": 0, "linear_proj": 1, "fc1_latent_proj": 3, "fc2_latent_proj": 3}
-"""Of an attention's modules, or a feed-forward layer's, among the others, which are at 2: Attention registers these two
-before the derived class has its own (megatron/core/transformer/attention.py), and our LatentMoELayer these behind all
-others."""
+"""Where an attention or a feed-forward layer registers a module, the lowest first; all others are at 2. Attention
+registers its two before the derived class has its own (megatron/core/transformer/attention.py), and our LatentMoELayer
+its two behind all others."""
 
 
 def _registered(parameters: Iterable[Parameter]) -> Iterator[Parameter]:

@@ -20,9 +20,9 @@ class Unit:
     """Weights that are gathered at once."""
 
     own_elements: int
-    """Of this rank, padded to equal rows."""
+    """How many of its numbers this rank holds, padded to as many rows on every rank."""
     family: str
-    """Of the ranks that share it out."""
+    """The family of the ranks that share it out."""
     ranks: int
     copies: int
     """Kept equal, of hybrid sharding."""

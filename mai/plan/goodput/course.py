@@ -15,7 +15,7 @@ class Stand(NamedTuple):
     useful_seconds: float
     """Since then, at full speed."""
     stall_seconds: float
-    """Of the save that is under way."""
+    """How long the save that is under way has kept the run waiting so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from mai.plan.goodput.intervals import Tier, best_two_tiers, two_tier_goodput
 from mai.plan.goodput.spares import enough, waiting_share
 
 NEARLY_ALWAYS = 0.999
-"""Of the time, that spares should be enough."""
+"""The share of the time in which spares should be enough."""
 LEAST = 0.01
-"""Of goodput: with less a run is taken never to end."""
+"""The least goodput of a run that is taken to end; with less its days and its money are unknown."""
 _LONGEST_RESTART_SECONDS = 1e6
 _EXACT_ENOUGH_SECONDS = 0.1
 
@@ -29,13 +29,13 @@ class PlannedRun:
     spare_nodes: int
     step_seconds: float
     useful_seconds: float
-    """Of all steps, if nothing fails and no save stalls."""
+    """What all steps take, if nothing fails and no save stalls."""
     save_interval_seconds: float | None = None
     """From save to save as the recipe has it; None: it saves at its end alone."""
     checkpoint_bytes: int
     save_seconds: float | None = None
     load_seconds: float | None = None
-    """Of that to and from storage; None is unknown."""
+    """What a save to storage takes, and a load from it; None is unknown."""
     gpu_hour_price: float | None = None
     currency: str | None = None
 

@@ -110,13 +110,13 @@ class Failures:
     """In words, for people."""
 
     gpu_hours_between: float
-    """Of a running job, from one interruption to the next."""
+    """GPU hours that a job runs from one interruption to the next, on average."""
 
     weibull_shape: float = field(default=1.0, metadata={"least": 0.1})
     """1 is exponential; below 1 failures come in bursts."""
 
     near_share: float = field(metadata={"least": 0, "most": 1})
-    """Of all failures: those after which the state is still in some memory."""
+    """The share of failures after which the state is still in some memory."""
 
     slow_nodes: SlowNodes | None = None
     repair: Repair

@@ -42,11 +42,11 @@ from mai.plan.quantities import duration
 
 _CONFIDENCES = (0.99, NEARLY_ALWAYS)
 _LEAST_SIMULATED = 0.1
-"""Of goodput: a run that takes longer than that is hopeless, and is simulated for so long only."""
+"""A run of less goodput is hopeless, and is simulated only for as long as one of this goodput would take."""
 _MOST_FAILURES = 2000
-"""Of a simulated run: three months of 45,000 GPUs at Llama 3's rate. More of them say the same once more."""
+"""A simulated run lasts so many failures at most: three months of 45,000 GPUs at Llama 3's rate; more say the same."""
 _AGREEMENT = 0.01
-"""Of goodput. Where they differ by more (a run of a few repairs' time, long bursts), the simulation is right."""
+"""How far goodput in closed form may be off; if more (a run of few repairs' time, long bursts), simulation counts."""
 GOAL = 0.94
 """What is left of the time at Llama 3's rate if all goes as designed."""
 

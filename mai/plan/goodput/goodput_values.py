@@ -81,7 +81,7 @@ class Expected:
     runs: int
     """Simulated ones."""
     waiting_share: float
-    """Of them, those that had no spare at least once."""
+    """The share of simulated runs that had no spare at least once."""
     parts: Mapping[str, float]
     """Shares of all time."""
 

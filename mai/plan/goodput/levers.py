@@ -34,7 +34,7 @@ class Move:
     """In words."""
     goodput: float
     points: float
-    """Of goodput, in hundredths."""
+    """What the move adds to goodput, in percentage points."""
     money: float | None
     """That the whole run costs less: below 0 where it costs more; None is unknown."""
 

@@ -47,12 +47,12 @@ class Measured:
     """What a run's time went to, and when it failed."""
 
     name: str
-    """Of its run folder."""
+    """The name of its run folder."""
     attempts: Sequence[Attempt]
     useful_seconds: float
-    """Of steps that the run stands on."""
+    """What the steps took that the run stands on."""
     lost_seconds: float
-    """Of steps that were computed again, or never again."""
+    """What undone steps took, whether they were computed again or not."""
 
     @property
     def wall_seconds(self) -> float:

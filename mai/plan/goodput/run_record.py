@@ -23,7 +23,7 @@ class Record:
     """The lines of a run folder, by number of the attempt where there is a file of each."""
 
     name: str
-    """Of the folder."""
+    """The name of the run folder."""
     events: Mapping[int, Sequence[Line]]
     metrics: Sequence[Line]
     """All of them, undone steps included."""

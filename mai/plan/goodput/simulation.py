@@ -208,11 +208,11 @@ class Simulated:
     goodput_range: tuple[float, float]
     """That 90% of the runs are within."""
     shares: dict[str, float]
-    """Of all time, by part (`Outcome.seconds`)."""
+    """What each part takes of all time, by the names of `Outcome.seconds`."""
     failures: float
-    """Of one run, on average."""
+    """How many failures one run has, on average."""
     waiting_share: float
-    """Of runs that had no spare at least once."""
+    """The share of runs that had no spare at least once."""
 
 
 def simulate(

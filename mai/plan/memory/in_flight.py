@@ -8,7 +8,7 @@ from mai.recipe.pipeline_schedule import PipelineSchedule
 _Counts = tuple[int, ...]
 
 _ROUNDS = 4
-"""Of as many micro-batches as there are stages: every state of a longer step comes in these and at its ragged end."""
+"""So many rounds, each a micro-batch for every stage, and the ragged end show all states of a longer step."""
 
 
 def in_flight(schedule: PipelineSchedule, stage: int, num_micro_batches: int) -> frozenset[_Counts]:

@@ -14,7 +14,7 @@ from mai.plan.time.step_time import step_time
 from mai.recipe import ParallelConfig
 
 _WORTH_NAMING = 0.01
-"""Of what is needed: a change that frees less is none."""
+"""A change is named only if it frees more than this share of the memory that the largest rank needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,11 @@ class RankMemory:
     allocated_bytes: int
     """All of them."""
     outside_bytes: int
-    """Of the driver, of NCCL, and what the allocator holds back in pieces."""
+    """What the driver and NCCL take, and what the allocator holds back in pieces."""
     needed_bytes: int
-    """Of the GPU's memory: both."""
+    """What it needs of the GPU's memory: `allocated_bytes` and `outside_bytes`."""
     host_during_save_bytes: int
-    """Of the host's memory, while a checkpoint is written: mai copies one tensor at a time. The GPU holds no more."""
+    """What writing a checkpoint takes of the host's memory: mai copies one tensor at a time. The GPU holds no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def _of_attention(attention: Attention, cut: Cut, recompute: Collection[Recomput
 
 def _of_masks(attention: Attention, cut: Cut) -> int:
     """Which keys a query sees, of queries that do not see all before them: with a window, or because a rank's queries
-    are a part of the sequence (mai/engine/context.py), early ones and late ones over the keys before them."""
+    are a part of the sequence (mai/engine/context_attention.py), early ones and late ones over the keys before them."""
     if cut.context == 1:
         has_mask = attention.window is not None and attention.window < cut.length
         return has_mask * cut.length * cut.length * cut.element_bytes

@@ -45,18 +45,18 @@ class Attention:
     heads: int
     key_heads: int
     key_size: int
-    """Of a head's query and key, position included."""
+    """How many numbers a head's query has, and its key as well, position included."""
     value_size: int
     products: tuple[Product, ...]
     """All but the last come before the core."""
     num_normed: int = 0
     """Numbers of a token that norms inside the attention read: of heads, or of latent vectors."""
     num_norm_parameters: int = 0
-    """Of those norms."""
+    """How many parameters those norms have."""
     has_sinks: bool = False
     """A number for each head, which tensor ranks share out."""
     rotary_size: int = 0
-    """Of latent attention: the part of a key that all heads share."""
+    """How many numbers of a key all heads share, in latent attention; 0 in any other."""
     window: int | None = None
     turns: bool = True
 
@@ -143,7 +143,7 @@ class Architecture:
     num_positions: int = 0
     """Rows of a learned position embedding."""
     depths: int = 0
-    """Of multi-token prediction."""
+    """How many tokens multi-token prediction predicts beyond the next one; 0 without it."""
 
     @property
     def output(self) -> Product:

@@ -23,7 +23,7 @@ class Multiplication:
     times: int = 1
     """So many matrices, each with its own rows."""
     is_grouped: bool = False
-    """Of experts: all its matrices in one launch."""
+    """The product of experts, which multiplies all their matrices in one launch."""
 
     @property
     def flops(self) -> float:
@@ -37,7 +37,7 @@ class Work:
 
     products: tuple[Multiplication, ...] = ()
     attention_flops: float = 0.0
-    """Of queries with keys and of weights with values, where a query sees what comes before it."""
+    """Operations of queries times keys and of weights times values, where a query sees only what comes before it."""
     square_flops: float = 0.0
     """The same where every query meets every key of its sequence, as it does behind a mask."""
     scores: int = 0

@@ -38,7 +38,7 @@ class LevelTraffic:
     level: Level = field(metadata=AMONG_THE_OTHERS)
     num_bytes: int = field(metadata=key("bytes"))
     share: float
-    """Of all that is sent."""
+    """The share of all sent bytes that leaves a part of this level."""
     families: list[FamilyBytes]
     busiest: BusiestPart
 

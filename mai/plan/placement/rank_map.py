@@ -12,7 +12,7 @@ from mai.plan.published import AMONG_THE_OTHERS
 class LevelNodes:
     level: str
     nodes: int
-    """Of each of its parts."""
+    """How many nodes each of its parts has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Nodes:
     first_node: int
     last_node: int
     parts: list[LevelParts]
-    """Of each level above the node."""
+    """Which parts these nodes lie in, level by level above the node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Level:
     name: str = field(metadata=key("level"))
     """`scale_up`, `node`, `leaf` or `pod`."""
     gpus: int
-    """Of each part."""
+    """How many GPUs each part has."""
 
 
 def levels(cluster: Cluster) -> tuple[Level, ...]:

@@ -22,7 +22,7 @@ class Minimum:
 class FamilyPlacement:
     family: str
     ranks: int
-    """Of each group."""
+    """How many ranks each group has."""
     stride: int
     """From a rank to the next."""
     groups: int

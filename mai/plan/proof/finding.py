@@ -17,7 +17,7 @@ class Call:
 
     rank: int
     number: int | None
-    """Of the operation in the rank's step, from 1; None where it calls nothing more there."""
+    """Which operation of the rank's step it is, counted from 1; None where the rank calls nothing more there."""
     operation: Operation | None
 
 

@@ -26,7 +26,7 @@ class _Difference:
     program: int
     """The blamed one."""
     content: Content
-    """Of the blamed rank's call; of the other's where that one has none."""
+    """What the blamed rank calls; what the other calls, where the blamed one's call is missing."""
 
     @property
     def number(self) -> float:

@@ -48,7 +48,7 @@ class PlacedFinding:
     fault: Fault
     family: str = field(metadata=key("group"))
     ranks: Group
-    """Of the group that should call together."""
+    """All ranks of the group that should call together; none where the rank that calls is in no such group."""
     groups: int
     further: int
     calls: list[PlacedCall]

@@ -48,7 +48,7 @@ class Proof:
     num_colours: int
     """Kinds of ranks that go through the step alike."""
     operations: Counts
-    """Of all ranks."""
+    """Those of all ranks together."""
     busiest_rank: int
     """The first of those with the most operations."""
     operations_of_busiest: Counts

@@ -7,7 +7,7 @@ from mai.plan.communication.rank_families import Families, Family
 from mai.plan.proof.programs import Programs
 
 Colours = Sequence[int]
-"""Of each rank; counted from 0 in the order of the first rank that has it."""
+"""The colour of each rank, counted from 0 in the order of the first rank that has it."""
 
 _Value = TypeVar("_Value", bound=Hashable)
 

@@ -64,7 +64,7 @@ class LayoutMend:
 class Step:
     time: StepTime = field(metadata=AMONG_THE_OTHERS)
     kind: str
-    """Of settings that are off alike."""
+    """The kind of setting, such as `mai/bf16/dense/h100`: predicted times of one kind are off alike."""
     measured: Trust | None
 
 
@@ -125,7 +125,7 @@ class Plan:
     sequence_length: int
     precision: Precision
     imbalance: float | None
-    """Of a model with experts."""
+    """Tokens of the busiest expert rank over the mean; None for a model without experts."""
     memory: Memory
     mends: list[LayoutMend]
     """None where it fits."""

@@ -37,7 +37,7 @@ class RankedLayout:
     most_bytes: int
     largest_stage: int
     largest_item: str
-    """Of its memory."""
+    """The item that takes most memory on the ranks of that stage."""
     items_seconds: Mapping[str, float]
     loses: list[Difference]
     """To the next faster one."""

@@ -10,7 +10,7 @@ from mai.plan.time.step_time import step_time
 from mai.recipe import Recipe
 
 _HALVINGS, _DOUBLINGS = 5, 1
-"""Of the plan's data ranks: from a 32nd of them to twice as many."""
+"""How often the plan's data ranks are halved and doubled at most: from a 32nd of them to twice as many."""
 _POINTS = 12
 
 

@@ -2,7 +2,7 @@
 
 Every rank copies its shard to the host, hashes and writes it, one tensor at a time, while training waits
 (mai/checkpoint/save.py). The three do not overlap, so their seconds add up. A load reads, hashes and copies the same
-(mai/checkpoint/load.py).
+(mai/checkpoint/load_shards.py).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _HASH_BYTES_PER_SECOND = 1.66 * 2**30
 """Measured: SHA-256 on one core with SHA instructions; each rank hashes its own shard."""
 
 _MARGIN = 1.5
-"""Of a save's usual time, what a grace period must leave for one (storage is slowest when everybody saves)."""
+"""A grace period leaves so many times a save's usual time for one (storage is slowest when everybody saves)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Grace:
     step_seconds: float
     """A signal waits for the end of the step."""
     copy_seconds: float
-    """Of the largest rank's shard, to its host."""
+    """What copying the largest rank's shard to its host takes."""
     hash_seconds: float
     write_seconds: float | None
-    """Of the whole checkpoint, to shared storage; None where nobody states how fast that writes."""
+    """What writing the whole checkpoint to shared storage takes; None where nobody states how fast that writes."""
     save_seconds: float | None
     seconds: float | None
     """A step, and one and a half saves."""

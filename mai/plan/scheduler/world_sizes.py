@@ -1,6 +1,6 @@
 """On how many GPUs the recipe's layout trains the recipe's batch: other numbers of data ranks, nothing else changed.
 
-A checkpoint of one size resumes on every other: mai/checkpoint/load.py reads any layout's.
+A checkpoint of one size resumes on every other: mai/checkpoint/load_shards.py reads any layout's.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class WorldSize:
     step_seconds: float
     tokens_per_second: float
     needed_bytes: int
-    """Of the largest rank."""
+    """What the largest rank needs of its GPU's memory."""
     fits: bool
 
 

@@ -14,7 +14,7 @@ from mai.recipe.stage_text import BALANCED, EVEN
 
 _MICRO_BATCH_SIZES = (1, 2, 4, 8, 16)
 _LEAST_TOKENS = 1024
-"""Of a sequence on a context rank; less of it leaves products too small for a GPU."""
+"""The fewest tokens of a sequence that a context rank gets; fewer leave products too small for a GPU."""
 
 
 Recomputation = tuple[Recomputed, ...]
@@ -85,7 +85,7 @@ def _dense_degrees(setting: Setting, *, batch_sequences: int, num_gpus: int) -> 
             for context in _context_sizes(setting, tensor):
                 for pipeline, virtual in stage_numbers:
                     # Every stage needs a micro-batch, and they divide into the schedule's groups
-                    # (mai/recipe/rules/batch.py).
+                    # (mai/recipe/rules/batch_rules.py).
                     most = min(num_gpus // (tensor * context * pipeline), batch // pipeline)
                     group = schedule_of(pipeline, virtual).micro_batch_group
                     for data in shares[micro]:

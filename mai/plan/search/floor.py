@@ -18,7 +18,7 @@ from mai.plan.memory.states import state_bytes
 from mai.plan.model.weights import Held
 from mai.plan.search.candidates import ZERO_1, Degrees, Recomputation, Sharding, parallel_of, recomputations
 from mai.plan.setting.setting import Setting
-from mai.plan.time.passes import Passes
+from mai.plan.time.pass_time import Passes
 from mai.plan.time.step_time import transfer_seconds
 
 
@@ -35,7 +35,7 @@ class _Costs:
     """Seconds of a micro-batch, forward and backward."""
 
     layers: Mapping[Recomputation, Sequence[float]]
-    """Of each kind of layer, with what is computed again."""
+    """What each kind of layer takes, by what is computed again, that included."""
     embedding: float
     loss: float
 

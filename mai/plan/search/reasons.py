@@ -98,4 +98,4 @@ _DEPENDS_ON = {
     "parameters": _OF_STATES,
     "optimizer": _OF_STATES,
 }
-"""What mai/plan/time/step_time.py and passes.py compute each item from, the strongest first."""
+"""What mai/plan/time/step_time.py and pass_time.py compute each item from, the strongest first."""

@@ -30,7 +30,7 @@ from mai.plan.time.step_time import StepTime, step_time
 from mai.recipe import ParallelConfig
 
 _NEAR = 1.1
-"""Of the GPU's memory: what needs more than this is no near miss."""
+"""A layout that needs more than so many times the GPU's memory is no near miss."""
 
 
 @dataclass(frozen=True, slots=True)

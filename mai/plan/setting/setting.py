@@ -14,7 +14,7 @@ from mai.plan.software import Software
 from mai.recipe import ParallelConfig
 
 Precision = Literal["fp32", "bf16", "fp8", "fp4"]
-"""Of the matrix products; everything else is bf16, or fp32 where all is."""
+"""What matrix products are computed in; everything else is bf16, or fp32 where all is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Setting:
     software: Software
     cluster: Cluster
     kept_bytes: int | None = None
-    """Of a parameter in a checkpoint, by the recipe's optimizer; None for a run of which only its software is known."""
+    """What a checkpoint holds of a parameter, by the recipe's optimizer; None where only a run's software is known."""
     imbalance: float = 1.0
     """Tokens of the busiest expert rank over the mean, where there are enough ranks for it (`cut`)."""
 

@@ -33,4 +33,4 @@ MEMORY_ITEMS = (
     "loss",
     "outside the allocator",
 )
-"""Of memory; each has the colour of its place (plan_page.html), whatever else a page shows."""
+"""The items of a rank's memory; each has the colour of its place here (plan_page.html), whatever else a page shows."""

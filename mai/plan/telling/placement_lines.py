@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _HEADS = {"scale_up": "NVLink domains", "leaf": "leaves", "pod": "pods"}
 _LEAST_SHARE = 1e-3
-"""Of what leaves any level: families below it are counts, norms and flags, and stand together."""
+"""A family with more of the bytes that leave some level has a row; the others (counts, norms, flags) stand together."""
 
 
 def map_lines(found: "RankMap") -> Iterator[str]:

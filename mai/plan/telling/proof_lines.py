@@ -25,7 +25,7 @@ _FAULTS = {
 }
 
 _MOST_CALLS = 12
-"""Of a circle; JSON has all."""
+"""How many calls of a circle are shown at most; JSON has all."""
 
 
 def lines(found: "ScheduleProof") -> Iterator[str]:

@@ -64,7 +64,7 @@ _COLUMNS: dict[str, Callable[[RankedLayout], str]] = {
     "GPUs": lambda planned: f"{planned.gpus:,}",
     "GiB": lambda planned: gib(planned.needed_bytes),
 }
-"""Of the table, by their heads."""
+"""What each column of the table says of a layout, by the column's head."""
 
 
 def _layout(planned: RankedLayout) -> str:

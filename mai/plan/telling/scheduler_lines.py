@@ -9,7 +9,7 @@ from mai.plan.scheduler.stopping import StopCost, Stopping
 from mai.plan.telling.typesetting import wrapped
 
 _SHOWN_MINUTES = 30
-"""Of the table of stops."""
+"""Which row of the table of stops is shown: the stop that comes so many minutes after a save."""
 
 
 def lines(found: SchedulerAnswers, *, currency: str | None) -> Iterator[str]:

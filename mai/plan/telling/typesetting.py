@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
 _COLUMNS = 120
-"""Of a line."""
+"""How many characters a wrapped line has at most."""
 
 
 def wrapped(text: str, *, indent: str = "") -> Iterator[str]:

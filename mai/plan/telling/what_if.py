@@ -17,7 +17,7 @@ _ACROSS = {
     "size": "GPUs, with enough spares",
 }
 _LEAST_LOST = 1e-3
-"""Of all time: a picture of nothing would have no scale."""
+"""The least share of lost time that a picture's scale covers: a picture of nothing would have no scale."""
 
 
 def lost_picture(found: Goodput) -> str:

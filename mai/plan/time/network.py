@@ -6,11 +6,11 @@ from mai.hardware.cluster import Cluster
 from mai.plan.setting.setting import Setting
 
 _LINK_SHARE = 0.82
-"""Of a link's rate that a collective reaches: eight H100s all-reduce at 370 of 450 GB/s (stas00/ml-engineering at
+"""What a collective reaches of a link's rate: eight H100s all-reduce at 370 of 450 GB/s (stas00/ml-engineering at
 744d01e, network/benchmarks/README.md)."""
 
 _UP_MICROSECONDS, _OUT_MICROSECONDS = 3.4, 14.0
-"""Of a hop, where the cluster does not say: NVIDIA/nccl at 5067397, src/graph/tuning.cc, hwLatencies."""
+"""A hop up and a hop out, where the cluster does not say: NVIDIA/nccl at 5067397, src/graph/tuning.cc, hwLatencies."""
 
 
 @dataclass(frozen=True, slots=True)

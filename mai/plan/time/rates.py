@@ -20,17 +20,17 @@ at 8,192. cuDNN's on an H100 had 0.84 in the middle of a step of what it reached
 sustains of that (benchmarks/results, step_profile and kernels_h100 of 2026-11-26)."""
 
 _EXPOSED_SHARE = 0.5
-"""Of the time to move a product's operands that it does not multiply in: 0 would be a roofline, and cuBLAS on an H100
-loses some tenth of its rate from 8,192 to 4,096 rows and columns (MAMF, stas00/ml-engineering)."""
+"""The share of the time to move a product's operands in which it does not multiply: 0 would be a roofline, and cuBLAS
+on an H100 loses some tenth of its rate from 8,192 to 4,096 rows and columns (MAMF, stas00/ml-engineering)."""
 
 _SLOWEST_GPU = 0.95
 """The slowest of many sets the pace: GPUs of one node differ by 5% or more (Sinha et al., arXiv 2208.11035)."""
 
 _ASSUMED_MATMUL_SHARE = 0.72
-"""Of the peak that the fastest product reaches, where nobody measured: what it is on a GB200 (MAMF)."""
+"""What the fastest product reaches of the peak, where nobody measured: as on a GB200 (MAMF)."""
 _FP32_SHARE = 1 / 16
-"""Of the bf16 peak: outside the tensor cores, as torch leaves TF32 off. 19.5 of 312 on an A100, 67 of 989 on an H100
-(their data sheets); other GPUs differ."""
+"""The fp32 peak over the bf16 one: outside the tensor cores, as torch leaves TF32 off. 19.5 of 312 on an A100, 67 of
+989 on an H100 (their data sheets); other GPUs differ."""
 _ASSUMED_SUSTAINED_SHARE = 0.9
 _ASSUMED_COPY_SHARE = 0.9
 _ASSUMED_ATTENTION_SHARES = 0.69, 0.51

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from mai.plan.model.weights import Held
 from mai.plan.setting.setting import Setting
 from mai.plan.time.network import between_copies_seconds, ring_seconds, send_seconds, sharing_groups
-from mai.plan.time.passes import ITEMS, Both, Passes
+from mai.plan.time.pass_time import ITEMS, Both, Passes
 from mai.plan.time.rates import memory_bytes_per_second
 
 _ADAM_BYTES = 30
-"""Of a parameter: fp32 gradient, master weight and two moments read, the last three and a bf16 weight written."""
+"""Moved to update a parameter: fp32 gradient, master, two moments read, the last three and a bf16 weight written."""
 
 _BUCKET_PARAMETERS = 40_000_000
 """megatron/core/distributed/distributed_data_parallel.py (core 0.16.1), the least of a bucket."""
@@ -19,7 +19,7 @@ _TENSORS_OF_LAYER = 6
 """Without buckets: four matrices and two norms."""
 
 _LAST_BUCKET = 0.05
-"""Of gradients or weights that nothing is left to hide behind: the last bucket of some twenty of 40 million numbers."""
+"""The share of gradients or weights that nothing hides: the last bucket of some twenty of 40 million numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mai.certify import certificate, report, subject
+from mai.certify import certificate, certificate_text, subject
 from mai.certify.certificate import Evidence
 from mai.certify.compare import Comparison, Finding
 from mai.certify.require import default_path, require
@@ -197,7 +197,7 @@ def test_a_failed_one_says_what_is_wrong_and_is_marked(recipe: Recipe) -> None:
 
 
 def test_the_first_sentence_names_what_differs_by_how_much_and_on_which_ranks() -> None:
-    first, *_ = report.wrong_lines(evidence(gradient=3.0))
+    first, *_ = certificate_text.wrong_lines(evidence(gradient=3.0))
     assert first.startswith("fp32, step 1: the gradient of output_layer.weight differs by 3e-06 from 0.5")
     assert "allowed: 1e-06" in first
     assert first.endswith("wrong on ranks 2, 3; ranks 0, 1 hold the same and are right")
@@ -206,10 +206,10 @@ def test_the_first_sentence_names_what_differs_by_how_much_and_on_which_ranks() 
 def test_a_parameter_that_one_rank_does_not_have_is_said_to_be_one() -> None:
     stranger = replace(finding(used=3.0, kind="weight"), difference=math.nan, one_rank=math.nan)
     told = Evidence(comparisons={"fp32": Comparison([stranger])}, seconds={}, draw=0)
-    assert "held by ranks 2, 3, and one rank has no such parameter" in report.wrong_lines(told)[0]
+    assert "held by ranks 2, 3, and one rank has no such parameter" in certificate_text.wrong_lines(told)[0]
 
 
 def test_a_wrong_loss_comes_with_the_first_parameter_that_is_wrong_too() -> None:
-    loss, parameter, *_ = report.wrong_lines(evidence(gradient=3.0, loss=2.0))
+    loss, parameter, *_ = certificate_text.wrong_lines(evidence(gradient=3.0, loss=2.0))
     assert "the loss differs" in loss
     assert parameter.startswith("first parameter on the way forward: the gradient of output_layer.weight")

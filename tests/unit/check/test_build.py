@@ -24,7 +24,7 @@ import json, sys
 from dataclasses import asdict
 from mai.engine import device
 device.prepare("cpu")
-from mai.check import build
+from mai.check import build_without_memory
 from mai.check.boxes import telling_ranks
 from mai.parallel.layout import Layout
 from mai.recipe import load
@@ -33,7 +33,7 @@ recipe = load.find(sys.argv[1])()
 layout = Layout.of(recipe.parallel, recipe.parallel.model_ranks * recipe.parallel.data)
 ranks = telling_ranks(layout)
 chosen = [ranks[0], ranks[len(ranks) // 2], ranks[-1], layout.world_size - 1]
-built = [asdict(one) for one in build.build_ranks(recipe, layout, chosen)]
+built = [asdict(one) for one in build_without_memory.build_ranks(recipe, layout, chosen)]
 print(json.dumps({"ranks": built, "peak_bytes": device.Device("cpu", 0).peak_memory_bytes()}))
 """
 
@@ -123,7 +123,7 @@ FC2 = "decoder.layers.2.mlp.linear_fc2.weight"
 def test_a_parameter_that_is_planned_otherwise_is_named(
     change: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mai.check import boxes, build
+    from mai.check import boxes, build_without_memory
 
     recipe, right = dense_every_axis(), shapes.parameters
 
@@ -133,4 +133,4 @@ def test_a_parameter_that_is_planned_otherwise_is_named(
 
     monkeypatch.setattr(boxes, "parameters", wrong)
     with pytest.raises(ParityError, match=told):
-        list(build.build_ranks(recipe, Layout.of(recipe.parallel, 16), [0]))
+        list(build_without_memory.build_ranks(recipe, Layout.of(recipe.parallel, 16), [0]))

@@ -72,7 +72,7 @@ def shard(box: Box, start: int, stop: int, *, name: str = "w", global_shape: tup
 def test_any_cut_is_read_into_any_other(
     saved: str, loaded: str, saved_parts: int, loaded_parts: int, tmp_path: Path
 ) -> None:
-    from mai.checkpoint.load import fill, verify_files
+    from mai.checkpoint.load_shards import fill, verify_files
 
     manifest = save(tmp_path, LAYOUTS[saved], parts=saved_parts)
     for box in LAYOUTS[loaded]:
@@ -83,7 +83,7 @@ def test_any_cut_is_read_into_any_other(
 
 
 def test_a_rank_verifies_the_files_it_reads_and_no_others(tmp_path: Path) -> None:
-    from mai.checkpoint.load import verify_files
+    from mai.checkpoint.load_shards import verify_files
 
     manifest = save(tmp_path, ROWS, parts=1)
     (tmp_path / "rank-00001.safetensors").unlink()
@@ -93,7 +93,7 @@ def test_a_rank_verifies_the_files_it_reads_and_no_others(tmp_path: Path) -> Non
 
 
 def test_a_tensor_of_another_model_is_named(tmp_path: Path) -> None:
-    from mai.checkpoint.load import verify_files
+    from mai.checkpoint.load_shards import verify_files
 
     manifest = save(tmp_path, ALL, parts=1)
     with pytest.raises(CheckpointError, match="no tensor other; it belongs to another model"):
@@ -113,7 +113,7 @@ def test_a_tensor_of_another_model_is_named(tmp_path: Path) -> None:
 )
 def test_a_tensor_with_a_hole_is_not_loaded(saved: str, loaded: Box, missing: int, found: str, tmp_path: Path) -> None:
     """Each box lies in two pieces: one is lost, of the box that is wanted or of those that it is put together from."""
-    from mai.checkpoint.load import fill
+    from mai.checkpoint.load_shards import fill
 
     manifest = save(tmp_path, LAYOUTS[saved], parts=2)
     del manifest.tensors["w"].pieces[missing]
@@ -122,7 +122,7 @@ def test_a_tensor_with_a_hole_is_not_loaded(saved: str, loaded: Box, missing: in
 
 
 def test_a_tensor_of_which_a_box_is_lost_is_not_loaded(tmp_path: Path) -> None:
-    from mai.checkpoint.load import fill
+    from mai.checkpoint.load_shards import fill
 
     manifest = save(tmp_path, QUARTERS, parts=1)
     del manifest.tensors["w"].pieces[1]
@@ -131,7 +131,7 @@ def test_a_tensor_of_which_a_box_is_lost_is_not_loaded(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_digest_is_not_read(tmp_path: Path) -> None:
-    from mai.checkpoint.load import verify_files
+    from mai.checkpoint.load_shards import verify_files
 
     manifest = save(tmp_path, ALL, parts=1)
     entry = manifest.tensors["w"]

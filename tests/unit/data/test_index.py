@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mai.data.dataset_manifest import token_type_of
 from mai.data.index import Dataset, TokenShards
-from mai.data.manifest import token_type_of
 from mai.data.prepare import prepare
 from mai.data.writer import SplitWriter
 from mai.errors import DataError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mai.data.progress import folder_progress
+from mai.data.progress_bar import folder_progress
 
 
 def test_a_folder_that_was_filled_is_shown_as_done(

@@ -28,7 +28,7 @@ def routed(place: Place, experts: MixtureOfExperts, bias: list[float] | None) ->
 
     recipe = changed(tiny(), model={"feed_forward": experts, "num_layers": 1})
     engine = open_trainer(place, replace(recipe, parallel=ParallelConfig(data=1)), is_synthetic=True).engine
-    (router,) = routers(engine._modules)
+    (router,) = routers(engine._virtual_stages)
     router.weight.data.mul_(10)
     if bias is not None:
         router.expert_bias.copy_(torch.tensor(bias))

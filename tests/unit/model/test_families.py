@@ -7,7 +7,7 @@ import pytest
 
 from mai.errors import RecipeError
 from mai.model.families import deepseek_v3, gpt_oss, llama, mistral, mixtral, qwen3, qwen3_moe
-from mai.model.families.choose import FAMILIES, family_of
+from mai.model.families.choose_family import FAMILIES, family_of
 from mai.model.hf_config import HfConfig
 from mai.model.shapes import buffers, num_active_parameters, num_parameters, parameters
 from mai.recipe import ModelConfig

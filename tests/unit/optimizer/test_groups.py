@@ -6,7 +6,7 @@ import pytest
 
 from mai.errors import RecipeError
 from mai.model.shapes import parameters
-from mai.optimizer.groups import GroupRule, check_names, rule_of
+from mai.optimizer.parameter_groups import GroupRule, check_names, rule_of
 from mai.recipe import Recipe, fingerprint, override, rules, to_dict
 from recipes.debug.tiny import tiny
 

@@ -3,8 +3,8 @@
 import torch
 
 from mai.kernels import adamw
-from mai.optimizer.groups import GroupRule
 from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
+from mai.optimizer.parameter_groups import GroupRule
 from recipes.debug.tiny import tiny
 
 

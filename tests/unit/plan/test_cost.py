@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mai.data.manifest import token_type_of
+from mai.data.dataset_manifest import token_type_of
 from mai.hardware.cluster import Cluster, Site, load_cluster
 from mai.model.shapes import num_parameters
 from mai.plan.cost import cost, disk, gpu_watts, token_bytes, with_prices

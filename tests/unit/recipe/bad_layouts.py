@@ -24,8 +24,8 @@ BAD_LAYOUTS = {
     "uneven virtual stages": Bad(
         overrides="model.num_layers=12 parallel.pipeline=4 parallel.virtual_stages=2",
         messages=(
-            "model.num_layers=12, parallel.pipeline=4, parallel.virtual_stages=2, parallel.stages=even: every part of ",
-            "a stage must hold the same number of layers; use parallel.pipeline one of 2, 3, 6, or ",
+            "model.num_layers=12, parallel.pipeline=4, parallel.virtual_stages=2, parallel.stages=even: every virtual ",
+            "stage must hold the same number of layers; use parallel.pipeline one of 2, 3, 6, or ",
             "parallel.virtual_stages one of 1, 3, or model.num_layers=8 or 16, ",
             "or parallel.stages=balanced (E|(tt|)*6,L)",
         ),
@@ -33,22 +33,22 @@ BAD_LAYOUTS = {
     "virtual stages of one stage": Bad(
         overrides="parallel.virtual_stages=2",
         messages=(
-            "parallel.virtual_stages=2, parallel.pipeline=1: the parts of several stages are interleaved, and there ",
-            "is one stage; use parallel.pipeline=2 or more, or parallel.virtual_stages=1",
+            "parallel.virtual_stages=2, parallel.pipeline=1: virtual stages of several stages are interleaved, ",
+            "and there is one stage; use parallel.pipeline=2 or more, or parallel.virtual_stages=1",
         ),
     ),
-    "stages of one part": Bad(
+    "a cut of one stage": Bad(
         overrides="parallel.stages=balanced",
         messages=(
             "parallel.stages=balanced, parallel.pipeline=1: one stage holds all; ",
             "use parallel.stages=even, or parallel.pipeline=2 or more",
         ),
     ),
-    "more balanced parts than layers": Bad(
+    "more balanced virtual stages than layers": Bad(
         overrides="parallel.stages=balanced parallel.pipeline=4 parallel.virtual_stages=2",
         messages=(
             "parallel.virtual_stages=2, parallel.stages=balanced: 4 layers, the embedding and the loss do not fill 8 ",
-            "parts; use model.num_layers=6 or more, or parallel.pipeline=3 or less",
+            "virtual stages; use model.num_layers=6 or more, or parallel.pipeline=3 or less",
         ),
     ),
     "misspelt stages": Bad(
@@ -59,31 +59,31 @@ BAD_LAYOUTS = {
         overrides="parallel.stages=Ett|ttmL parallel.pipeline=2",
         messages=("=Ett|ttmL: m is none of E, t, L and |; use parallel.stages=balanced (Ett|ttL)",),
     ),
-    "written parts for other stages": Bad(
+    "written stages for other stages": Bad(
         overrides="parallel.stages=Ett|t|tL parallel.pipeline=2",
         messages=(
-            "parallel.pipeline=2, parallel.stages=Ett|t|tL: has 3 parts, and the stages take 2; ",
+            "parallel.pipeline=2, parallel.stages=Ett|t|tL: has 3 virtual stages, and the layout 2; ",
             "use parallel.stages=balanced (Ett|ttL)",
         ),
     ),
-    "written parts of another model": Bad(
+    "written stages of another model": Bad(
         overrides="parallel.stages=E(t*3|)*2,L parallel.pipeline=3",
         messages=(
             "parallel.stages=E(t*3|)*2,L, model.num_layers=4: has 6 layers (t), and the model 4; ",
             "use parallel.stages=balanced (Et|tt|tL)",
         ),
     ),
-    "written parts without the loss": Bad(
+    "written stages without the loss": Bad(
         overrides="parallel.stages=Ett|tt parallel.pipeline=2",
         messages=("parallel.stages=Ett|tt: E must come once, first of all, and L once, last of all; use ",),
     ),
-    "written parts that begin with a layer": Bad(
+    "written stages that begin with a layer": Bad(
         overrides="parallel.stages=tE|tttL parallel.pipeline=2",
         messages=("parallel.stages=tE|tttL: E must come once, first of all, and L once, last of all; use ",),
     ),
-    "written part of nothing": Bad(
+    "written stage of nothing": Bad(
         overrides="parallel.stages=Ett||ttL parallel.pipeline=3",
-        messages=("parallel.stages=Ett||ttL: part 2 of 3 is empty; use parallel.stages=balanced (Et|tt|tL)",),
+        messages=("parallel.stages=Ett||ttL: virtual stage 2 of 3 is empty; use parallel.stages=balanced (Et|tt|tL)",),
     ),
     # Micro-batches
     "fewer micro-batches than stages": Bad(

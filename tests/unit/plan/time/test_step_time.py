@@ -8,7 +8,7 @@ from mai.parallel.layout import Layout
 from mai.plan.model.architecture import of_model
 from mai.plan.setting.setting import Setting
 from mai.plan.software import load_software
-from mai.plan.time.passes import Passes
+from mai.plan.time.pass_time import Passes
 from mai.plan.time.step_time import step_time
 from mai.recipe import ParallelConfig
 from recipes.pretrain.mai1_500b_moe import mai1_500b_moe

@@ -6,7 +6,7 @@ from mai.recipe.breach import Breach, shown
 from mai.recipe.group_text import groups_of
 from mai.recipe.optimizer import WarmupStableDecay
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach
+from mai.recipe.rules.breach_wording import breach
 
 
 def warm_up_ends_before_the_run(recipe: Recipe) -> Iterator[Breach]:

@@ -34,7 +34,7 @@ class Pass:
     products: float = 0.0
     attention: float = 0.0
     memory: float = 0.0
-    """Of operations between products."""
+    """Time in which operations between products read and write memory."""
     tensor: float = 0.0
     context: float = 0.0
     expert: float = 0.0

@@ -1,7 +1,8 @@
 """What is trained for: which batch is read at some positions of the data, and which loss its token losses make.
 
-A new objective is a file beside this one, its field in `mai/recipe/objective.py` and a line in `choose.py`. It never
-sees a layout: the engine cuts its batches over ranks and micro-batches, and divides by the targets that count in all.
+A new objective is a file beside this one, its field in `mai/recipe/objective.py` and a line in `choose_objective.py`.
+It never sees a layout: the engine cuts its batches over ranks and micro-batches, and divides by the targets that count
+in all.
 """
 
 from collections.abc import Sequence

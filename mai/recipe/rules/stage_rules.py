@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from mai.recipe.breach import Breach, listed
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach, divisors, multiples_near, one_of
+from mai.recipe.rules.breach_wording import breach, divisors, multiples_near, one_of
 from mai.recipe.stage_text import BALANCED, EVEN, LONGEST, as_text, layers_of_virtual_stages, written_out
 
 
@@ -13,42 +13,42 @@ def virtual_stages_need_a_pipeline(recipe: Recipe) -> Iterator[Breach]:
     """Megatron-Core refuses it as well (megatron/core/parallel_state.py, virtual_pipeline_model_parallel_size)."""
     if recipe.parallel.schedule.is_interleaved and recipe.parallel.pipeline == 1:
         rule = (
-            "the parts of several stages are interleaved, and there is one stage; "
+            "virtual stages of several stages are interleaved, and there is one stage; "
             "use parallel.pipeline=2 or more, or parallel.virtual_stages=1"
         )
         yield breach(recipe, rule, "parallel.virtual_stages", "parallel.pipeline")
 
 
-def one_part_needs_no_stages(recipe: Recipe) -> Iterator[Breach]:
+def one_stage_needs_no_cut(recipe: Recipe) -> Iterator[Breach]:
     if recipe.parallel.stages != EVEN and recipe.parallel.pipeline == 1:
         rule = "one stage holds all; use parallel.stages=even, or parallel.pipeline=2 or more"
         yield breach(recipe, rule, "parallel.stages", "parallel.pipeline")
 
 
-def even_parts_hold_the_same_number_of_layers(recipe: Recipe) -> Iterator[Breach]:
+def even_stages_hold_the_same_number_of_layers(recipe: Recipe) -> Iterator[Breach]:
     layers, parallel = recipe.model.num_layers, recipe.parallel
     if not _is_cut(recipe) or parallel.stages != EVEN or layers % recipe.parallel.num_virtual_stages == 0:
         return
     near = listed(multiples_near(layers, recipe.parallel.num_virtual_stages))
     ways_out = [*_degrees_that_divide(recipe), f"model.num_layers={near}", *_balanced(recipe)]
-    what = "part of a stage" if parallel.schedule.is_interleaved else "stage"
+    what = "virtual stage" if parallel.schedule.is_interleaved else "stage"
     rule = f"every {what} must hold the same number of layers; use {', or '.join(ways_out)}"
     yield breach(recipe, rule, "model.num_layers", *_who_cuts(recipe))
 
 
-def balanced_parts_hold_something(recipe: Recipe) -> Iterator[Breach]:
+def balanced_stages_hold_something(recipe: Recipe) -> Iterator[Breach]:
     layers, num_virtual_stages = recipe.model.num_layers, recipe.parallel.num_virtual_stages
     if _is_cut(recipe) and recipe.parallel.stages == BALANCED and layers + 2 < num_virtual_stages:
         most = (layers + 2) // recipe.parallel.virtual_stages
         fewer = f", or parallel.pipeline={most} or less" if most > 1 else ""
         rule = (
-            f"{layers} layers, the embedding and the loss do not fill {num_virtual_stages} parts; "
+            f"{layers} layers, the embedding and the loss do not fill {num_virtual_stages} virtual stages; "
             f"use model.num_layers={num_virtual_stages - 2} or more{fewer}"
         )
         yield breach(recipe, rule, "model.num_layers", *_who_cuts(recipe))
 
 
-def written_parts_make_the_model(recipe: Recipe) -> Iterator[Breach]:
+def written_stages_make_the_model(recipe: Recipe) -> Iterator[Breach]:
     stages, layers = recipe.parallel.stages, recipe.model.num_layers
     if not _is_cut(recipe) or stages in (EVEN, BALANCED):
         return
@@ -62,7 +62,7 @@ def written_parts_make_the_model(recipe: Recipe) -> Iterator[Breach]:
         return
     virtual_stages = text.split("|")
     if len(virtual_stages) != recipe.parallel.num_virtual_stages:
-        rule = f"has {len(virtual_stages)} parts, and the stages take {recipe.parallel.num_virtual_stages}{way_out}"
+        rule = f"has {len(virtual_stages)} virtual stages, and the layout {recipe.parallel.num_virtual_stages}{way_out}"
         yield breach(recipe, rule, *_who_cuts(recipe))
     if text.count("t") != layers:
         rule = f"has {text.count('t')} layers (t), and the model {layers}{way_out}"
@@ -72,11 +72,11 @@ def written_parts_make_the_model(recipe: Recipe) -> Iterator[Breach]:
         yield breach(recipe, rule, "parallel.stages")
     if not all(virtual_stages):
         place = virtual_stages.index("") + 1
-        yield breach(recipe, f"part {place} of {len(virtual_stages)} is empty{way_out}", "parallel.stages")
+        yield breach(recipe, f"virtual stage {place} of {len(virtual_stages)} is empty{way_out}", "parallel.stages")
 
 
 def _is_cut(recipe: Recipe) -> bool:
-    """Whether there are several stages; `one_part_needs_no_stages` looks at the others."""
+    """Whether there are several stages; `one_stage_needs_no_cut` looks at the others."""
     return recipe.parallel.pipeline > 1
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mai.recipe.breach import Breach, listed
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach, multiples_near
+from mai.recipe.rules.breach_wording import breach, multiples_near
 
 
 def batch_is_whole_sequences(recipe: Recipe) -> Iterator[Breach]:

@@ -16,7 +16,7 @@ from mai.engine.router import ExpertRouter
 
 
 class Model(GPTModel):
-    """One part of the model; what it returns is Megatron's."""
+    """One virtual stage; what it returns is Megatron's."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -6,7 +6,7 @@ from mai.errors import RecipeError
 from mai.recipe.breach import Breach
 from mai.recipe.named_function import check_function
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach
+from mai.recipe.rules.breach_wording import breach
 
 
 def named_functions_are_there(recipe: Recipe) -> Iterator[Breach]:

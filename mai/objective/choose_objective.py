@@ -1,6 +1,6 @@
 """The recipe's objective."""
 
-from mai.objective.objective import Objective
+from mai.objective.interface import Objective
 from mai.objective.own_loss import own_loss
 from mai.objective.pretrain import Pretrain
 from mai.recipe import Recipe

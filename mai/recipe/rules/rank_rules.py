@@ -8,7 +8,7 @@ from mai.errors import RecipeError
 from mai.recipe.breach import Breach, listed
 from mai.recipe.parallel import ParallelConfig
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach, divisors, multiples_near, one_of
+from mai.recipe.rules.breach_wording import breach, divisors, multiples_near, one_of
 
 
 def smallest_world(parallel: ParallelConfig) -> int:

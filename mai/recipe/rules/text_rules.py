@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from mai.recipe.breach import Breach, listed
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach
+from mai.recipe.rules.breach_wording import breach
 
 BYTE_LEVEL_TOKENS = 257
 """The smallest byte-level vocabulary: 256 bytes and the end of a document."""

@@ -1,4 +1,4 @@
-"""Recipe and layout -> this rank's parts of the model, shared out over the data-parallel ranks."""
+"""Recipe and layout -> this rank's virtual stages, shared out over the data-parallel ranks."""
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -7,9 +7,9 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from mai.engine.full_sharding import FullSharding
 from mai.engine.groups import Groups, sharding_mesh
 from mai.engine.initialize import initialize_weights
+from mai.engine.language_model import Model
 from mai.engine.layers import RMSNorm, decoder_block, further_layers
 from mai.engine.mends import mend
-from mai.engine.model import Model
 from mai.engine.multi_token import MultiTokenModel, multi_token_block
 from mai.engine.operations import choose, use_weight_gradient
 from mai.engine.optimizer_sharding import OptimizerSharding
@@ -23,9 +23,9 @@ from mai.recipe import Recipe
 def build_model(
     recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device, max_length: int, sequence_parallel: bool
 ) -> list[GPTModel]:
-    """The parts of this pipeline stage, by virtual stage, cut for this rank, with the recipe's initial weights."""
+    """The virtual stages of this pipeline stage, cut for this rank, with the recipe's initial weights."""
     prepare_megatron(recipe)
-    model = build_parts(
+    model = build_virtual_stages(
         recipe, layout, groups, device=device, max_length=max_length, sequence_parallel=sequence_parallel
     )
     initialize_weights(model, recipe.model, seed=recipe.train.seed)
@@ -40,7 +40,7 @@ def prepare_megatron(recipe: Recipe) -> None:
     model_parallel_cuda_manual_seed(recipe.train.seed, force_reset_rng=True)
 
 
-def build_parts(
+def build_virtual_stages(
     recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device, max_length: int, sequence_parallel: bool
 ) -> list[GPTModel]:
     """`build_model` with whatever the memory held before."""
@@ -50,19 +50,19 @@ def build_parts(
         (MultiTokenModel if further else Model)(
             config,
             transformer_layer_spec=decoder_block(
-                recipe.model, layers=part.layers, max_length=max_length, device=device
+                recipe.model, layers=virtual_stage.layers, max_length=max_length, device=device
             ),
             vocab_size=recipe.model.vocab_size,
             max_sequence_length=max_length,
-            pre_process=part.has_embedding,
-            post_process=part.has_loss,
+            pre_process=virtual_stage.has_embedding,
+            post_process=virtual_stage.has_loss,
             # The attention turns queries and keys itself.
             position_embedding_type="none",
             share_embeddings_and_output_weights=recipe.model.tied_embeddings,
-            mtp_block_spec=multi_token_block(further, norm=RMSNorm) if further and part.has_loss else None,
-            vp_stage=virtual_stage if layout.schedule.is_interleaved else None,
+            mtp_block_spec=multi_token_block(further, norm=RMSNorm) if further and virtual_stage.has_loss else None,
+            vp_stage=number if layout.schedule.is_interleaved else None,
         ).to(device)
-        for virtual_stage, part in enumerate(
+        for number, virtual_stage in enumerate(
             virtual_stages_of(recipe.model.num_layers, recipe.parallel, groups.pipeline_rank)
         )
     ]

@@ -1,6 +1,6 @@
 """Compiles the CUDA C++ sources beside this file into one library; `make setup` calls it where there is a GPU.
 
-python -m mai.kernels.cuda.build            needs nvcc 13, of /usr/local/cuda, of the PATH or of NVIDIA's packages
+python -m mai.kernels.cuda.build_library    needs nvcc 13, of /usr/local/cuda, of the PATH or of NVIDIA's packages
 """
 
 import hashlib

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from mai.recipe.breach import Breach, listed
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach, divisors, multiples_near, one_of
+from mai.recipe.rules.breach_wording import breach, divisors, multiples_near, one_of
 
 
 def ranks_share_evenly(recipe: Recipe) -> Iterator[Breach]:

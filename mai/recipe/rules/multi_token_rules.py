@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mai.recipe.breach import Breach
 from mai.recipe.recipe import Recipe
-from mai.recipe.rules.wording import breach
+from mai.recipe.rules.breach_wording import breach
 
 _PATH = "model.multi_token_depths"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mai.model.flops import flops_per_token
 from mai.model.shapes import num_active_parameters, num_parameters
-from mai.optimizer.groups import check_names
+from mai.optimizer.parameter_groups import check_names
 from mai.parallel.layout import Layout, num_micro_batches
 from mai.parallel.stages import all_virtual_stages
 from mai.recipe import Recipe, describe, fingerprint, rules, to_dict
@@ -37,7 +37,9 @@ def report(recipe: Recipe, ranks: int | None, *, gpus: int | None = None) -> dic
             "context": parallel.context,
             "pipeline": parallel.pipeline,
             "virtual_stages": parallel.virtual_stages,
-            "stages": as_text([len(part.layers) for part in all_virtual_stages(recipe.model.num_layers, parallel)]),
+            "stages": as_text(
+                [len(virtual_stage.layers) for virtual_stage in all_virtual_stages(recipe.model.num_layers, parallel)]
+            ),
             "data": layout and layout.data,
             "expert": parallel.expert,
             "expert_tensor": parallel.expert_tensor,

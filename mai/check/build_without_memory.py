@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mai.check.boxes import Box, held
-from mai.engine.build import build_parts, prepare_megatron
+from mai.engine.build_model import build_virtual_stages, prepare_megatron
 from mai.engine.groups import build_groups, destroy_groups, own_groups_only
 from mai.engine.shard import Block
 from mai.engine.sharded_state import blocks, buffer_blocks
@@ -49,7 +49,7 @@ def _build(recipe: Recipe, layout: Layout, rank: int) -> BuiltRank:
     groups = build_groups(layout, timeout_seconds=recipe.resilience.peer_timeout_seconds)
     prepare_megatron(recipe)
     with torch.device("meta"):
-        model = build_parts(
+        model = build_virtual_stages(
             recipe,
             layout,
             groups,
@@ -59,7 +59,7 @@ def _build(recipe: Recipe, layout: Layout, rank: int) -> BuiltRank:
             sequence_parallel=recipe.parallel.sequence,
         )
         built = [block for _, _, block in (*blocks(model), *buffer_blocks(model))]
-        num_parameters = sum(parameter.numel() for chunk in model for parameter in chunk.parameters())
+        num_parameters = sum(parameter.numel() for virtual_stage in model for parameter in virtual_stage.parameters())
     place = layout.coordinates(rank)
     wanted = {parameter.name: (parameter, boxes) for parameter, boxes in held(recipe, layout, rank)}
     if wrong := list(_differences(built, wanted)):
