@@ -19,7 +19,7 @@ from mai.run_folder import RunFolder
 from tests.corpus import recipe_on, write_corpus
 from tests.durations import Durations
 from tests.jobs import TRAINED, Job, ended_jobs, on_corpus, start
-from tests.session import IS_WORKER, OneStartsRanks, made_once, session_folder, turn
+from tests.session import IS_WORKER, FromBothEnds, made_once, ranks_first, session_folder, turn
 
 # Set before anything is imported, so that child processes inherit it too.
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Durations())
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStartsRanks | None:
-    return OneStartsRanks(config, log) if config.getoption("dist") == "loadfile" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FromBothEnds | None:
+    return FromBothEnds(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +58,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ranks_first(item.nodeid))
     if not config.getoption("--full"):
         for item in items:
             if item.get_closest_marker("full"):

@@ -9,24 +9,27 @@ from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 START_RANKS = ("tests/fault/", "tests/parity/")
 """Folders whose tests start several processes each, nearly all of them."""
 
 
-class OneStartsRanks(LoadFileScheduling):  # type: ignore[misc]
-    """A worker takes one file after another, so that a module's fixtures are made once. Tests that start ranks are as
-    one file: they would take the cores from each other."""
+class FromBothEnds(LoadFileScheduling):  # type: ignore[misc]
+    """A worker takes one file after another, so that a module's fixtures are made once: the first worker from the
+    front, where those are that start ranks, and the others from the back, until they meet. Tests that start ranks would
+    take the cores from each other; when nothing else is left, two of them at once leave no core idle."""
 
-    def _split_scope(self, nodeid: str) -> str:
-        return scope_of(nodeid)
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is not self.nodes[0]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
-def scope_of(test: str) -> str:
-    """What stays in one process."""
-    file = test.partition("::")[0]
-    return "ranks" if file.startswith(START_RANKS) else file
+def ranks_first(test: str) -> bool:
+    """The key by which tests are sorted."""
+    return not test.startswith(START_RANKS)
 
 
 def session_folder(factory: pytest.TempPathFactory) -> Path:

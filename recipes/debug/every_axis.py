@@ -7,7 +7,7 @@ from recipes.debug.tiny import tiny
 
 
 def dense_every_axis() -> Recipe:
-    """`tiny`, dense: tensor 2, sequence, context 2, pipeline 2 x 2 parts, uneven; fp32 states shared by two each."""
+    """`tiny`, dense: tensor 2, sequence, context 2, 2 x 2 virtual stages, uneven; fp32 states shared by two each."""
     recipe = tiny()
     return replace(
         recipe,

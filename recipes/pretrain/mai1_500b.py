@@ -22,7 +22,7 @@ def mai1_500b() -> Recipe:
     return Recipe(
         name="mai1-500b",
         # Llama 3 405B's shape (arXiv 2407.21783, table 3) with width and depth grown together: 128 layers,
-        # embedding and loss divide into 26 stages of 5 parts, 144 heads and 16 key-value heads into 8 tensor ranks.
+        # embedding and loss divide into 26 x 5 virtual stages, 144 heads and 16 key-value heads into 8 tensor ranks.
         model=ModelConfig(
             num_layers=128,
             hidden_size=18_432,
@@ -47,7 +47,7 @@ def mai1_500b() -> Recipe:
         # 36 copies take; 1,000,000 steps are 15.3 trillion tokens, 30 for each parameter.
         train=TrainConfig(steps=1_000_000, batch_tokens=52 * 36 * 8192),
         # The fastest that fits, by `mai plan mai1_500b --hardware h100 --gpus 15000 --search`: a node's 8 GPUs share
-        # each matrix, two nodes each sequence; 52 micro-batches for 26 stages of 5 parts, a layer each: bubble
+        # each matrix, two nodes each sequence; 52 micro-batches for 26 x 5 virtual stages, a layer each: bubble
         # 25 / (5 x 52) of the time (arXiv 2104.04473, section 2.2).
         parallel=ParallelConfig(
             tensor=8, sequence=True, context=2, pipeline=26, virtual_stages=5, stages="balanced", data=36

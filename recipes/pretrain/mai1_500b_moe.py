@@ -33,7 +33,7 @@ def mai1_500b_moe() -> Recipe:
         dense,
         name="mai1-500b-moe",
         model=ModelConfig(
-            num_layers=64,  # one in each of 16 stages' four parts
+            num_layers=64,  # one in each of 16 stages' four virtual stages
             hidden_size=6144,
             ffn_hidden_size=18_432,  # of no layer: all have experts
             num_heads=64,

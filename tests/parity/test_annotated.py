@@ -1,11 +1,13 @@
 """Batches with weights, segments and positions: what a rank and a layout compute of them is what their words say.
 
 fp32. Packed rows against the same segments in rows of their own: every element of every gradient to 1e-6 of the
-tensor's largest. Layouts of 16 ranks against one rank: loss and norm to 1e-5, every gradient as a whole to 1e-5, every
-log-probability to 1e-5 nats. Gradients from outside against autograd: every element to 1e-5 of the tensor's largest.
+tensor's largest. Layouts of 8 and 16 ranks against one rank: loss and norm to 1e-5, every gradient as a whole to 1e-5,
+every log-probability to 1e-5 nats. Gradients from outside against autograd: every element to 1e-5 of the tensor's
+largest.
 """
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mai.errors import DataError
+from mai.parallel.layout import Layout
 from mai.parallel.place import Place
 from mai.recipe import GroupedQueryAttention, LatentAttention, MixtureOfExperts, ParallelConfig, Recipe
 from recipes.debug.every_axis import dense_every_axis, experts_every_axis, latent_every_axis
@@ -94,61 +97,75 @@ def test_what_fills_a_row_up_is_not_counted_among_the_tokens_of_an_expert(
     assert all((our == their).all() and our.sum() > 0 for our, their in zip(ours.counts, theirs.counts, strict=True))
 
 
-SHAPES = {"dense": dense_every_axis(), "experts": experts_every_axis(), "latent": latent_every_axis()}
+def in_layout(recipe: Recipe, **parallel: Any) -> Recipe:
+    return changed(
+        recipe, train={"batch_tokens": 16 * 64}, parallel={"micro_batch_sequences": 2, "data": 2, **parallel}
+    )
+
+
+WHOLE_STAGES: dict[str, Any] = {"virtual_stages": 1, "stages": "even"}
+ONE_STAGE: dict[str, Any] = {"pipeline": 1, **WHOLE_STAGES}
 FURTHER = changed(dense_every_axis(), model={"multi_token_depths": 1})
-LAYOUTS: dict[str, Recipe] = {
-    **SHAPES,
-    "further tokens": replace(
-        FURTHER, parallel=replace(FURTHER.parallel, virtual_stages=1, stages="even", recompute=("layer",))
-    ),
-    "full sharding": changed(
-        dense_every_axis(),
-        parallel={"sharding": "full", "recompute": ("layer",), "virtual_stages": 1, "stages": "even"},
-    ),
+SIXTEEN = {
+    "dense": in_layout(dense_every_axis()),
+    "experts": in_layout(experts_every_axis()),
+    "latent": in_layout(latent_every_axis()),
+    "further tokens": in_layout(FURTHER, **WHOLE_STAGES, recompute=("layer",)),
+    "full sharding": in_layout(dense_every_axis(), **WHOLE_STAGES, recompute=("layer",), sharding="full"),
 }
-LAYOUTS = {
-    name: changed(recipe, train={"batch_tokens": 16 * 64}, parallel={"micro_batch_sequences": 2, "data": 2})
-    for name, recipe in LAYOUTS.items()
+EIGHT = {
+    "dense": in_layout(dense_every_axis(), data=1, sharding_ranks=None),
+    "experts": in_layout(experts_every_axis(), context=1),
+    "latent": in_layout(latent_every_axis(), **ONE_STAGE),
+    "further tokens": in_layout(FURTHER, **WHOLE_STAGES, data=1, sharding_ranks=None, recompute=("layer",)),
+    "full sharding": in_layout(dense_every_axis(), **ONE_STAGE, recompute=("layer",), sharding="full"),
 }
+"""In CI; what weights and segments give on sixteen ranks is in the certificates of tests/parity/test_certify.py too."""
+LAYOUTS = {8: EIGHT, 16: SIXTEEN}
+EACH_LAYOUT = pytest.mark.parametrize(
+    ("ranks", "layout"),
+    [
+        pytest.param(ranks, layout, marks=() if ranks == 8 else pytest.mark.full)
+        for ranks, layouts in LAYOUTS.items()
+        for layout in layouts
+    ],
+)
 
 
-@pytest.fixture(scope="module")
-def layouts() -> dict[str, tuple[list[Computed], Computed]]:
-    """Each layout's ranks, and one rank."""
+@cache
+def computed(ranks: int) -> dict[str, tuple[list[Computed], Computed]]:
+    """What each layout's ranks say, and what one rank says."""
+    recipes = LAYOUTS[ranks]
+    assert {num_ranks(recipe.parallel) for recipe in recipes.values()} == {ranks}
     alone = ParallelConfig(data=1, micro_batch_sequences=2)
-    one_rank = on_ranks(1, layout_of_batch, [replace(recipe, parallel=alone) for recipe in LAYOUTS.values()], None)[0]
-    (ranks,) = {num_ranks(recipe.parallel) for recipe in LAYOUTS.values()}
+    one_rank = on_ranks(1, layout_of_batch, [replace(recipe, parallel=alone) for recipe in recipes.values()], None)[0]
     routing = [one.routing for one in one_rank]
-    answers = on_ranks(ranks, layout_of_batch, list(LAYOUTS.values()), routing, timeout_seconds=1800)
-    return {name: ([rank[at] for rank in answers], one_rank[at]) for at, name in enumerate(LAYOUTS)}
+    answers = on_ranks(ranks, layout_of_batch, list(recipes.values()), routing, timeout_seconds=1800)
+    return {name: ([rank[at] for rank in answers], one_rank[at]) for at, name in enumerate(recipes)}
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_sixteen_ranks_give_the_one_rank_loss_and_every_gradient(
-    layout: str, layouts: dict[str, tuple[list[Computed], Computed]]
-) -> None:
-    ranks, one_rank = layouts[layout]
-    for rank in ranks:
+@EACH_LAYOUT
+def test_many_ranks_give_the_one_rank_loss_and_every_gradient(ranks: int, layout: str) -> None:
+    by_rank, one_rank = computed(ranks)[layout]
+    for rank in by_rank:
         assert (rank.loss, rank.norm) == pytest.approx((one_rank.loss, one_rank.norm), rel=1e-5, abs=0)
         assert rank.multi_token_loss == pytest.approx(one_rank.multi_token_loss, rel=1e-5, abs=0)
-    ours = whole_tensors(piece for rank in ranks for piece in rank.gradients)
+    ours = whole_tensors(piece for rank in by_rank for piece in rank.gradients)
     differences = relative_differences(ours, whole_tensors(one_rank.gradients))
     assert not {name: difference for name, difference in differences.items() if not difference <= 1e-5}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_sixteen_ranks_say_the_one_rank_log_probabilities_with_an_optimizer_and_without(
-    layout: str, layouts: dict[str, tuple[list[Computed], Computed]]
-) -> None:
-    ranks, one_rank = layouts[layout]
-    each = len(one_rank.log_probs) // 2
-    # Tensor 2, context 2, data 2, pipeline 2: copies are runs of four ranks on each stage.
-    copies = [range(4), range(4, 8)]
+@pytest.mark.timeout(1800)
+@EACH_LAYOUT
+def test_many_ranks_say_the_one_rank_log_probabilities_with_an_optimizer_and_without(ranks: int, layout: str) -> None:
+    by_rank, one_rank = computed(ranks)[layout]
+    of_layout = Layout.of(LAYOUTS[ranks][layout].parallel, ranks)
     assert (one_rank.log_probs < 0).all()
-    for copy, of_first_stage in enumerate(copies):
+    each = len(one_rank.log_probs) // of_layout.data
+    for copy in range(of_layout.data):
         theirs = one_rank.log_probs[copy * each : (copy + 1) * each]
-        same = [ranks[rank] for rank in (*of_first_stage, *(rank + 8 for rank in of_first_stage))]
+        same = [rank for number, rank in enumerate(by_rank) if of_layout.coordinates(number).data == copy]
         for rank in same:
             assert (rank.log_probs == same[0].log_probs).all(), "the same on all model ranks of a copy"
             assert abs(rank.log_probs - theirs).max() < 1e-5

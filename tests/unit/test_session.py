@@ -4,12 +4,13 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.durations import merged, slowest
-from tests.session import made_once, scope_of, turn
+from tests.session import FromBothEnds, made_once, ranks_first, turn
 
 FORK = multiprocessing.get_context("fork")
 
@@ -78,9 +79,42 @@ def test_turns_that_are_not_alone_are_at_once(tmp_path: Path) -> None:
     assert len((tmp_path / "diary").read_text().splitlines()) == 5
 
 
-def test_files_stay_together_and_all_that_start_ranks() -> None:
-    assert scope_of("tests/unit/a.py::test_b[x::y]") == "tests/unit/a.py"
-    assert scope_of("tests/fault/a.py::test_b") == scope_of("tests/parity/c.py::test_d")
+class Worker:
+    """As xdist's scheduler sees one: it is sent tests by number, and told when there are no more."""
+
+    shutting_down = False
+    gateway = SimpleNamespace(id="worker")
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.num_done = 0
+
+    def send_runtest_some(self, numbers: list[int]) -> None:
+        self.sent += numbers
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+def test_one_worker_takes_what_starts_ranks_and_the_other_the_rest_until_they_meet() -> None:
+    files = ["tests/unit/a.py", "tests/parity/b.py", "tests/unit/c.py", "tests/fault/d.py", "tests/parity/e.py"]
+    tests = sorted((f"{file}::test_{number}" for file in files for number in range(4)), key=ranks_first)
+    asked = SimpleNamespace(getvalue=lambda _: ["popen"] * 2, option=SimpleNamespace(loadscopereorder=False))
+    scheduler = FromBothEnds(asked)
+    workers = [Worker(), Worker()]
+    for worker in workers:
+        scheduler.add_node(worker)
+        scheduler.add_node_collection(worker, tests)
+    scheduler.schedule()
+    # The second is twice as fast.
+    for worker in (workers[0], workers[1], workers[1]) * len(tests):
+        if worker.num_done < len(worker.sent):
+            scheduler.mark_test_complete(worker, worker.sent[worker.num_done])
+            worker.num_done += 1
+    first, second = ([tests[number].partition("::")[0] for number in worker.sent[::4]] for worker in workers)
+    assert first == ["tests/parity/b.py", "tests/fault/d.py"]
+    assert second == ["tests/unit/c.py", "tests/unit/a.py", "tests/parity/e.py"]
+    assert [len(worker.sent) for worker in workers] == [8, 12], "files stay together"
 
 
 def test_the_slowest_come_first_and_files_that_did_not_run_keep_what_they_took() -> None:
