@@ -18,19 +18,20 @@ def layer_of(name: str) -> str:
     return ".".join(parts[1:3]) if parts[0] == "decoder" and parts[1] == "layers" else name
 
 
-def main(folder: str = "runs/norms_by_layer", *overrides: str) -> None:
+def main(folder: str = "runs/norms_by_layer", *overrides: str) -> int:
     recipe = mai.override(tiny(), overrides)
 
     def clip_layers(gradients: OpenGradients) -> None:
         """Every rank calls it, after the backward pass and before the update."""
         norms = gradients.norms(layer_of)
         run.log({f"norm/{layer}": norm for layer, norm in norms.items()})
-        gradients.scale(lambda name: min(1.0, LARGEST_NORM / norms[layer_of(name)]))
+        gradients.scale(lambda name: LARGEST_NORM / max(LARGEST_NORM, norms[layer_of(name)]))
 
     with mai.open_run(recipe, folder) as run:
         for result in run.steps(before_update=clip_layers):
             run.log({"loss_in_bits": result.loss / 0.6931})
+    return int(run.exit_code)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

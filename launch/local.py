@@ -31,7 +31,7 @@ from launch.verdict import SUGGESTIONS, RankEnd, find_culprit, job_code, paragra
 from mai.errors import ExitCode, MaiError
 from mai.log import log, point_nowhere
 from mai.parallel.place import Place
-from mai.run_folder import RunFolder, Terminal
+from mai.run_folder import Terminal
 
 _ADDRESS = "127.0.0.1"
 
@@ -110,7 +110,7 @@ def _conclude(ends: Sequence[RankEnd], job: Job) -> ExitCode:
     """Write down and say how it ended; a full disk or a closed terminal does not change the exit code."""
     code, culprit = job_code(ends), find_culprit(ends)
     try:
-        job.folder.write_terminal(job.attempt, _terminal(code, culprit, _status(job.folder)), replace=True)
+        job.folder.write_terminal(job.attempt, _terminal(code, culprit, _status(job)), replace=True)
     except MaiError as error:
         log.error("%s", error)
     _note(job, "job_ended", {"code": int(code), "name": code.name})
@@ -133,9 +133,9 @@ def _terminal(code: ExitCode, culprit: RankEnd | None, status: dict[str, Any]) -
     )
 
 
-def _status(folder: RunFolder) -> dict[str, Any]:
+def _status(job: Job) -> dict[str, Any]:
     try:
-        return folder.read_json("status.json") or {}
+        return job.folder.status_of(job.attempt)
     except MaiError as error:
         log.error("%s", error)
         return {}

@@ -20,6 +20,7 @@ from launch.early_signals import end_unsaved_when_told
 from launch.environment import this_place
 from mai.errors import EnvironmentMismatchError, ExitCode, MaiError, ParityError, UsageError, error_of
 from mai.log import log
+from mai.optimizer.parameter_groups import check_names
 from mai.parallel.place import ALONE, Place
 from mai.recipe import Recipe, load, override, rules, shrink
 from mai.run_folder import RunFolder, naming_storage_errors
@@ -111,6 +112,7 @@ def certify(name: str, overrides: tuple[str, ...], *, say: Callable[[str], None]
     if this_place():
         raise UsageError("mai certify starts its own ranks: start it once, and not under torchrun or srun")
     recipe = override.apply(load.find(name)(), overrides)
+    check_names(recipe)
     small = shrink.shrink(recipe)
     rules.check(small)
     from mai.engine import device as devices
@@ -274,7 +276,9 @@ def _recipe_to_train(
         whole = override.apply(recipe, words, world_size=None if shrunk else world_size)
         require(whole, command=shlex.join(["mai", "certify", name, *words]))
     apply = shrink.apply if shrunk else override.apply
-    return apply(recipe, overrides, world_size=world_size)
+    recipe = apply(recipe, overrides, world_size=world_size)
+    check_names(recipe)
+    return recipe
 
 
 def _as_rank(

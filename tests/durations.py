@@ -30,19 +30,20 @@ class Durations:
 
 
 def read() -> dict[str, float]:
-    """Seconds by test, of files that are still there."""
+    """Seconds by test, of those that are still there."""
     seconds = json.loads(FILE.read_text()) if FILE.exists() else {}
-    return {test: took for test, took in seconds.items() if (HERE.parent / file_of(test)).is_file()}
+    return {test: took for test, took in seconds.items() if _is_there(test)}
+
+
+def _is_there(test: str) -> bool:
+    file, _, name = test.partition("::")
+    path = HERE.parent / file
+    return path.is_file() and f"def {name.partition('[')[0].rpartition('::')[2]}(" in path.read_text()
 
 
 def merged(old: dict[str, float], new: dict[str, float]) -> dict[str, float]:
-    """What is new, and what is old of files that did not run this time."""
-    files = {file_of(test) for test in new}
-    return {test: seconds for test, seconds in old.items() if file_of(test) not in files} | dict(new)
-
-
-def file_of(test: str) -> str:
-    return test.partition("::")[0]
+    """What is new, and what is old of tests that did not run this time."""
+    return old | new
 
 
 def slowest(seconds: dict[str, float], number: int) -> list[str]:

@@ -93,7 +93,18 @@ class Job:
         """Whatever happened to the test, nothing stays."""
         for pid in {self.pid, *self.rank_pids()}:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                # A rank's number may be another process's by now: one of the other worker's.
+                if pid == self.pid or _writes_into(pid, self.folder.path):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _writes_into(pid: int, folder: Path) -> bool:
+    """Whether a file of the folder is open there, as a rank's log is."""
+    try:
+        files = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(file.startswith(f"{folder}/") for file in files)
 
 
 def start(

@@ -6,13 +6,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-START_RANKS = ("tests/fault/", "tests/parity/")
+START_RANKS = ("tests/examples/", "tests/fault/", "tests/parity/")
 """Folders whose tests start several processes each, nearly all of them."""
 
 
@@ -20,6 +21,11 @@ class FromBothEnds(LoadFileScheduling):  # type: ignore[misc]
     """A worker takes one file after another, so that a module's fixtures are made once: the first worker from the
     front, where those are that start ranks, and the others from the back, until they meet. Tests that start ranks would
     take the cores from each other; when nothing else is left, two of them at once leave no core idle."""
+
+    def __init__(self, config: pytest.Config, log: Any = None) -> None:
+        super().__init__(config, log)
+        # Else xdist sorts files by their number of tests.
+        config.option.loadscopereorder = False
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if node is not self.nodes[0]:

@@ -109,8 +109,10 @@ def unproven(recipe: Recipe, shrunk: Recipe, *, batches: Sequence[str]) -> list[
         "segments and positions: a part of your own (model.layer or model.attention_core) takes none, and the weighted "
         "steps went without"
     )
+    groups = "optimizer.groups: they name parameters of the real model, and all learned alike in the trial"
     return [
         *([without] if WEIGHTED in batches else []),
+        *([groups] if recipe.optimizer.groups else []),
         "NCCL and the network between nodes: the ranks were processes of one machine and spoke over gloo",
         "kernels that only run on a GPU: everything was computed by those of the CPU",
         *([f"degrees beyond the tried ones: {', '.join(larger)}"] if larger else []),

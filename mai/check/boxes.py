@@ -61,10 +61,10 @@ def _cut(shape: tuple[int, ...], split: Split, *, ranks: int, rank: int) -> Iter
         yield Box((0,) * len(shape), shape)
         return
     axis = 1 if split is Split.COLUMNS else 0
-    virtual_stages = 2 if split is Split.GATE_AND_UP_ROWS else 1
-    virtual_stage = shape[axis] // virtual_stages
-    size = virtual_stage // ranks
-    for begin in range(0, virtual_stages * virtual_stage, virtual_stage):
+    num_parts = 2 if split is Split.GATE_AND_UP_ROWS else 1
+    part = shape[axis] // num_parts
+    size = part // ranks
+    for begin in range(0, num_parts * part, part):
         offset, box = [0] * len(shape), list(shape)
         offset[axis], box[axis] = begin + rank * size, size
         yield Box(tuple(offset), tuple(box))

@@ -22,8 +22,6 @@ from mai.model.hf_rules import Source
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST = 20
 
-"""What weights may be, by safetensors' name."""
-
 # Block-wise FP8 of DeepSeek-V3 (config.json, quantization_config.weight_block_size).
 _FP8_BLOCK = 128
 _MXFP4_BYTES = 16

@@ -14,19 +14,29 @@ from mai.errors import CheckpointError
 
 
 def verify_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
-    """Check size and SHA-256 of every file that `shards` will read; call before anything is written into them."""
-    for name in needed_files(folder, manifest, shards):
-        verify(folder / name, manifest.files[name])
+    """Check size and SHA-256 of every file that `shards` will read, and that it holds what the manifest says; call
+    before anything is written into them."""
+    wanted: dict[str, set[str]] = {name: set() for name in needed_files(folder, manifest, shards)}
+    for shard in shards:
+        states = [state for state in shard.tensors if state in manifest.states]
+        for piece in _needed(manifest, shard):
+            wanted[piece.file].update(f"{piece.key}.{state}" for state in states)
+    for name, tensors in wanted.items():
+        verify(folder / name, manifest.files[name], holds=tensors)
 
 
 def needed_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> list[str]:
-    """What `shards` will read; raises CheckpointError where it does not fit the checkpoint."""
+    """What `shards` will read; raises CheckpointError where it does not fit the checkpoint, or has a hole."""
     _check_states(folder, manifest, shards)
-    names = sorted({piece.file for shard in shards for piece in _needed(manifest, shard)})
+    names = set()
+    for shard in shards:
+        pieces = list(_needed(manifest, shard))
+        _check_whole(shard, pieces)
+        names |= {piece.file for piece in pieces}
     for name in names:
         if name not in manifest.files or "/" in name:
             raise CheckpointError(f"{folder / name}: the manifest has no digest for it")
-    return names
+    return sorted(names)
 
 
 def _check_states(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
@@ -79,42 +89,64 @@ def _overlap(piece: Piece, offset: Sequence[int], shape: Sequence[int]) -> tuple
     return tuple(slice(low, high) for low, high in zip(lows, highs, strict=True))
 
 
+def _check_whole(shard: Shard, pieces: Iterable[Piece]) -> None:
+    """Every element of the shard is in a piece; of a box that was cut otherwise, all is there."""
+    block = shard.block
+    own, foreign = _by_box(block, pieces)
+    found, wanted = (
+        sum(min(piece.stop, shard.stop) - max(piece.start, shard.start) for piece in own),
+        shard.stop - shard.start,
+    )
+    if foreign:
+        for box in foreign:
+            _check_count(block, sum(piece.stop - piece.start for piece in box), of=math.prod(box[0].shape))
+        found, wanted = sum(_num_common(box[0], block) for box in foreign), math.prod(block.shape)
+    _check_count(block, found, of=wanted)
+
+
+def _check_count(block: Block, found: int, *, of: int) -> None:
+    if found != of:
+        raise CheckpointError(f"{block.name}: the checkpoint holds {found} of {of} elements")
+
+
+def _by_box(block: Block, pieces: Iterable[Piece]) -> tuple[list[Piece], list[list[Piece]]]:
+    """Pieces of the block's own box, and those of each box that was cut otherwise."""
+    own: list[Piece] = []
+    foreign: dict[tuple[int, ...], list[Piece]] = {}
+    for piece in pieces:
+        is_own = (piece.offset, piece.shape) == (block.offset, block.shape)
+        (own if is_own else foreign.setdefault(piece.offset, [])).append(piece)
+    return own, list(foreign.values())
+
+
+def _num_common(piece: Piece, block: Block) -> int:
+    meeting = _overlap(piece, block.offset, block.shape)
+    assert meeting is not None
+    return math.prod(s.stop - s.start for s in meeting)
+
+
 @torch.no_grad()
 def _fill_one(folder: Path, pieces: Sequence[Piece], shard: Shard, state: str, target: Tensor) -> None:
     block = shard.block
-    filled = 0
-    foreign: dict[tuple[int, ...], list[Piece]] = {}
-    for piece in pieces:
-        if (piece.offset, piece.shape) != (block.offset, block.shape):
-            foreign.setdefault(piece.offset, []).append(piece)
-            continue
+    own, foreign = _by_box(block, pieces)
+    for piece in own:
         low, high = max(piece.start, shard.start), min(piece.stop, shard.stop)
         values = read_range(folder / piece.file, f"{piece.key}.{state}", low - piece.start, high - piece.start)
         target[low - shard.start : high - shard.start].copy_(values)
-        filled += high - low
     if foreign:
         is_whole = target.numel() == math.prod(block.shape)
         # A whole block is put together where it is wanted: it may be the largest tensor of the model.
         out = target.view(block.shape) if is_whole else torch.empty(block.shape)
-        _assemble(folder, foreign.values(), block, state, out=out)
+        _assemble(folder, foreign, block, state, out=out)
         if not is_whole:
             target.copy_(out.view(-1)[shard.start : shard.stop])
-        filled = target.numel()
-    _check_filled(block, filled, of=target.numel())
-
-
-def _check_filled(block: Block, filled: int, *, of: int) -> None:
-    if filled != of:
-        raise CheckpointError(f"{block.name}: the checkpoint holds {filled} of {of} elements")
 
 
 def _assemble(folder: Path, boxes: Iterable[list[Piece]], block: Block, state: str, *, out: Tensor) -> None:
     """The whole block from boxes that were cut otherwise."""
     out.fill_(math.nan)
-    filled = 0
     for pieces in boxes:
         box = torch.full((math.prod(pieces[0].shape),), math.nan)
-        _check_filled(block, sum(piece.stop - piece.start for piece in pieces), of=box.numel())
         for piece in pieces:
             box[piece.start : piece.stop] = read_range(
                 folder / piece.file, f"{piece.key}.{state}", 0, piece.stop - piece.start
@@ -124,5 +156,3 @@ def _assemble(folder: Path, boxes: Iterable[list[Piece]], block: Block, state: s
         inside = tuple(slice(s.start - o, s.stop - o) for s, o in zip(meeting, block.offset, strict=True))
         source = tuple(slice(s.start - o, s.stop - o) for s, o in zip(meeting, pieces[0].offset, strict=True))
         out[inside] = box.view(pieces[0].shape)[source]
-        filled += math.prod(s.stop - s.start for s in meeting)
-    _check_filled(block, filled, of=out.numel())

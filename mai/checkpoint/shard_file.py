@@ -7,13 +7,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from mai.errors import CheckpointError
@@ -111,8 +111,8 @@ def in_files(things: Iterable[Thing], num_bytes: Callable[[Thing], int], *, most
         yield group
 
 
-def verify(path: Path, expected: FileDigest) -> None:
-    """Raise CheckpointError unless every byte of the file is the one that was written."""
+def verify(path: Path, expected: FileDigest, *, holds: Collection[str] = ()) -> None:
+    """Raise CheckpointError unless every byte of the file is the one that was written, and it has these tensors."""
     try:
         size = path.stat().st_size
         if size != expected.bytes:
@@ -122,6 +122,9 @@ def verify(path: Path, expected: FileDigest) -> None:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the checkpoint is not whole") from error
     if found != expected.sha256:
         raise CheckpointError(f"{path}: damaged; its SHA-256 is {found[:12]}, {expected.sha256[:12]} was written")
+    with safe_open(path, framework="pt") as file:
+        if lacking := sorted(set(holds) - set(file.keys())):
+            raise CheckpointError(f"{path}: holds no {', '.join(lacking)}, which its manifest names")
 
 
 def _sha256_of(path: Path) -> str:
@@ -133,9 +136,6 @@ def _sha256_of(path: Path) -> str:
 
 
 def read_range(path: Path, name: str, start: int, stop: int) -> Tensor:
-    """Elements `start` to `stop` of one tensor of a verified file; CheckpointError where it holds no such tensor."""
+    """Elements `start` to `stop` of one tensor of a verified file."""
     with safe_open(path, framework="pt") as file:
-        try:
-            return file.get_slice(name)[start:stop]  # type: ignore[no-any-return]
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: holds no {name}, which its manifest names") from error
+        return file.get_slice(name)[start:stop]  # type: ignore[no-any-return]

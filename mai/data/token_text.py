@@ -45,6 +45,11 @@ class TokenText:
         """Bytes of text that these tokens stand for; the ends of documents count none."""
         return int(self.lengths[tokens].sum() - np.count_nonzero(tokens == self.end_token))
 
+    def weighted_bytes(self, tokens: NDArray[np.integer], weights: NDArray[np.floating]) -> float:
+        """The same, each token as often as its weight says."""
+        num_bytes = self.lengths[tokens] - (tokens == self.end_token)
+        return float((num_bytes * weights.astype(np.float64)).sum())
+
     def decode(self, tokens: NDArray[np.integer]) -> NDArray[np.uint8]:
         """The text of these tokens, with one NUL for each end of a document."""
         lengths = self.lengths[tokens]

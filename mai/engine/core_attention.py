@@ -54,8 +54,8 @@ class CoreAttention(MegatronModule):
         **_: Any,
     ) -> None:
         """`tables`: cos and sin by position; None for a layer that knows no positions. `core`: a
-        `context.AttentionCore`, which takes `sinks_H` as well where there are sinks, and `starts_BQ` if it can keep
-        segments apart."""
+        `context_attention.AttentionCore`, which takes `sinks_H` as well where there are sinks, and `starts_BQ` if it
+        can keep segments apart."""
         super().__init__(config=config)
         self.tensor_group = pg_collection.tp
         self.context_group = pg_collection.cp if pg_collection.cp.size() > 1 else None

@@ -24,7 +24,7 @@ from mai.engine.open_gradients import OpenGradients
 from mai.engine.passes import Passes, Said
 from mai.engine.routing_replay import OwnTokens, Picks
 from mai.engine.shard import Shard
-from mai.engine.sharded_state import blocks
+from mai.engine.sharded_state import blocks, update_rules
 from mai.errors import DataError
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
@@ -91,6 +91,7 @@ class Engine:
         )
         # Before they are shared out, when each parameter is whole.
         self._own_names = [block.name for _, _, block in blocks(self._virtual_stages)]
+        experts.freeze_routers(self._virtual_stages, update_rules(self._virtual_stages, recipe.optimizer))
         self._sharding = share_out(self._virtual_stages, recipe, layout, groups, device=device.torch_device)
         config, wrapped = self._virtual_stages[0].config, self._sharding.wrapped_stages
         config.finalize_model_grads_func = finalize_model_grads

@@ -4,7 +4,7 @@ router -> all-to-all to the ranks that hold the experts -> all of a rank's netwo
 shared expert on every token, added
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from mai.engine.expert_matrices import GroupedLinear
 from mai.engine.router import ExpertRouter
 from mai.engine.routing_replay import Follower, OwnTokens, Picks, Recorder, own_micro_batches
 from mai.engine.whole_linear import WholeLinear
+from mai.optimizer.parameter_groups import GroupRule
 from mai.parallel.layout import Layout
 from mai.recipe import MixtureOfExperts, ModelConfig
 
@@ -168,12 +169,19 @@ def own_counts(model: Sequence[Any], num_layers: int, num_experts: int) -> list[
     return counts
 
 
+def freeze_routers(model: Sequence[MegatronModule], rules: Mapping[torch.nn.Parameter, GroupRule]) -> None:
+    """Routers whose weight is frozen by `optimizer.groups` keep their selection bias too; before weights are shared
+    out."""
+    for router in routers(model):
+        router.is_frozen = rules[router.weight].is_frozen
+
+
 @torch.no_grad()
 def update_selection_bias(model: Sequence[MegatronModule]) -> None:
     """With the weights' update: move each expert's bias towards balance (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
 
     All ranks must call."""
-    biased = [router for router in routers(model) if router.expert_bias is not None]
+    biased = [router for router in routers(model) if router.expert_bias is not None and not router.is_frozen]
     if not biased:
         return
     counts_RE = torch.stack([router.tokens_per_expert for router in biased])

@@ -54,6 +54,8 @@ class ExpertRouter(Router):
     ) -> None:
         super().__init__(config=config, pg_collection=pg_collection)
         self.experts = experts
+        self.is_frozen = False
+        """Its weight is; then its selection bias stays as well."""
         self.rule = rule_of(experts)
         self.replay: dict[str, Recorder | Follower] = {}
         """By the name of the choice; see `choices`."""

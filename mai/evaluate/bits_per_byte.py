@@ -17,9 +17,10 @@ class HeldOut:
     bits_per_byte: float
 
 
-def evaluate(engine: Engine, batch: Batch, *, num_bytes: int) -> HeldOut:
+def evaluate(engine: Engine, batch: Batch, *, num_bytes: float) -> HeldOut:
     """The model's loss on text it was not trained on; all ranks must call.
 
-    `batch` is this data-parallel rank's part; `num_bytes` counts the text behind all ranks' targets."""
+    `batch` is this data-parallel rank's part; `num_bytes` counts the text behind all ranks' targets, each
+    as often as it counts in the loss."""
     nats, tokens = engine.evaluate(batch)
     return HeldOut(loss=nats / tokens, bits_per_byte=nats / math.log(2) / num_bytes)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, Protocol
 
 from mai.log import log
@@ -36,13 +35,8 @@ class Sink(Protocol):
 
 
 class Observer:
-    """Fans out to all sinks; ranks without sinks have an observer too, which costs nothing.
-
-    Example:
-        with Observer([JsonlSink(folder), terminal_sink(sys.stdout)]) as observer:
-            observer.run_started(run)
-            observer.record(record)
-    """
+    """Fans out to all sinks; ranks without sinks have an observer too, which costs nothing. Whoever makes one
+    closes it."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._posts = [_Post(sink) for sink in sinks]
@@ -77,14 +71,6 @@ class Observer:
         for post in self._posts:
             post.wait_until(deadline)
         self._posts = []
-
-    def __enter__(self) -> "Observer":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Post:

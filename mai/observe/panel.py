@@ -86,6 +86,8 @@ def _numbers(progress: Progress, record: StepRecord) -> RenderableType:
     table.add_row("seen", _value(count(record.tokens, "tokens")), _update(progress, record))
     for name, value in list(progress.logged.items())[:_MAX_LOGGED]:
         table.add_row(Text(printable(name), overflow="ellipsis"), _value(f"{value:.4g}"), Text())
+    if (num_others := len(progress.logged) - _MAX_LOGGED) > 0:
+        table.add_row(Text("..."), Text(f"{num_others} more in metrics.jsonl", style="dim"), Text())
     return table
 
 

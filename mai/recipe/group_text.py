@@ -16,7 +16,7 @@ class Group:
     text: str
     """As the recipe writes it."""
     pattern: str
-    """Stands for global names, as `mai check --build` lists them; * is any letters."""
+    """Stands for global names, as `mai/model/shapes.py` lists them; * is any letters."""
     rate: float = 1.0
     """Factor on the learning rate."""
     decay: float | None = None

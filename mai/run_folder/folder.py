@@ -112,6 +112,11 @@ class RunFolder:
             )
         return value
 
+    def status_of(self, attempt: int) -> dict[str, Any]:
+        """status.json, where this attempt wrote it; nothing where an older one did, which stood elsewhere."""
+        status = self.read_json("status.json") or {}
+        return status if status.get("attempt") == attempt else {}
+
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace the file as a whole: after a crash it is the old one or the new one."""
         path = self.path / name

@@ -31,10 +31,13 @@ class Batches:
         """What the run is judged on, the same every time."""
         return self._objective.batch(self._held_out, self._share(0, self._recipe.evaluate.sequences))
 
-    def held_out_bytes(self) -> int:
-        """Bytes of text behind all ranks' held-out targets."""
-        targets = self._held_out.at(range(self._recipe.evaluate.sequences))[:, 1:]
-        return self.dataset.token_text().num_bytes(targets)
+    def held_out_bytes(self) -> float:
+        """Bytes of text behind all ranks' held-out targets, each as often as its target counts."""
+        whole = self._objective.batch(self._held_out, range(self._recipe.evaluate.sequences))
+        text, targets_BS = self.dataset.token_text(), whole.targets_BS.numpy()
+        if whole.weights_BS is None:
+            return text.num_bytes(targets_BS)
+        return text.weighted_bytes(targets_BS, whole.weights_BS.numpy())
 
     def _share(self, position: int, num_sequences: int) -> range:
         return batch_positions(

@@ -26,9 +26,9 @@ def accounted_for(folder: RunFolder, place: Place) -> Iterator[None]:
     except BaseException as error:
         if place.world_size > 1 and code_of(error) is ExitCode.PEER_LOST:
             time.sleep(_VICTIM_WAIT_SECONDS)
-        # An older attempt is not this one's to judge: it may be alive, and own the folder.
-        if (attempt := folder.last_attempt()) > attempts_before:
-            with suppress(MaiError):  # the storage may be what failed
+        with suppress(MaiError):  # the storage may be what failed
+            # An older attempt is not this one's to judge: it may be alive, and own the folder.
+            if (attempt := folder.last_attempt()) > attempts_before:
                 _account(error, folder, attempt, place)
         raise
 
@@ -45,9 +45,7 @@ def message_of(error: BaseException) -> str:
 
 
 def _account(error: BaseException, folder: RunFolder, attempt: int, place: Place) -> None:
-    status, code = folder.read_json("status.json") or {}, code_of(error)
-    if status.get("attempt") != attempt:
-        status = {}
+    status, code = folder.status_of(attempt), code_of(error)
     is_told = as_mai_error(error) is not None
     end = Terminal(
         code=code,

@@ -35,6 +35,7 @@ class Recorder:
         self._recipe, self._session, self._saver = recipe, session, saver
         self.state = state
         self._status_written = 0.0
+        self._phase = "start"
         self._is_in_step = False
         self._logged: dict[str, float] = {}
         sinks = open_sinks(recipe.observe, session.folder) if session.is_first_rank else []
@@ -74,9 +75,8 @@ class Recorder:
 
     def _tell_logged(self) -> None:
         if self._logged:
-            self._observer.logged(
-                Logged(step=self.state.step, attempt=self._session.attempt, time=utc_now(), values=self._logged)
-            )
+            step = self.state.step + 1 if self._is_in_step else self.state.step
+            self._observer.logged(Logged(step=step, attempt=self._session.attempt, time=utc_now(), values=self._logged))
         self._logged = {}
 
     def phase(self, name: str) -> None:
@@ -149,21 +149,29 @@ class Recorder:
             self._session.folder.write_terminal(self._session.attempt, end)
         self._observer.run_ended(RunEnded(code=end.code, name=end.name, step=end.step, message=end.suggestion))
         self.phase(end.name.lower())
-        self._observer.close()
+        self.close()
 
     def failed(self, error: BaseException) -> None:
-        """Tell the watchers what ended the run, and what that costs; nothing is saved, and no rank is waited for."""
+        """Tell the watchers what ended the run, and what that costs; nothing is saved, and no rank is waited for.
+
+        status.json says in which phase that was; the code is in the attempt's terminal file."""
         code, step, committed = code_of(error), self.state.step, self._saver.committed_step or 0
         lost = f"; nothing is saved of steps {committed + 1} to {step}" if step > committed else ""
+        # What the step that failed had logged says most about it.
+        self._tell_logged()
         self._observer.run_ended(RunEnded(code=code, name=code.name, step=step, message=message_of(error) + lost))
         try:
-            self.phase(code.name.lower())
+            self.phase(self._phase)
         except Exception as failure:  # noqa: BLE001 (the first error is the one to tell)
             log.warning("status.json could not be written: %s", failure)
+        self.close()
+
+    def close(self) -> None:
+        """Let the watchers finish; may be called twice."""
         self._observer.close()
 
     def _write_status(self, phase: str, *, tokens_per_second: float | None, at_once: bool) -> None:
-        now = time.monotonic()
+        now, self._phase = time.monotonic(), phase
         if not self._session.is_first_rank or not (at_once or now - self._status_written > _STATUS_SECONDS):
             return
         self._status_written = now

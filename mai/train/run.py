@@ -17,7 +17,7 @@ People use `mai.open_run`.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import SupportsFloat
 
@@ -39,7 +39,7 @@ from mai.train.evaluation import Evaluation
 from mai.train.failure import accounted_for
 from mai.train.recorder import Recorder
 from mai.train.restore import restore
-from mai.train.saver import Saver
+from mai.train.saver import Committed, Saver
 from mai.train.session import Session
 from mai.train.state import TrainState
 
@@ -71,7 +71,7 @@ class Run:
         is not in the recipe: a script that resumes must give the same."""
         if not self.dry_run:
             yield from loop.steps(self, before_update)
-            self.save_if_due(now=True)
+            self.finish_saving()
 
     def log(self, values: Mapping[str, SupportsFloat]) -> None:
         """Numbers of your own of this step, into all sinks; in the body of the loop, or in `before_update`.
@@ -93,7 +93,15 @@ class Run:
         if self.saver.is_due(self.state.step, now=now):
             self.recorder.phase("saving")
             self.saver.begin(self.engine, self.state)
-        if (done := self.saver.poll()) is not None:
+        self._tell(self.saver.poll())
+
+    def finish_saving(self) -> None:
+        """Save where the run stands, unless it is saved, and wait until all is committed."""
+        self.save_if_due(now=True)
+        self._tell(self.saver.finish())
+
+    def _tell(self, done: Committed | None) -> None:
+        if done is not None:
             self.recorder.committed(done)
 
     @property
@@ -123,14 +131,14 @@ def running(
     rules.check(recipe, world_size=place.world_size)
     check_names(recipe)
     with (
-        accounted_for(folder, place),
+        accounted_for(folder, place) if attempt is None else nullcontext(),
         Session(recipe, folder, place=place, device=device, attempt=attempt) as session,
     ):
         run = _build(recipe, session, dry_run=dry_run)
         try:
             yield run
             if run.state.step:
-                run.save_if_due(now=True)
+                run.finish_saving()
             run.recorder.ended(run.exit_code)
         except BaseException as error:
             run.recorder.failed(error)
@@ -150,6 +158,7 @@ def _build(recipe: Recipe, session: Session, *, dry_run: bool) -> Run:
         restored = restore(engine, recipe, session, data_fingerprint=fingerprint)
         saver = Saver(recipe, session, data_fingerprint=fingerprint, committed_step=restored.committed_step)
         recorder = Recorder(recipe, session, saver, restored.state)
+        on_failure.callback(recorder.close)
         recorder.started(batches)
         on_failure.pop_all()
     return Run(

@@ -48,7 +48,8 @@ class Saver:
 
     def is_due(self, step: int, *, now: bool) -> bool:
         """At the recipe's interval, or `now`; nothing is written twice for one step."""
-        return self.committed_step != step and (now or (self._every is not None and step % self._every == 0))
+        is_written = step == self.committed_step or (self._pending is not None and step == self._pending.step)
+        return not is_written and (now or (self._every is not None and step % self._every == 0))
 
     def begin(self, engine: Engine, state: TrainState) -> None:
         """Write what the ranks hold. Raises StorageError on every rank when any rank cannot."""

@@ -13,7 +13,7 @@ from mai.parallel.layout import Layout
 from mai.parallel.place import Place
 from mai.recipe import Recipe, fingerprint
 from mai.resilience.signals import StopRequest, StopSignals
-from mai.run_folder import RunFolder
+from mai.run_folder import RunFolder, naming_storage_errors
 from mai.train import claim
 
 Result = TypeVar("Result")
@@ -67,12 +67,12 @@ class Session:
             self._signals.forget_save()
         return agreed
 
-    def part(self) -> None:
+    def _part(self) -> None:
         """Leave together: the first rank's process holds the store that all meet in."""
         if self.is_first_rank:
-            self.folder.stop.unlink(missing_ok=True)
+            with naming_storage_errors(self.folder.stop):
+                self.folder.stop.unlink(missing_ok=True)
         tell_json(None, key="end", timeout_seconds=self.timeout_seconds)
-        self.close()
 
     def close(self) -> None:
         """Let go of the folder, the ranks and the signals; no other rank is waited for."""
@@ -91,10 +91,14 @@ class Session:
     ) -> None:
         """After an error no other rank is waited for: it may be the one that is gone. A rank among others ends now, and
         with it all that it holds; a notebook goes on."""
-        if error is None:
-            self.part()
-        elif self.place.world_size == 1:
-            self.close()
+        lets_go = self.place.world_size == 1
+        try:
+            if error is None:
+                self._part()
+                lets_go = True
+        finally:
+            if lets_go:
+                self.close()
 
     def _check_same_recipe(self, recipe: Recipe) -> None:
         found = collect_json(fingerprint(recipe), key="recipe", timeout_seconds=self.timeout_seconds) or [""]

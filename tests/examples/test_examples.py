@@ -1,14 +1,13 @@
 """The scripts under examples/ run as their page says, and do what they are for."""
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
 from mai.parallel.place import Place
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
-from tests.jobs import ROOT, on_corpus
+from tests.jobs import on_corpus, start_program
 from tests.ranks import free_port, on_ranks
 
 LARGEST_NORM = 0.15
@@ -34,8 +33,11 @@ def test_norms_by_layer_clips_and_logs_under_torchrun(prepared: Recipe, tmp_path
         str(free_port()),
     ]
     command = [*torchrun, "examples/norms_by_layer.py", str(folder.path), *words(prepared), "parallel.tensor=2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    job = start_program(command, folder=folder.path, log=tmp_path / "said")
+    try:
+        assert job.exit_code(seconds=240) == 0, job.stderr
+    finally:
+        job.end()
     records = list(folder.read_metrics())
     assert len(records) == 12
     for record in records:

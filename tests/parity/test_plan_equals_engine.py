@@ -260,11 +260,11 @@ def _flops(product: Multiplication, setting: Setting) -> float:
 def _attention_flops(layer: Layer, core: Work, cut: Cut, *, is_recomputed: bool) -> float:
     """The planner counts what a query sees. A CPU's kernels compute the rest of the square as well and hide it; those
     of context ranks, two rectangles of it."""
-    attention, virtual_stages = layer.attention, 2 * cut.context
+    attention, parts = layer.attention, 2 * cut.context
     sizes = attention.key_size + attention.value_size
     if attention.window is None:
         assert core.attention_flops == sizes * core.scores
-    share = (1 if cut.context == 1 else (virtual_stages + 1) / (2 * virtual_stages)) + attention.has_sinks / cut.length
+    share = (1 if cut.context == 1 else (parts + 1) / (2 * parts)) + attention.has_sinks / cut.length
     # Step by step, as with sinks, the backward pass computes no scores again.
     passes = 1 + (2 if attention.has_sinks else 2.5) + is_recomputed
     return passes * 2 * sizes * core.scores * share

@@ -99,7 +99,7 @@ class Worker:
 def test_one_worker_takes_what_starts_ranks_and_the_other_the_rest_until_they_meet() -> None:
     files = ["tests/unit/a.py", "tests/parity/b.py", "tests/unit/c.py", "tests/fault/d.py", "tests/parity/e.py"]
     tests = sorted((f"{file}::test_{number}" for file in files for number in range(4)), key=ranks_first)
-    asked = SimpleNamespace(getvalue=lambda _: ["popen"] * 2, option=SimpleNamespace(loadscopereorder=False))
+    asked = SimpleNamespace(getvalue=lambda _: ["popen"] * 2, option=SimpleNamespace(loadscopereorder=True))
     scheduler = FromBothEnds(asked)
     workers = [Worker(), Worker()]
     for worker in workers:
@@ -117,8 +117,8 @@ def test_one_worker_takes_what_starts_ranks_and_the_other_the_rest_until_they_me
     assert [len(worker.sent) for worker in workers] == [8, 12], "files stay together"
 
 
-def test_the_slowest_come_first_and_files_that_did_not_run_keep_what_they_took() -> None:
-    old = {"a.py::gone": 9.0, "a.py::x": 1.0, "b.py::y": 5.0}
+def test_the_slowest_come_first_and_tests_that_did_not_run_keep_what_they_took() -> None:
+    old = {"a.py::left_out": 4.0, "a.py::x": 1.0, "b.py::y": 5.0}
     seconds = merged(old, {"a.py::x": 2.0, "a.py::z": 3.0})
-    assert seconds == {"b.py::y": 5.0, "a.py::x": 2.0, "a.py::z": 3.0}
-    assert slowest(seconds, 2) == ["    5.0 s  b.py::y", "    3.0 s  a.py::z"]
+    assert seconds == {"a.py::left_out": 4.0, "b.py::y": 5.0, "a.py::x": 2.0, "a.py::z": 3.0}
+    assert slowest(seconds, 2) == ["    5.0 s  b.py::y", "    4.0 s  a.py::left_out"]

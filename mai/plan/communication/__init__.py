@@ -1,1 +1,1 @@
-"""What every rank sends and receives in a step: as sequences of operations, which are proved to match."""
+"""What every rank sends and receives in a step: as sequences of operations."""

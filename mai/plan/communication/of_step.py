@@ -24,6 +24,8 @@ from mai.plan.communication.sharing import SharedWeights, bucketed, fully_shared
 from mai.recipe import ModelConfig, Recipe
 from mai.recipe.pipeline_schedule import Turn
 
+_TOTALS = "loss and number of tokens"
+
 
 def programs(recipe: Recipe, layout: Layout) -> tuple[Program, ...]:
     """The program of every stage's ranks, in a step that is not the first.
@@ -90,7 +92,7 @@ class _Stage:
     def _send(self, send: Send) -> Operation:
         caller, turn = self.caller, send.result_of
         elements = caller.own_tokens * caller.recipe.model.hidden_size
-        what = f"{turn.direction} of micro-batch {turn.micro_batch}, result of part {turn.virtual_stage}"
+        what = f"{turn.direction} of micro-batch {turn.micro_batch}, result of virtual stage {turn.virtual_stage}"
         return Operation(send.kind, "pipeline", elements, caller.dtype, peer=send.peer, what=what)
 
 
@@ -167,9 +169,6 @@ def _is_summed(caller: Caller, parameter: Parameter) -> bool:
     )
     is_whole = not parameter.is_expert and parameter.split is Split.NONE
     return is_whole and (caller.recipe.parallel.sequence or is_head_norm)
-
-
-_TOTALS = "loss and number of tokens"
 
 
 def _num_totals(model: ModelConfig) -> int:

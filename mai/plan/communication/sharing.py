@@ -42,7 +42,7 @@ def bucketed(caller: Caller, stage: int, virtual_stage: int, parameters: Sequenc
         ]
         family, ranks = _sharers(layout, is_expert=is_expert)
         sharing = Sharing(family, ranks, layout.sharding_copies, caller.dtype)
-        what = f"{'experts' if is_expert else 'weights'} of part {number}, bucket"
+        what = f"{'experts' if is_expert else 'weights'} of virtual stage {number}, bucket"
         cut = buckets(held, ranks=ranks, least=least)
         sums.append(Sums(cut, sharing, together=virtual_stage > 0, what=what))
     return _Bucketed(sums, last_micro_batch=num_micro_batches(caller.recipe, layout) - 1)
@@ -62,7 +62,7 @@ def fully_shared(caller: Caller, stage: int, virtual_stage: int, parameters: Seq
     units = {name: Unit(own[name], *families[name], layout.sharding_copies) for name in own}
     is_last = number == layout.pipeline * layout.virtual_stages - 1
     ends_in_unit = not (is_last or any(each.name == "decoder.final_layernorm.weight" for each in parameters))
-    return _FullyShared(Units(units, dtype=caller.dtype, what=f"part {number}"), ends_in_unit=ends_in_unit)
+    return _FullyShared(Units(units, dtype=caller.dtype, what=f"virtual stage {number}"), ends_in_unit=ends_in_unit)
 
 
 class _Bucketed:

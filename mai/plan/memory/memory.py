@@ -62,7 +62,7 @@ class Memory:
 
     @property
     def missing_bytes(self) -> int:
-        """That the largest rank needs and the GPU has not."""
+        """What the largest rank needs and the GPU has not."""
         return max(0, self.largest.needed_bytes - self.most_bytes)
 
 

@@ -17,7 +17,7 @@ NAMES = ("tensor", "context", "data", "data_with_context", "pipeline", "expert_t
 
 
 def families(layout: Layout) -> Mapping[str, Group]:
-    """By the names of communication/groups.py; those of one rank are left out."""
+    """By the names of communication/rank_families.py; those of one rank are left out."""
     has_experts = layout.expert_tensor * layout.expert > 1
     firsts = {
         name: layout.first_alike_but_for(*AXES[name]) for name in NAMES if has_experts or not name.startswith("expert")

@@ -1,1 +1,1 @@
-"""What a plan says, as values, text and pictures."""
+"""What a plan says, as values."""

@@ -128,7 +128,7 @@ class Plan:
     """Tokens of the busiest expert rank over the mean; None for a model without experts."""
     memory: Memory
     mends: list[LayoutMend]
-    """None where it fits."""
+    """What would make it fit, the cheapest first; nothing where it does."""
     step: Step
     speed: Speed
     phase: Phase

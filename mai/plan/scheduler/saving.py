@@ -7,7 +7,6 @@ Every rank copies its shard to the host, hashes and writes it, one tensor at a t
 
 from dataclasses import dataclass
 
-from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
 from mai.plan.cost import disk
 from mai.plan.setting.setting import Setting
 from mai.recipe import Recipe
@@ -74,5 +73,5 @@ def _largest_shard_bytes(recipe: Recipe, setting: Setting) -> float:
     """That one rank writes, on the stage that holds most."""
     shards, expert_shards = setting.shards
     held = [setting.held_on(stage) for stage in range(setting.parallel.pipeline)]
-    of_parameter = checkpoint_bytes(optimizer_of(recipe.optimizer))
-    return of_parameter * max(rank.dense / shards + rank.experts / expert_shards for rank in held)
+    assert setting.kept_bytes is not None, "of a recipe it is known"
+    return setting.kept_bytes * max(rank.dense / shards + rank.experts / expert_shards for rank in held)

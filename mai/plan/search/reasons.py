@@ -67,7 +67,7 @@ _WORDS: dict[str, Callable[[Setting, Setting], str]] = {
     "tensor": _counted(lambda of: of.layout.tensor, "each matrix on {number} rank{s}"),
     "context": _counted(lambda of: of.layout.context, "each sequence on {number} rank{s}"),
     "pipeline": _counted(lambda of: of.layout.pipeline, "{number} stage{s}"),
-    "virtual_stages": _counted(lambda of: of.layout.virtual_stages, "{number} part{s} on each stage"),
+    "virtual_stages": _counted(lambda of: of.layout.virtual_stages, "{number} virtual stage{s} a stage"),
     "expert": _counted(lambda of: of.layout.expert, "the experts on {number} rank{s}"),
     "expert_tensor": _counted(lambda of: of.layout.expert_tensor, "each expert on {number} rank{s}"),
     "micro_batch": _counted(lambda of: of.parallel.micro_batch_sequences, "{number} sequence{s} at a time"),

@@ -75,7 +75,7 @@ def timeline_picture(layout: Layout, micro_batches: int, stages: Sequence[StageT
     kinds = [("forward0", "forward"), ("backward0", "backward")]
     if layout.schedule.is_interleaved:
         kinds = [
-            (f"{way}{odd}", f"{way}, {'odd' if odd else 'even'} parts")
+            (f"{way}{odd}", f"{way}, {'odd' if odd else 'even'} virtual stages")
             for way in ("forward", "backward")
             for odd in (0, 1)
         ]

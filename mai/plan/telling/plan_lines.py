@@ -125,7 +125,7 @@ def fit(memory: Memory) -> str:
         unknown = " that the GPU is sold with; how much of them a process gets is unknown"
         return f"fits: {needs} of {gib(most)} GiB" if is_known else f"may fit: {needs} of {gib(most)} GiB{unknown}"
     there_are = "there are" if is_known else "that the GPU is sold with"
-    more = f"{gib(largest.needed_bytes - most)} more than the {gib(most)} GiB {there_are}"
+    more = f"{gib(memory.missing_bytes)} more than the {gib(most)} GiB {there_are}"
     number, misfits = len(memory.stages), sum(stage.needed_bytes > most for stage in memory.stages)
     of_stages = f"; {misfits} of {number} stages need too much" if number > 1 else ""
     return f"DOES NOT FIT: {needs} GiB, {more}{of_stages}"

@@ -188,6 +188,12 @@ def test_a_certificate_says_which_degrees_were_tried_and_what_is_unproven(recipe
     assert value["compared"]["fp32"]["gradient"]["tolerance"]
 
 
+def test_groups_of_the_optimizer_are_unproven(recipe: Recipe) -> None:
+    grouped = changed(recipe, optimizer={"groups": ("embedding.*:frozen",)})
+    assert [sentence for sentence in certified(grouped, evidence())["unproven"] if "optimizer.groups" in sentence]
+    assert not [sentence for sentence in certified(recipe, evidence())["unproven"] if "optimizer.groups" in sentence]
+
+
 def test_a_failed_one_says_what_is_wrong_and_is_marked(recipe: Recipe) -> None:
     value = certified(recipe, evidence(gradient=3.0))
     assert value["passed"] is False

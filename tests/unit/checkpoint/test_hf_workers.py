@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def there_and_back(source: Path, recipe: Path, folder: Path, *, workers: int, sh
 
 def _environment() -> dict[str, str]:
     # One thread: what a second one of torch's holds is no matter here.
-    return {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def import_recipe(source: Path, folder: Path) -> Path:

@@ -112,22 +112,34 @@ def test_a_tensor_of_another_model_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_tensor_with_a_hole_is_not_loaded(saved: str, loaded: Box, missing: int, found: str, tmp_path: Path) -> None:
-    """Each box lies in two pieces: one is lost, of the box that is wanted or of those that it is put together from."""
-    from mai.checkpoint.load_shards import fill
+    """Each box lies in two pieces: one is lost, of the box that is wanted or of those that it is put together from.
+    That is found before a file is read, so that the next older checkpoint can be taken."""
+    from mai.checkpoint.load_shards import verify_files
 
     manifest = save(tmp_path, LAYOUTS[saved], parts=2)
     del manifest.tensors["w"].pieces[missing]
     with pytest.raises(CheckpointError, match=f"w: the checkpoint {found} elements"):
-        fill(tmp_path, manifest, [shard(loaded, 0, math.prod(loaded[1]))])
+        verify_files(tmp_path, manifest, [shard(loaded, 0, math.prod(loaded[1]))])
 
 
 def test_a_tensor_of_which_a_box_is_lost_is_not_loaded(tmp_path: Path) -> None:
-    from mai.checkpoint.load_shards import fill
+    from mai.checkpoint.load_shards import verify_files
 
     manifest = save(tmp_path, QUARTERS, parts=1)
     del manifest.tensors["w"].pieces[1]
     with pytest.raises(CheckpointError, match="w: the checkpoint holds 12 of 24 elements"):
-        fill(tmp_path, manifest, [shard(ROWS[0], 0, 24)])
+        verify_files(tmp_path, manifest, [shard(ROWS[0], 0, 24)])
+
+
+def test_a_file_that_lacks_a_tensor_of_its_manifest_is_not_whole(tmp_path: Path) -> None:
+    from mai.checkpoint.load_shards import verify_files
+
+    manifest = save(tmp_path, ALL, parts=1)
+    (name,) = manifest.files
+    (tmp_path / name).unlink()
+    manifest.files[name] = write_tensors(tmp_path / name, {"other.weight": box_values(ALL[0])})
+    with pytest.raises(CheckpointError, match=r"holds no k\.weight, which its manifest names"):
+        verify_files(tmp_path, manifest, [shard(ALL[0], 0, 48)])
 
 
 def test_a_file_without_a_digest_is_not_read(tmp_path: Path) -> None:

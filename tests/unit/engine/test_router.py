@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mai.parallel.place import Place
-from mai.recipe import MixtureOfExperts, ParallelConfig
+from mai.recipe import MixtureOfExperts, ParallelConfig, Recipe
 from recipes.debug.tiny import tiny
 from tests.corpus import changed
 from tests.parity.trainer import open_trainer
@@ -91,3 +91,28 @@ def test_the_balancing_loss_has_the_gradient_of_its_formula(experts: MixtureOfEx
     gradient, plain = torch.from_numpy(found["gradient"]), torch.from_numpy(found["plain_gradient"])
     torch.testing.assert_close(gradient, plain, rtol=1e-4, atol=1e-6)
     assert plain.norm() > 0.1
+
+
+def biases_after_a_step(place: Place, recipes: list[Recipe]) -> list[list[Any]]:
+    """Runs on one rank: each layer's selection bias, of one recipe after another."""
+    from mai.engine.experts import routers
+
+    found = []
+    for recipe in recipes:
+        trainer = open_trainer(place, recipe, is_synthetic=True)
+        trainer.step(0)
+        found.append([router.expert_bias.tolist() for router in routers(trainer.engine._virtual_stages)])
+        trainer.close()
+    return found
+
+
+def test_a_frozen_router_keeps_its_bias() -> None:
+    recipe = changed(
+        tiny(),
+        model={"feed_forward": DEEPSEEK, "num_layers": 2},
+        optimizer={"groups": ("decoder.layers.0.*:frozen",)},
+    )
+    shared_out = [ParallelConfig(data=1), ParallelConfig(data=1, sharding="full")]
+    for frozen, other in on_ranks(1, biases_after_a_step, [replace(recipe, parallel=one) for one in shared_out])[0]:
+        assert frozen == [0.0] * 8
+        assert any(other)

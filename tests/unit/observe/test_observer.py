@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def warnings() -> Iterator[list[str]]:
 
 
 def watch(*sinks: Notebook, steps: int) -> None:
-    with Observer(sinks) as observer:
+    with closing(Observer(sinks)) as observer:
         observer.run_started(run_started(Path("runs/try"), steps=steps))
         for step in range(1, steps + 1):
             observer.record(step_record(step))

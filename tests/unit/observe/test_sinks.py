@@ -30,6 +30,7 @@ COMPLETE = RunEnded(code=0, name="COMPLETE", step=5, message="all steps done")
 
 TRAINS_TO_STDOUT = """
 import os, sys
+from contextlib import closing
 from pathlib import Path
 from mai.log import set_up
 from mai.observe import observer as observer_module
@@ -42,7 +43,7 @@ set_up(0)
 folder = RunFolder(Path(sys.argv[1]))
 if sys.argv[2] == "closed":
     sys.stdout.close()
-with Observer([JsonlSink(folder), terminal_sink(sys.stdout)]) as observer:
+with closing(Observer([JsonlSink(folder), terminal_sink(sys.stdout)])) as observer:
     observer.run_started(run_started(folder.path, steps=2000))
     for step in range(1, 2001):
         observer.record(step_record(step, held_out_bits_per_byte=2.5))
@@ -58,7 +59,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def watch(sink: JsonlSink | WandbSink | LineSink | LiveSink, folder: RunFolder, *, steps: int) -> None:
-    with Observer([sink]) as observer:
+    with contextlib.closing(Observer([sink])) as observer:
         observer.run_started(run_started(folder.path, steps=steps))
         for step in range(1, steps + 1):
             evaluated = {"held_out_loss": 1.5, "held_out_bits_per_byte": 2.25} if step == steps else {}

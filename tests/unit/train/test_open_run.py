@@ -1,5 +1,9 @@
 """A run to stand in from a script: how leaving it, in every way, is told in its folder. In real processes."""
 
+import contextlib
+import itertools
+import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +11,7 @@ from typing import Any
 
 import mai
 from mai.checkpoint.save import PendingSave
+from mai.errors import MaiError
 from mai.parallel.place import Place
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
@@ -67,6 +72,53 @@ def save_thrice_the_first_time_slowly(_: Place, recipe: Recipe, folder: Path) ->
         list(run.steps())
 
 
+def log_and_fail_before_update(_: Place, recipe: Recipe, folder: Path) -> str:
+    def look(_: Any) -> None:
+        run.log({"mine": run.state.step + 1})
+        if run.state.step == 2:
+            raise ValueError("a mistake before the update")
+
+    try:
+        with mai.open_run(recipe, folder, device="cpu") as run:
+            list(run.steps(before_update=look))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def fail_to_describe(_: Place, recipe: Recipe, folder: Path) -> list[str]:
+    """Names of threads that are left."""
+    from mai.train.recorder import Recorder
+
+    def refuse(*_: Any) -> str:
+        raise OSError("the disk is full")
+
+    before = set(threading.enumerate())
+    Recorder._describe = refuse  # type: ignore[method-assign]
+    with contextlib.suppress(OSError, MaiError), mai.open_run(recipe, folder, device="cpu"):
+        pass
+    return [thread.name for thread in threading.enumerate() if thread not in before]
+
+
+def save_beside_training(_: Place, recipe: Recipe, folder: Path) -> list[int]:
+    """Which saves were begun, where `poll` waits for none."""
+    from mai.train import saver
+
+    begin_save, begun = saver.begin_save, list[int]()
+
+    def note(shards: Any, progress: Any, context: Any) -> PendingSave:
+        begun.append(progress.step)
+        return begin_save(shards, progress, context)
+
+    saver.begin_save = note
+    polls = itertools.count()
+    # A step later than it was begun.
+    saver.Saver.poll = lambda self: self.finish() if next(polls) % 4 == 0 else None  # type: ignore[method-assign]
+    with mai.open_run(changed(recipe, checkpoint={"every_steps": 4}), folder, device="cpu") as run:
+        list(run.steps())
+    return begun
+
+
 def in_a_process(work: Callable[..., object], prepared: Recipe, folder: Path) -> object:
     return on_ranks(1, work, small(prepared), folder)[0]
 
@@ -97,10 +149,30 @@ def test_an_error_in_the_script_leaves_word_of_where_it_happened(prepared: Recip
     terminal, status = folder.read_terminal(1), folder.read_json("status.json")
     assert terminal is not None
     assert status is not None
-    assert (terminal.code, terminal.step, terminal.last_committed_step) == (1, 2, None)
+    assert (terminal.code, terminal.phase, terminal.step, terminal.last_committed_step) == (1, "training", 2, None)
     assert 'raise ValueError("a mistake in the script")' in terminal.evidence
-    assert (status["phase"], status["step"]) == ("crash", 2)
+    assert (status["phase"], status["step"]) == ("training", 2)
     assert committed(folder.path) == []
+
+
+def test_what_the_failing_step_logged_is_kept(prepared: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert in_a_process(log_and_fail_before_update, prepared, folder.path) == "a mistake before the update"
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [line["logged"] for line in lines if line["step"] == 3 and "logged" in line] == [{"mine": 3.0}]
+
+
+def test_a_run_that_cannot_be_built_leaves_no_watcher_behind(prepared: Recipe, tmp_path: Path) -> None:
+    assert in_a_process(fail_to_describe, prepared, tmp_path / "run") == []
+
+
+def test_a_save_that_is_under_way_is_not_begun_again_and_the_end_waits_for_it(prepared: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert in_a_process(save_beside_training, prepared, folder) == [4, 8, 12]
+    assert committed(folder)[-1] == "step-0000000012"
+    terminal = RunFolder(folder).read_terminal(1)
+    assert terminal is not None
+    assert terminal.last_committed_step == 12
 
 
 def test_an_event_says_how_long_its_own_save_took(prepared: Recipe, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_every_stage_of_a_recipe_holds_what_its_boxes_say(recipe_name: str) -> N
             expert_tensor=layout.expert_tensor,
         )
         boxes = {True: 0, False: 0}
-        for parameter, virtual_stages in held_boxes(recipe, layout, layout.rank_at(tensor=0, data=0, pipeline=stage)):
+        for parameter, of_rank in held_boxes(recipe, layout, layout.rank_at(tensor=0, data=0, pipeline=stage)):
             if not parameter.name.endswith("expert_bias"):  # a buffer
-                boxes[parameter.is_expert] += sum(math.prod(box.shape) for box in virtual_stages)
+                boxes[parameter.is_expert] += sum(math.prod(box.shape) for box in of_rank)
         assert (found.dense, found.experts) == (boxes[False], boxes[True]), f"stage {stage}"

@@ -256,6 +256,17 @@ def test_the_run_that_goodput_is_of_is_the_plans_phase() -> None:
     assert planned_run(of_whole_run([plan, plan]), load_cluster("h100")) == run, "of its phase alone"
 
 
+def test_how_fast_storage_is_written_and_read_are_two_things() -> None:
+    shipped = load_cluster("h100")
+    cluster = replace(shipped, storage=replace(shipped.storage, write_gb_per_second=100.0, read_gb_per_second=200.0))
+    recipe = within(load.find("mai1_500b")(), cluster, 15_000)
+    plan = report(recipe, setting_of(recipe, cluster, load_software("mai")))
+    run = planned_run(plan, cluster)
+    assert run.save_seconds is not None
+    assert run.load_seconds is not None
+    assert run.save_seconds > run.load_seconds > 0
+
+
 def test_what_is_unknown_of_a_phase_is_unknown_of_the_whole_run() -> None:
     first, last = found(), found("mai1_500b", "b200")
     whole = of_whole_run([first, last])
