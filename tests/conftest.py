@@ -27,8 +27,10 @@ os.environ.pop("WANDB_API_KEY", None)
 
 KERNELS = Path(__file__).parent / "kernels"
 
-# A shell's nohup ignores SIGHUP, and every child inherits that: tests that send it would wait for ever.
+# A shell's nohup ignores SIGHUP, and a script's & ignores SIGINT; every child inherits that, and tests that send them
+# would wait for ever.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test module imports Megatron-Core: the test process itself computes on the CPU.
 device.prepare("cpu")
