@@ -37,7 +37,7 @@ def ranking(name: str, gpus: int) -> RankedLayouts:
 AXES = {
     "tensor": ({"tensor": 4, "data": 128}, "tensor", "each matrix on 8 ranks instead of 4"),
     "context": ({"context": 2, "data": 32}, "context", "each sequence on 1 rank instead of 2"),
-    "virtual_stages": ({"virtual_stages": 2}, "bubble", "1 part on each stage instead of 2"),
+    "virtual_stages": ({"virtual_stages": 2}, "bubble", "1 virtual stage a stage instead of 2"),
     "recompute": ({"recompute": ("layer",)}, "recompute", "nothing recomputed instead of layer"),
     "micro_batch": ({"micro_batch_sequences": 2}, "products", "1 sequence at a time instead of 2"),
     "sharding_ranks": ({"sharding_ranks": 8}, "gradients", "states kept 1 time instead of 8"),
