@@ -139,11 +139,7 @@ class Engine:
 
     def apply(self, gradients: Gradients, *, learning_rate: float) -> None:
         """Update the weights with the gradients of the last `forward_backward`."""
-        self._sharding.update(
-            norm=gradients.norm,
-            clip_norm=self._recipe.optimizer.clip_norm,
-            learning_rate=learning_rate,
-        )
+        self._sharding.updates.apply(norm=gradients.norm, learning_rate=learning_rate)
         experts.update_selection_bias(self._virtual_stages)
 
     def open_gradients(self, gradients: Gradients) -> OpenGradients:
@@ -230,13 +226,13 @@ class Engine:
 
     def finish_load(self, *, updates: int) -> None:
         """After every rank wrote its shards: take `updates` as the number of updates done, publish the weights."""
-        self._sharding.set_updates_done(updates)
+        self._sharding.updates.num_done = updates
         self._sharding.publish_main_weights()
 
     @property
     def updates(self) -> int:
         """Updates applied since the first step."""
-        return self._sharding.updates_done()
+        return self._sharding.updates.num_done
 
     def _own_expert_counts(self) -> list[list[float]]:
         model = self._recipe.model

@@ -23,17 +23,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mai.engine.experts import Experts
-from mai.engine.operations import choose, compute_dtype, update_kernel
+from mai.engine.operations import choose, compute_dtype
 from mai.engine.shard import WEIGHT, Block, Shard
 from mai.engine.sharded_state import blocks, buffer_shards, update_rules
-from mai.engine.sharding import (
-    Owned,
-    clip_factor,
-    forget_frozen_gradients,
-    global_norm,
-    new_states,
-    update_each,
-)
+from mai.engine.sharding import Owned, Updates, global_norm, new_states
 from mai.optimizer.optimizers import Optimizer, optimizer_of
 from mai.optimizer.parameter_groups import GroupRule
 from mai.recipe import Recipe
@@ -48,8 +41,7 @@ class FullSharding:
         """Shards the modules in place; all ranks must call.
 
         The meshes are those of dense weights and of experts: [shard], or [copy, shard] where copies are kept equal."""
-        self._optimizer = optimizer_of(recipe.optimizer)
-        self._update_kernel, self._sum_of_squares = update_kernel(recipe), choose(recipe).sum_of_squares
+        optimizer, self._sum_of_squares = optimizer_of(recipe.optimizer), choose(recipe).sum_of_squares
         self._rows: list[_Rows] = []
         self._pieces: list[_Piece] = []
         self.wrapped_stages: list[Any] = []
@@ -60,44 +52,26 @@ class FullSharding:
             rules = {name: rules_by_parameter[parameter] for name, parameter in module.named_parameters()}
             units = [(unit, expert_mesh if isinstance(unit, Experts) else mesh) for unit in _units(module)]
             sharded = _share_out(module, units, compute_dtype(recipe.precision))
-            rows = {name: _rows(parameter, self._optimizer, rules[name]) for name, parameter in sharded.items()}
+            rows = {name: _rows(parameter, optimizer, rules[name]) for name, parameter in sharded.items()}
             self._rows += rows.values()
             self._pieces += [
                 piece for name, start, block in named_blocks for piece in _meeting(rows[name], start, block)
             ]
             self.wrapped_stages.append(_Wrapped(module, [own.gradient for own in rows.values()]))
-        self._updates = 0
+        self.updates = Updates(recipe, [rows.owned for rows in self._rows])
 
     def zero_gradients(self) -> None:
         torch._foreach_zero_(self._gradients)
 
     def finish_gradients(self) -> None:
         """FSDP2 has brought them where they belong."""
-        forget_frozen_gradients(self._owned)
+        self.updates.forget_frozen_gradients()
 
     def gradient_norm(self) -> float:
         counted = [piece.of(piece.rows.gradient) for piece in self._pieces if not piece.block.is_replica]
         return global_norm(
             counted, device=self._rows[0].gradient.device, group=None, sum_of_squares=self._sum_of_squares
         )
-
-    @torch.no_grad()
-    def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
-        self._updates += 1
-        update_each(
-            self._owned,
-            self._optimizer,
-            kernel=self._update_kernel,
-            learning_rate=learning_rate,
-            gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
-            number=self._updates,
-        )
-
-    def updates_done(self) -> int:
-        return self._updates
-
-    def set_updates_done(self, updates: int) -> None:
-        self._updates = updates
 
     def publish_main_weights(self) -> None:
         """Nothing to do: the next forward pass gathers what was written."""
@@ -111,10 +85,6 @@ class FullSharding:
     @property
     def _gradients(self) -> list[Tensor]:
         return [rows.gradient for rows in self._rows]
-
-    @property
-    def _owned(self) -> list[Owned]:
-        return [rows.owned for rows in self._rows]
 
 
 class _Wrapped(MegatronModule):

@@ -20,17 +20,10 @@ from megatron.core.optimizer import MegatronOptimizer, ParamGroupOverride, Param
 from megatron.core.optimizer.optimizer_config import ParamPredicate
 from torch import Tensor
 
-from mai.engine.operations import choose, update_kernel
+from mai.engine.operations import choose
 from mai.engine.shard import WEIGHT, Shard
 from mai.engine.sharded_state import blocks, buffer_shards, update_rules
-from mai.engine.sharding import (
-    Owned,
-    clip_factor,
-    forget_frozen_gradients,
-    global_norm,
-    new_states,
-    update_each,
-)
+from mai.engine.sharding import Owned, Updates, global_norm, new_states
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError
 from mai.optimizer.optimizers import Optimizer, optimizer_of
@@ -52,12 +45,11 @@ class OptimizerSharding:
             )
             for virtual_stage, module in enumerate(modules)
         ]
-        self._optimizer = optimizer_of(recipe.optimizer)
-        self._update_kernel, self._sum_of_squares = update_kernel(recipe), choose(recipe).sum_of_squares
+        self._sum_of_squares = choose(recipe).sum_of_squares
         rules = update_rules(modules, recipe.optimizer)
         self._megatron = _megatron_optimizer(self.wrapped_stages, recipe, rules)
-        self._ranges = list(_owned_ranges(self._megatron, self._optimizer, rules))
-        self._updates = 0
+        self._ranges = list(_owned_ranges(self._megatron, optimizer_of(recipe.optimizer), rules))
+        self.updates = Updates(recipe, [of.owned for of in self._ranges])
 
     def zero_gradients(self) -> None:
         for virtual_stage in self.wrapped_stages:
@@ -67,7 +59,7 @@ class OptimizerSharding:
     def finish_gradients(self) -> None:
         # Brings the summed gradients to the fp32 shards.
         self._megatron.prepare_grads()
-        forget_frozen_gradients(self._owned)
+        self.updates.forget_frozen_gradients()
 
     def gradient_norm(self) -> float:
         return global_norm(
@@ -80,24 +72,6 @@ class OptimizerSharding:
             group=self._megatron.get_grad_stats_parallel_group(),
             sum_of_squares=self._sum_of_squares,
         )
-
-    @torch.no_grad()
-    def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
-        self._updates += 1
-        update_each(
-            self._owned,
-            self._optimizer,
-            kernel=self._update_kernel,
-            learning_rate=learning_rate,
-            gradient_factor=clip_factor(norm=norm, clip_norm=clip_norm),
-            number=self._updates,
-        )
-
-    def updates_done(self) -> int:
-        return self._updates
-
-    def set_updates_done(self, updates: int) -> None:
-        self._updates = updates
 
     @torch.no_grad()
     def publish_main_weights(self) -> None:
@@ -117,10 +91,6 @@ class OptimizerSharding:
             assert of.owned.weight.grad is not None
             tensors[of.parameter] = {"gradient": of.owned.weight.grad}
         return self._shards(tensors)
-
-    @property
-    def _owned(self) -> list[Owned]:
-        return [of.owned for of in self._ranges]
 
     def _shards(self, tensors: dict[torch.nn.Parameter, dict[str, Tensor]]) -> list[Shard]:
         """`tensors`: of each parameter, over the range that this rank owns. The first copy answers for all."""

@@ -4,7 +4,7 @@ optimizer_sharding.py   parallel.sharding=optimizer: fp32 weights and moments (Z
 full_sharding.py        parallel.sharding=full: weights and gradients too (ZeRO-3)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,9 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mai.engine.operations import update_kernel
 from mai.engine.shard import Shard
-from mai.optimizer.optimizers import Optimizer
+from mai.optimizer.optimizers import Optimizer, optimizer_of
 from mai.optimizer.parameter_groups import GroupRule
+from mai.recipe import Recipe
 
 
 class Sharding(Protocol):
@@ -22,6 +24,8 @@ class Sharding(Protocol):
 
     wrapped_stages: list[Any]
     """The virtual stages as Megatron's schedules and its finalize_model_grads call them."""
+    updates: "Updates"
+    """To apply after `finish_gradients`; the next forward pass computes with the new weights."""
 
     def zero_gradients(self) -> None:
         """Before the first backward pass of a step: every one adds to the gradients."""
@@ -32,15 +36,6 @@ class Sharding(Protocol):
     def gradient_norm(self) -> float:
         """Global L2 norm of the gradients, after `finish_gradients`; what is frozen does not count."""
 
-    def update(self, *, norm: float, clip_norm: float, learning_rate: float) -> None:
-        """Clip and update, after `finish_gradients`; the next forward pass computes with the new weights."""
-
-    def updates_done(self) -> int:
-        """Updates applied so far: bias corrections count them."""
-
-    def set_updates_done(self, updates: int) -> None:
-        """After a load."""
-
     def publish_main_weights(self) -> None:
         """After the fp32 weights were written from outside: let the model compute with them."""
 
@@ -48,7 +43,7 @@ class Sharding(Protocol):
         """This rank's fp32 weights and the optimizer's states as live tensors; replicas included."""
 
     def gradients(self) -> list[Shard]:
-        """This rank's fp32 gradients as live tensors, after `finish_gradients` and before `update`."""
+        """This rank's fp32 gradients as live tensors, after `finish_gradients` and before an update."""
 
 
 def global_norm(
@@ -99,27 +94,32 @@ def new_states(weight: Tensor, optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def update_each(
-    owned: Iterable[Owned],
-    optimizer: Optimizer,
-    *,
-    kernel: Callable[..., None],
-    learning_rate: float,
-    gradient_factor: float,
-    number: int,
-) -> None:
-    """One update of all that is not frozen; `number`: of this update, from 1."""
-    for own in owned:
-        if own.rule.is_frozen:
-            continue
-        numbers = optimizer.update(
-            own.rule, learning_rate=learning_rate, gradient_factor=gradient_factor, number=number
-        )
-        kernel(own.weight, *own.states.values(), own.weight.grad, own.copy, numbers)
+class Updates:
+    """What a rank updates, by the recipe's optimizer, and how often it has."""
 
+    def __init__(self, recipe: Recipe, owned: Sequence[Owned]) -> None:
+        self.num_done = 0
+        """Bias corrections count them; a load sets it."""
+        self._optimizer, self._kernel = optimizer_of(recipe.optimizer), update_kernel(recipe)
+        self._clip_norm, self._owned = recipe.optimizer.clip_norm, owned
 
-def forget_frozen_gradients(owned: Iterable[Owned]) -> None:
-    """What is not updated does not count in the norm."""
-    frozen = [own.weight.grad for own in owned if own.rule.is_frozen and own.weight.grad is not None]
-    if frozen:
-        torch._foreach_zero_(frozen)
+    def forget_frozen_gradients(self) -> None:
+        """What is not updated does not count in the norm."""
+        frozen = [own.weight.grad for own in self._owned if own.rule.is_frozen and own.weight.grad is not None]
+        if frozen:
+            torch._foreach_zero_(frozen)
+
+    @torch.no_grad()
+    def apply(self, *, norm: float, learning_rate: float) -> None:
+        """Clip by the norm of all ranks' gradients, and update all that is not frozen."""
+        self.num_done += 1
+        for own in self._owned:
+            if own.rule.is_frozen:
+                continue
+            numbers = self._optimizer.update(
+                own.rule,
+                learning_rate=learning_rate,
+                gradient_factor=clip_factor(norm=norm, clip_norm=self._clip_norm),
+                number=self.num_done,
+            )
+            self._kernel(own.weight, *own.states.values(), own.weight.grad, own.copy, numbers)

@@ -302,21 +302,16 @@ def test_a_closed_terminal_does_not_change_the_exit_code(launch: Launch) -> None
     assert job.culprit == 2
 
 
-def test_the_run_folder_says_where_the_run_stood(launch: Launch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("attempt", "stood"), [(1, ("train", 17, 10)), (0, ("start", 0, None))], ids=["its own", "an older attempt's"]
+)
+def test_the_run_folder_says_where_the_attempt_stood(
+    attempt: int, stood: tuple[str, int, int | None], launch: Launch, tmp_path: Path
+) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.create()
-    folder.write_json("status.json", {"phase": "train", "step": 17, "last_committed_step": 10, "attempt": 1})
+    folder.write_json("status.json", {"phase": "train", "step": 17, "last_committed_step": 10, "attempt": attempt})
     job = launch(rank_mains.sleep)
     os.kill(job.pids()[0], signal.SIGKILL)
     job.exit_code()
-    assert (job.terminal.phase, job.terminal.step, job.terminal.last_committed_step) == ("train", 17, 10)
-
-
-def test_where_an_older_attempt_stood_is_not_where_this_one_did(launch: Launch, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.create()
-    folder.write_json("status.json", {"phase": "complete", "step": 17, "last_committed_step": 10, "attempt": 0})
-    job = launch(rank_mains.sleep)
-    os.kill(job.pids()[0], signal.SIGKILL)
-    job.exit_code()
-    assert (job.terminal.phase, job.terminal.step, job.terminal.last_committed_step) == ("start", 0, None)
+    assert (job.terminal.phase, job.terminal.step, job.terminal.last_committed_step) == stood
