@@ -26,7 +26,7 @@ from mai.recipe import (
     rules,
 )
 from mai.recipe.shrink import DEGREES, apply, degrees, lost, shrink
-from mai.recipe.shrink_layout import MAX_RANKS, MIN_RANKS, traits
+from mai.recipe.shrink_layout import MAX_RANKS, MIN_RANKS, small_layout, traits
 from mai.recipe.stage_text import layers_of_virtual_stages, written_out
 
 MLA = LatentAttention(key_value_rank=512, query_rank=1536, rotary_head_size=64, value_head_size=128)
@@ -182,6 +182,11 @@ def test_a_small_layout_keeps_its_degrees() -> None:
     assert {name: getattr(small.parallel, name) for name in DEGREES} == {
         name: getattr(parallel, name) for name in DEGREES
     }
+
+
+def test_a_small_layout_that_leaves_data_open_keeps_its_degrees_too() -> None:
+    assert small_layout(ParallelConfig(tensor=4), num_layers=8).tensor == 4
+    assert small_layout(ParallelConfig(tensor=2, pipeline=4), num_layers=8).pipeline == 4
 
 
 def test_copies_of_experts_stay_copies() -> None:
