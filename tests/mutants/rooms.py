@@ -18,7 +18,9 @@ class Room:
 
 
 ROOMS = {
-    "recipe": Room(("tests/unit/recipe", "tests/unit/test_cli_check.py", "tests/house/test_recipes.py")),
+    "recipe": Room(
+        ("tests/unit/recipe", "tests/unit/optimizer", "tests/unit/test_cli_check.py", "tests/house/test_recipes.py")
+    ),
     "parallel": Room(("tests/unit/parallel", "tests/unit/check", "tests/parity/test_layouts.py")),
     "model": Room(
         ("tests/unit/model", "tests/unit/check", "tests/parity/test_shapes.py", "tests/parity/test_families.py")

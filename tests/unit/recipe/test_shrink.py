@@ -257,6 +257,11 @@ def test_an_override_that_the_small_recipe_cannot_have_is_named() -> None:
         apply(big(ParallelConfig(tensor=8)), ["train.batch_tokens=100"])
 
 
+def test_every_degree_of_a_layout_is_told_of() -> None:
+    told = {"tensor", "context", "pipeline", "virtual_stages", "expert", "expert_tensor", "data", "sharding_ranks"}
+    assert degrees(big(ParallelConfig())).keys() == told
+
+
 def test_degrees_says_what_became_of_each() -> None:
     found = degrees(big(ParallelConfig(tensor=8, pipeline=16, virtual_stages=4)))
     assert (found["tensor"], found["pipeline"], found["virtual_stages"], found["context"], found["data"]) == (
