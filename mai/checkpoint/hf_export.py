@@ -101,13 +101,13 @@ def export_hf(
     """Fill the folder, which is there and empty. Raises CheckpointError where the checkpoint is damaged."""
     shapes = shapes_of(export.model)
     everything = [_shard(Target(name), torch.empty(shapes[name], device="meta"), shapes[name]) for name in shapes]
-    names = load_shards.needed_files(export.checkpoint, export.manifest, everything)
-    digests = [(export.checkpoint / name, export.manifest.files[name]) for name in names]
+    needed = load_shards.needed_tensors(export.checkpoint, export.manifest, everything)
+    to_verify = [(export.checkpoint / name, export.manifest.files[name], holds) for name, holds in needed.items()]
     files = _files(export, shard_bytes)
     write = partial(_write, folder=folder, checkpoint=export.checkpoint, model=export.model)
     with Workers(workers) as processes:
         # All of it before any of it is used.
-        list(processes.in_order(_verify, digests))
+        list(processes.in_order(_verify, to_verify))
         peak = max(processes.in_order(write, files))
     if len(files) > 1:
         weight_map = {one.name: file.name for file in files for one in file.tensors}
@@ -122,8 +122,9 @@ def export_hf(
     return Exported(export.manifest.progress.step, len(export.tensors), [file.name for file in files], peak)
 
 
-def _verify(expected: tuple[Path, FileDigest]) -> None:
-    verify(*expected)
+def _verify(expected: tuple[Path, FileDigest, set[str]]) -> None:
+    path, digest, holds = expected
+    verify(path, digest, holds=holds)
 
 
 def _checkpoint(run: RunFolder, step: int | None) -> tuple[Path, Manifest]:

@@ -1,6 +1,7 @@
 """Read a checkpoint into any layout: each rank fills its own shards from whatever pieces hold them."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,27 +17,25 @@ from mai.errors import CheckpointError
 def verify_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
     """Check size and SHA-256 of every file that `shards` will read, and that it holds what the manifest says; call
     before anything is written into them."""
-    wanted: dict[str, set[str]] = {name: set() for name in needed_files(folder, manifest, shards)}
-    for shard in shards:
-        states = [state for state in shard.tensors if state in manifest.states]
-        for piece in _needed(manifest, shard):
-            wanted[piece.file].update(f"{piece.key}.{state}" for state in states)
-    for name, tensors in wanted.items():
+    for name, tensors in needed_tensors(folder, manifest, shards).items():
         verify(folder / name, manifest.files[name], holds=tensors)
 
 
-def needed_files(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> list[str]:
-    """What `shards` will read; raises CheckpointError where it does not fit the checkpoint, or has a hole."""
+def needed_tensors(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> dict[str, set[str]]:
+    """Which tensors of which files `shards` will read; raises CheckpointError where that does not fit the checkpoint,
+    or has a hole."""
     _check_states(folder, manifest, shards)
-    names = set()
+    needed: dict[str, set[str]] = defaultdict(set)
     for shard in shards:
         pieces = list(_needed(manifest, shard))
         _check_whole(shard, pieces)
-        names |= {piece.file for piece in pieces}
-    for name in names:
+        states = [state for state in shard.tensors if state in manifest.states]
+        for piece in pieces:
+            needed[piece.file].update(f"{piece.key}.{state}" for state in states)
+    for name in needed:
         if name not in manifest.files or "/" in name:
             raise CheckpointError(f"{folder / name}: the manifest has no digest for it")
-    return sorted(names)
+    return dict(sorted(needed.items()))
 
 
 def _check_states(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:

@@ -111,7 +111,7 @@ def in_files(things: Iterable[Thing], num_bytes: Callable[[Thing], int], *, most
         yield group
 
 
-def verify(path: Path, expected: FileDigest, *, holds: Collection[str] = ()) -> None:
+def verify(path: Path, expected: FileDigest, *, holds: Collection[str]) -> None:
     """Raise CheckpointError unless every byte of the file is the one that was written, and it has these tensors."""
     try:
         size = path.stat().st_size

@@ -13,6 +13,7 @@ from mai.engine.mends import mend
 from mai.engine.multi_token import MultiTokenModel, multi_token_block
 from mai.engine.operations import choose, use_weight_gradient
 from mai.engine.optimizer_sharding import OptimizerSharding
+from mai.engine.sharded_state import UpdateRules
 from mai.engine.sharding import Sharding
 from mai.engine.translate import transformer_config
 from mai.parallel.layout import Layout
@@ -69,12 +70,18 @@ def build_virtual_stages(
 
 
 def share_out(
-    modules: list[GPTModel], recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device
+    modules: list[GPTModel],
+    rules: UpdateRules,
+    recipe: Recipe,
+    layout: Layout,
+    groups: Groups,
+    *,
+    device: torch.device,
 ) -> Sharding:
     """As `parallel.sharding` says, with an optimizer; all ranks must call."""
     if recipe.parallel.sharding == "optimizer":
-        return OptimizerSharding(modules, recipe, layout, copy=groups.sharding_copy)
+        return OptimizerSharding(modules, rules, recipe, layout, copy=groups.sharding_copy)
     mesh, expert_mesh = (
         sharding_mesh(layout, device_type=device.type, of_experts=of_experts) for of_experts in (False, True)
     )
-    return FullSharding(modules, recipe, mesh=mesh, expert_mesh=expert_mesh)
+    return FullSharding(modules, rules, recipe, mesh=mesh, expert_mesh=expert_mesh)

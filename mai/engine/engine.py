@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mai.batch import Batch
 from mai.collectives import max_int, sum_floats
-from mai.engine import experts
+from mai.engine import experts, sharded_state
 from mai.engine.build_model import build_model, share_out
 from mai.engine.context_attention import own_columns
 from mai.engine.device import Device
@@ -24,7 +24,6 @@ from mai.engine.open_gradients import OpenGradients
 from mai.engine.passes import Passes, Said
 from mai.engine.routing_replay import OwnTokens, Picks
 from mai.engine.shard import Shard
-from mai.engine.sharded_state import blocks, update_rules
 from mai.errors import DataError
 from mai.parallel.layout import Layout
 from mai.recipe import Recipe
@@ -90,9 +89,12 @@ class Engine:
             sequence_parallel=recipe.parallel.sequence,
         )
         # Before they are shared out, when each parameter is whole.
-        self._own_names = [block.name for _, _, block in blocks(self._virtual_stages)]
-        experts.freeze_routers(self._virtual_stages, update_rules(self._virtual_stages, recipe.optimizer))
-        self._sharding = share_out(self._virtual_stages, recipe, layout, groups, device=device.torch_device)
+        self._own_names = [block.name for _, _, block in sharded_state.blocks(self._virtual_stages)]
+        update_rules = sharded_state.update_rules(self._virtual_stages, recipe.optimizer)
+        experts.freeze_routers(self._virtual_stages, update_rules)
+        self._sharding = share_out(
+            self._virtual_stages, update_rules, recipe, layout, groups, device=device.torch_device
+        )
         config, wrapped = self._virtual_stages[0].config, self._sharding.wrapped_stages
         config.finalize_model_grads_func = finalize_model_grads
         config.no_sync_func = [each.no_sync for each in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync

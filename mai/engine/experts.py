@@ -4,7 +4,7 @@ router -> all-to-all to the ranks that hold the experts -> all of a rank's netwo
 shared expert on every token, added
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,8 @@ from mai.engine.dispatcher import Dispatcher
 from mai.engine.expert_matrices import GroupedLinear
 from mai.engine.router import ExpertRouter
 from mai.engine.routing_replay import Follower, OwnTokens, Picks, Recorder, own_micro_batches
+from mai.engine.sharded_state import UpdateRules
 from mai.engine.whole_linear import WholeLinear
-from mai.optimizer.parameter_groups import GroupRule
 from mai.parallel.layout import Layout
 from mai.recipe import MixtureOfExperts, ModelConfig
 
@@ -169,7 +169,7 @@ def own_counts(model: Sequence[Any], num_layers: int, num_experts: int) -> list[
     return counts
 
 
-def freeze_routers(model: Sequence[MegatronModule], rules: Mapping[torch.nn.Parameter, GroupRule]) -> None:
+def freeze_routers(model: Sequence[MegatronModule], rules: UpdateRules) -> None:
     """Routers whose weight is frozen by `optimizer.groups` keep their selection bias too; before weights are shared
     out."""
     for router in routers(model):

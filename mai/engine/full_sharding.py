@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from mai.engine.experts import Experts
 from mai.engine.operations import choose, compute_dtype
 from mai.engine.shard import WEIGHT, Block, Shard
-from mai.engine.sharded_state import blocks, buffer_shards, update_rules
+from mai.engine.sharded_state import UpdateRules, blocks, buffer_shards
 from mai.engine.sharding import Owned, Updates, global_norm, new_states
 from mai.optimizer.optimizers import Optimizer, optimizer_of
 from mai.optimizer.parameter_groups import GroupRule
@@ -36,7 +36,13 @@ class FullSharding:
     """A `sharding.Sharding`; what each verb does stands there."""
 
     def __init__(
-        self, modules: Sequence[GPTModel], recipe: Recipe, *, mesh: DeviceMesh, expert_mesh: DeviceMesh
+        self,
+        modules: Sequence[GPTModel],
+        rules: UpdateRules,
+        recipe: Recipe,
+        *,
+        mesh: DeviceMesh,
+        expert_mesh: DeviceMesh,
     ) -> None:
         """Shards the modules in place; all ranks must call.
 
@@ -48,11 +54,11 @@ class FullSharding:
         self._buffers = buffer_shards(modules)
         for module in modules:
             named_blocks = list(_named_blocks(module))
-            rules_by_parameter = update_rules([module], recipe.optimizer)
-            rules = {name: rules_by_parameter[parameter] for name, parameter in module.named_parameters()}
+            # By name: sharing them out puts other parameters in their places.
+            named_rules = {name: rules[parameter] for name, parameter in module.named_parameters()}
             units = [(unit, expert_mesh if isinstance(unit, Experts) else mesh) for unit in _units(module)]
             sharded = _share_out(module, units, compute_dtype(recipe.precision))
-            rows = {name: _rows(parameter, optimizer, rules[name]) for name, parameter in sharded.items()}
+            rows = {name: _rows(parameter, optimizer, named_rules[name]) for name, parameter in sharded.items()}
             self._rows += rows.values()
             self._pieces += [
                 piece for name, start, block in named_blocks for piece in _meeting(rows[name], start, block)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mai.engine.operations import choose
 from mai.engine.shard import WEIGHT, Shard
-from mai.engine.sharded_state import blocks, buffer_shards, update_rules
+from mai.engine.sharded_state import UpdateRules, blocks, buffer_shards
 from mai.engine.sharding import Owned, Updates, global_norm, new_states
 from mai.engine.translate import data_parallel_config, optimizer_config
 from mai.errors import EnvironmentMismatchError
@@ -35,7 +35,9 @@ from mai.recipe import Recipe
 class OptimizerSharding:
     """A `sharding.Sharding`; what each verb does stands there."""
 
-    def __init__(self, modules: Sequence[GPTModel], recipe: Recipe, layout: Layout, *, copy: int) -> None:
+    def __init__(
+        self, modules: Sequence[GPTModel], rules: UpdateRules, recipe: Recipe, layout: Layout, *, copy: int
+    ) -> None:
         """`copy`: which of the copies that hybrid sharding keeps equal this rank belongs to. All ranks must call."""
         self._virtual_stages, self._copy = modules, copy
         self.wrapped_stages = [
@@ -46,7 +48,6 @@ class OptimizerSharding:
             for virtual_stage, module in enumerate(modules)
         ]
         self._sum_of_squares = choose(recipe).sum_of_squares
-        rules = update_rules(modules, recipe.optimizer)
         self._megatron = _megatron_optimizer(self.wrapped_stages, recipe, rules)
         self._ranges = list(_owned_ranges(self._megatron, optimizer_of(recipe.optimizer), rules))
         self.updates = Updates(recipe, [of.owned for of in self._ranges])

@@ -6,7 +6,7 @@ a range of a block of a named global tensor. It knows no ranks, so any layout ca
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,10 @@ def blocks(model: Sequence[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter
             assert start == parameter.numel(), f"{name}: blocks hold {start} of {parameter.numel()} elements"
 
 
-def update_rules(model: Sequence[MegatronModule], optimizer: OptimizerConfig) -> dict[torch.nn.Parameter, GroupRule]:
+UpdateRules = Mapping[torch.nn.Parameter, GroupRule]
+
+
+def update_rules(model: Sequence[MegatronModule], optimizer: OptimizerConfig) -> UpdateRules:
     """The rule of update of every parameter, before any of them is shared out over data-parallel ranks."""
     return {parameter: rule_of(block.name, parameter.shape, optimizer) for parameter, _, block in blocks(model)}
 

@@ -113,13 +113,14 @@ class Updates:
     def apply(self, *, norm: float, learning_rate: float) -> None:
         """Clip by the norm of all ranks' gradients, and update all that is not frozen."""
         self.num_done += 1
+        gradient_factor = clip_factor(norm=norm, clip_norm=self._clip_norm)
         for own in self._owned:
             if own.rule.is_frozen:
                 continue
             numbers = self._optimizer.update(
                 own.rule,
                 learning_rate=learning_rate,
-                gradient_factor=clip_factor(norm=norm, clip_norm=self._clip_norm),
+                gradient_factor=gradient_factor,
                 number=self.num_done,
             )
             self._kernel(own.weight, *own.states.values(), own.weight.grad, own.copy, numbers)
