@@ -15,7 +15,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.warm"])
 
 
-def on_ranks(num_ranks: int, work: Callable[..., Any], *arguments: Any, timeout_seconds: float = 240.0) -> list[Any]:
+def on_ranks(num_ranks: int, work: Callable[..., Any], *arguments: Any, timeout_seconds: float = 600.0) -> list[Any]:
     """Run `work(place, *arguments)` on every rank; returns what each returned, raises what the first one raised."""
     port = free_port()
     places = [

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+import torch._dynamo  # the first optimizer would, on every rank: here, a launcher has done so before it forks them
 import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
 from torch import Tensor
