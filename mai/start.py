@@ -275,6 +275,9 @@ def _recipe_to_train(
         words = shrink.before_shrinking(overrides) if shrunk else overrides
         whole = override.apply(recipe, words, world_size=None if shrunk else world_size)
         require(whole, command=shlex.join(["mai", "certify", name, *words]))
+    if shrunk and (place is None or place.rank == 0):
+        for sentence in shrink.left_out(recipe, overrides):
+            log.warning("--shrink leaves out %s", sentence)
     apply = shrink.apply if shrunk else override.apply
     recipe = apply(recipe, overrides, world_size=world_size)
     check_names(recipe)

@@ -72,6 +72,14 @@ def before_shrinking(overrides: Sequence[str]) -> list[str]:
     return [word for word in overrides if word.partition(".")[0].strip() not in _REPLACED]
 
 
+def left_out(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
+    """What the recipe says of its model and `apply` leaves out, in words."""
+    if not recipe.optimizer.groups or any(word.startswith("optimizer.groups") for word in overrides):
+        return []
+    groups = f"optimizer.groups={'; '.join(recipe.optimizer.groups)}"
+    return [f"{groups}: they name parameters of the real model; give those of the small one as optimizer.groups=..."]
+
+
 def degrees(recipe: Recipe) -> Mapping[str, tuple[int | None, int | None]]:
     """Each degree as the recipe has it and as `shrink` makes it; None stands for "as many as there are"."""
     shrunk = shrink(recipe).parallel

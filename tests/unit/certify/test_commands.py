@@ -21,6 +21,10 @@ from tests.unit.recipe.samples import small
 def own() -> Recipe:
     return replace(small(), parallel=ParallelConfig(data=1))
 
+def grouped() -> Recipe:
+    base = own()
+    return replace(base, optimizer=replace(base.optimizer, groups=("embedding.*:frozen",)))
+
 def large() -> Recipe:
     base = small()
     return replace(
@@ -60,6 +64,12 @@ def test_a_run_without_a_certificate_is_refused_with_the_command_that_makes_one(
     assert "make one with: mai certify recipes.py:own train.steps=3" in refused.stderr
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "data").exists()
+
+
+def test_shrinking_tells_what_it_leaves_out(mai: Mai) -> None:
+    refused = mai("train", "recipes.py:grouped", "--shrink", "train.batch_tokens=1", "--device", "cpu")
+    assert refused.returncode == 80
+    assert "--shrink leaves out optimizer.groups=embedding.*:frozen" in refused.stderr
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mai.checkpoint.hf_fit import fit
 from mai.checkpoint.hf_folder import read_headers
+from mai.checkpoint.manifest import read_manifest
+from mai.checkpoint.shard_file import write_tensors
 from mai.cli import cli
 from mai.errors import CheckpointError
 from tests.parity.hugging_face import config_of, write_model
@@ -197,6 +199,23 @@ def test_an_export_of_a_damaged_checkpoint_leaves_nothing_behind(folder: Path) -
     assert result.exit_code == 82, result.output
     assert f"{file}: damaged" in result.stdout
     assert sorted(folder.parent.iterdir()) == before
+
+
+def test_an_export_of_a_checkpoint_that_lacks_a_tensor_names_it(folder: Path) -> None:
+    assert import_(folder).exit_code == 0
+    run, out = folder.parent / "run", folder.parent / "out"
+    (file,) = run.glob("checkpoints/*/*.safetensors")
+    tensors = load_file(file)
+    lacking = min(tensors)
+    file.unlink()
+    # The digest is right, so that nothing else is wrong.
+    manifest = read_manifest(file.parent)
+    manifest.files[file.name] = write_tensors(file, {key: tensors[key] for key in tensors if key != lacking})
+    (file.parent / "manifest.json").write_text(manifest.to_json())
+    result = CliRunner().invoke(cli, ["export", "hf", str(run), str(out), "--json"])
+    assert result.exit_code == 82, result.output
+    assert f"holds no {lacking}, which its manifest names" in result.stdout
+    assert not out.exists()
 
 
 BLOCKS = {"w_blocks": torch.zeros(4, 2, 16, dtype=torch.uint8)}

@@ -23,11 +23,13 @@ from mai.recipe import (
     TrainConfig,
     WarmupStableDecay,
     load,
+    override,
     rules,
 )
-from mai.recipe.shrink import DEGREES, apply, degrees, lost, shrink
+from mai.recipe.shrink import DEGREES, apply, degrees, left_out, lost, shrink
 from mai.recipe.shrink_layout import MAX_RANKS, MIN_RANKS, small_layout, traits
 from mai.recipe.stage_text import layers_of_virtual_stages, written_out
+from recipes.debug.tiny import tiny
 
 MLA = LatentAttention(key_value_rank=512, query_rank=1536, rotary_head_size=64, value_head_size=128)
 MOE = MixtureOfExperts(
@@ -255,6 +257,17 @@ def test_overrides_of_the_layout_are_shrunk_and_those_of_the_training_are_not() 
 def test_an_override_that_the_small_recipe_cannot_have_is_named() -> None:
     with pytest.raises(RecipeError, match=r"train\.batch_tokens=100"):
         apply(big(ParallelConfig(tensor=8)), ["train.batch_tokens=100"])
+
+
+def test_groups_of_the_real_model_are_left_out_and_told() -> None:
+    recipe = override.apply(tiny(), ["optimizer.groups=embedding.*:frozen"])
+    assert apply(recipe, []).optimizer.groups == ()
+    (told,) = left_out(recipe, [])
+    assert told.startswith("optimizer.groups=embedding.*:frozen: they name parameters of the real model")
+    of_the_small_one = ["optimizer.groups=decoder.layers.0.*:frozen"]
+    assert apply(recipe, of_the_small_one).optimizer.groups == ("decoder.layers.0.*:frozen",)
+    assert left_out(recipe, of_the_small_one) == []
+    assert left_out(tiny(), []) == []
 
 
 def test_every_degree_of_a_layout_is_told_of() -> None:
