@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention, silu
 from torch.utils.flop_counter import FlopCounterMode
 
-from mai.model.flops import flops_per_token, forward_flops_per_token
+from mai.model.flops import flops_per_token, forward_flops_per_token, seen_positions
 from mai.model.shapes import layer_parameters, num_parameters, parameters
 from mai.recipe import LatentAttention, MixtureOfExperts, ModelConfig
 from tests.unit.model.published import DEEPSEEK_V3, LLAMA_3_405B
@@ -140,3 +140,11 @@ def test_published_utilisation_tables_count_the_same() -> None:
     assert flops_per_token(LLAMA_3_405B, 8192) == pytest.approx(2646e12 / 1048, rel=5e-4)
     router = 6 * 58 * 256 * DEEPSEEK_V3.hidden_size
     assert flops_per_token(DEEPSEEK_V3, 4096) - router == pytest.approx(961e12 / 3848, rel=5e-4)
+
+
+@pytest.mark.parametrize("window", [2, 8, 30, 32, None])
+def test_a_query_sees_what_is_before_it_in_its_window_and_half_of_itself(window: int | None) -> None:
+    length = 32
+    width = length if window is None else window
+    counted = sum(min(query + 1, width) for query in range(length))
+    assert seen_positions(window, length) == counted - width // 2

@@ -89,6 +89,18 @@ def test_a_crashed_run_says_what_ran_where_it_stands_and_that_it_died(tmp_path: 
     assert summary(folder.path)["state"] == "died"
 
 
+def test_parts_of_the_page_stand_apart(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "try")
+    lines = [line.strip() for line in page(folder).splitlines()]
+    assert lines[0] == lines[-1] == ""
+    assert lines[1].startswith("tiny")
+    titles = ("what happened", "training loss, nats per token", "held-out text, bits per byte")
+    for title in titles:
+        assert lines[lines.index(title) - 1] == "", f"no line before {title}"
+    for curve in titles[1:]:
+        assert lines[lines.index(curve) + 1] == "", f"no line between {curve} and its curve"
+
+
 def test_an_ended_run_names_the_culprit_and_the_way_out(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "try")
     end(folder, 1)

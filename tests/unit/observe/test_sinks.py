@@ -24,6 +24,7 @@ from mai.observe.sinks.jsonl import JsonlSink
 from mai.observe.sinks.terminal import LineSink, LiveSink, terminal_sink
 from mai.observe.sinks.wandb import WandbSink
 from mai.run_folder import RunFolder
+from tests.house.sources import ROOT
 from tests.unit.observe.samples import run_started, step_record
 
 COMPLETE = RunEnded(code=0, name="COMPLETE", step=5, message="all steps done")
@@ -48,6 +49,22 @@ with closing(Observer([JsonlSink(folder), terminal_sink(sys.stdout)])) as observ
     for step in range(1, 2001):
         observer.record(step_record(step, held_out_bits_per_byte=2.5))
 sys.exit(86)
+"""
+
+
+PRINTS_BESIDE_WANDB = """
+import sys
+from pathlib import Path
+from mai.observe.record import RunEnded
+from mai.observe.sinks.wandb import WandbSink
+from mai.run_folder import RunFolder
+from tests.unit.observe.samples import run_started
+folder = RunFolder(Path(sys.argv[1]))
+sink = WandbSink(folder)
+sink.run_started(run_started(folder.path))
+print("a secret", flush=True)
+sink.run_ended(RunEnded(code=0, name="COMPLETE", step=5, message="all steps done"))
+sink.close()
 """
 
 
@@ -120,6 +137,14 @@ def test_wandb_keeps_the_run_offline_inside_the_run_folder(folder: RunFolder, mo
     assert lines[-1]["exit"]["exit_code"] == 0
 
 
+def test_wandb_keeps_nothing_of_what_the_process_prints(folder: RunFolder) -> None:
+    subprocess.run([sys.executable, "-c", PRINTS_BESIDE_WANDB, folder.path], cwd=ROOT, check=True, capture_output=True)
+    (place,) = (folder.path / "wandb").glob("offline-run-*")
+    kept = [path for path in place.rglob("*") if path.is_file()]
+    assert kept
+    assert not [path.name for path in kept if b"a secret" in path.read_bytes()]
+
+
 def test_without_a_terminal_the_run_speaks_in_plain_searchable_lines(folder: RunFolder) -> None:
     stream = io.StringIO()
     sink = terminal_sink(stream)
@@ -157,6 +182,7 @@ def test_on_a_terminal_the_panel_stays_and_shows_the_last_state(folder: RunFolde
     last = shown[shown.rindex("tiny") :]
     for part in ("5", "complete (0)", "0.8000", "nats per token", "2.2500", "bits per byte", "1.25", "GFLOP/s"):
         assert part in last
+    assert re.search(r"\d\d:\d\d:\d\d.*checkpoint committed step=5", shown), "events go by above it"
     assert shown.endswith("\x1b[?25h"), "the cursor is shown again"
 
 
