@@ -23,7 +23,7 @@ def byte_progress(title: str, total_bytes: int, *, shown: bool) -> Iterator[Call
         seconds = time.monotonic() - begin
         rate = total_bytes / 1e6 / max(seconds, 1e-9)
         line = f"{title}: {total_bytes / 1e6:.1f} MB in {seconds:.1f} s ({rate:.1f} MB/s)"
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
