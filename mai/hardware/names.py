@@ -12,7 +12,7 @@ from mai.hardware.toml_file import read_table
 def check_name(name: str, what: str, names: Sequence[str], *, hint: str = "") -> None:
     """Raises PlanError, with the names there are, when this is none of them."""
     if name not in names:
-        near = get_close_matches(name, names, n=1)
+        near = get_close_matches(name, names)
         guess = f"did you mean {near[0]}? There are" if near else "there are"
         raise PlanError(f"{name}: no such {what}; {guess} {', '.join(names)}{hint}")
 

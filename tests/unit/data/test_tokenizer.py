@@ -55,6 +55,13 @@ def test_any_text_comes_back_byte_for_byte_from_the_tokens(trained):
         assert text.num_bytes(tokens) == len(content.encode())
 
 
+def test_weighted_tokens_count_their_bytes_as_often_as_their_weights_say():
+    text = TokenText.of([b".", b"two", b"\xc3\xa9"], end_token=0)
+    tokens = np.array([1, 2, 0, 1])
+    assert text.weighted_bytes(tokens, np.array([1.0, 0.5, 1.0, 0.0])) == 3 + 1
+    assert text.weighted_bytes(tokens, np.ones(4)) == text.num_bytes(tokens) == 8
+
+
 def test_text_that_spells_the_end_token_does_not_end_a_document(trained):
     assert 0 not in encode(read_tokenizer(trained), "a<|end|>b")
 
