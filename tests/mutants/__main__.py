@@ -31,7 +31,7 @@ from tests.mutants.results import (
     document,
     explanations,
 )
-from tests.mutants.rooms import ROOMS, ROOT, files_of
+from tests.mutants.rooms import ROOMS, ROOT, files_of, nearest_first
 
 LEAST_OF_A_ROOM = 4
 LONGEST_SECONDS = 3600.0
@@ -130,7 +130,7 @@ def tried(drawn: Sequence[Drawn], *, at_once: int) -> Iterator[tuple[Mutant, Ans
 def noticed(copy: Copy, mutant: Mutant, mutation: Mutation, whole: "Whole") -> Answer:
     """What the first of the room's tests that notices says, or the last."""
     source, took = (copy.folder / mutant.file).read_text(), 0.0
-    for tests in ROOMS[mutant.room].tests:
+    for tests in nearest_first(mutant.room, mutant.file):
         seconds = whole.seconds(copy, tests)
         if seconds is None:
             continue

@@ -105,6 +105,16 @@ ROOMS = {
 }
 
 
+def nearest_first(name: str, file: str) -> list[str]:
+    """What is to notice when the room's file is broken: its own test and those of its folder, if there are any, then
+    the room's."""
+    inside = Path(file).relative_to("mai") if file.startswith("mai/") else Path(file)
+    folder = Path("tests/unit") / inside.parent
+    own = [folder / f"test_{inside.stem}.py", folder] if len(inside.parts) > 1 else []
+    nearest = [path.as_posix() for path in own if (ROOT / path).exists()]
+    return [*nearest, *(tests for tests in ROOMS[name].tests if tests not in nearest)]
+
+
 def files_of(name: str) -> list[str]:
     """The room's Python files, as paths from the repository's root."""
     found: set[str] = set()

@@ -10,7 +10,7 @@ from tests.mutants.__main__ import draw, mutants_of
 from tests.mutants.copy import Copy, first_failure
 from tests.mutants.mutations import mutations_of
 from tests.mutants.results import Found, Mutant, Notes, digest_of_test, document, explanations
-from tests.mutants.rooms import LEFT_OUT, ROOMS, ROOT, files_of
+from tests.mutants.rooms import LEFT_OUT, ROOMS, ROOT, files_of, nearest_first
 
 HERE = "tests/unit/test_mutants.py"
 SOURCE = '''
@@ -158,6 +158,14 @@ def test_explanations_are_of_lines_that_there_are() -> None:
     for key in explanations():
         room = next(room for room in ROOMS if key[0] in files_of(room))
         assert key in {mutant.key for mutant, _ in mutants_of(room, key[0])}, key
+
+
+def test_a_file_s_own_test_and_those_of_its_folder_come_first() -> None:
+    found = nearest_first("plan", "mai/plan/telling/proof_lines.py")
+    nearest = ["tests/unit/plan/telling/test_proof_lines.py", "tests/unit/plan/telling"]
+    assert found == [*nearest, *ROOMS["plan"].tests]
+    assert nearest_first("data", "mai/data/order.py") == ["tests/unit/data/test_order.py", *ROOMS["data"].tests]
+    assert nearest_first("doors", "mai/cli.py") == list(ROOMS["doors"].tests)
 
 
 def test_tests_in_a_copy_see_what_is_broken_there_and_one_that_hangs_has_noticed(tmp_path: Path) -> None:
