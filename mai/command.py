@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from mai.errors import ExitCode, MaiError, PlanError, RecipeError, UsageError
+from mai.errors import STORAGE_ERRNOS, ExitCode, MaiError, PlanError, RecipeError, UsageError
+from mai.log import point_nowhere
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -29,10 +30,17 @@ class Command(click.Command):
             fail(context, ExitCode.STOPPED, ["interrupted"])
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except OSError as error:
+            if error.errno not in STORAGE_ERRNOS:
+                self._unforeseen(context, error)
+            fail(context, ExitCode.STORAGE, [f"{error.filename or 'standard output'}: {error.strerror}"])
         except Exception as error:  # noqa: BLE001 (the last door: what nobody foresaw still gets one clear line)
-            again = typed("--traceback")
-            reason = f"unexpected error: {type(error).__name__}: {error}"
-            fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
+            self._unforeseen(context, error)
+
+    def _unforeseen(self, context: click.Context, error: Exception) -> NoReturn:
+        again = typed("--traceback")
+        reason = f"unexpected error: {type(error).__name__}: {error}"
+        fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
 
 
 class Finite(click.FloatRange):
@@ -62,7 +70,10 @@ def fail(context: click.Context, code: ExitCode, violations: Sequence[str]) -> N
     if context.find_root().params["traceback"]:
         traceback.print_exc()
     if context.params.get("as_json"):
-        echo_error(code, violations)
+        try:
+            echo_error(code, violations)
+        except OSError:  # what is wrong may be stdout itself
+            point_nowhere(sys.stdout)
     click.echo(
         click.style(f"{context.command_path}: {code.name} (exit code {int(code)})", fg="red", bold=True), err=True
     )

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mai.observe.curve import curve
 from mai.observe.wording import count, event_text, memory, printable, quantity
+from mai.run_folder import DRY_RUN
 
 _SHOWN_EVENTS = 12
 _CURVE_HEIGHT = 11
@@ -135,11 +136,15 @@ def _ending(summary: dict[str, Any]) -> dict[str, str]:
         return {}
     terminal = summary["attempts"][-1]["terminal"]
     return {
-        "ended": f"{terminal['name']} ({terminal['code']}) at step {terminal['step']}",
+        "ended": f"{terminal['name']} ({terminal['code']}) at step {terminal['step']}{_dry(terminal)}",
         "culprit": _pairs(terminal["culprit"]),
         "evidence": str(terminal["evidence"]).strip(),
         "way out": str(terminal["suggestion"]),
     }
+
+
+def _dry(terminal: dict[str, Any]) -> str:
+    return ", a dry run" if terminal["phase"] == DRY_RUN else ""
 
 
 def _next_start(checkpoint_steps: list[int]) -> str:

@@ -59,7 +59,7 @@ def _why_none(group: Group, names: Sequence[str]) -> str:
 
 
 def _patterns(names: Iterable[str]) -> Iterator[str]:
-    """Every name, and its variants that stand for all layers."""
+    """Every name, its variant that stands for all layers, and what stands for all that begins as it does."""
     for name in names:
-        yield name
-        yield ".".join("*" if part.isdigit() else part for part in name.split("."))
+        parts = ["*" if part.isdigit() else part for part in name.split(".")]
+        yield from (name, ".".join(parts), *(".".join([*parts[:number], "*"]) for number in range(1, len(parts))))

@@ -6,7 +6,7 @@ import sys
 import traceback
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -57,9 +57,11 @@ def _module_name(file: Path) -> str:
 
 @contextmanager
 def blaming(file: Path) -> Iterator[None]:
-    """Turn whatever the code of a file raises into a RecipeError that names its line and the reason."""
+    """Turn whatever the code of a file raises into a RecipeError that names its line and the reason; what it prints
+    goes to stderr, as stdout is for answers."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is_same(frame.filename, file)]
         place = f"{file}:{lines[-1]}" if lines else str(file)

@@ -8,9 +8,10 @@ from mai.run_folder.disk import (
     utc_now,
     whole_or_nothing,
 )
-from mai.run_folder.folder import RunFolder, Terminal, surviving
+from mai.run_folder.folder import DRY_RUN, RunFolder, Terminal, surviving
 
 __all__ = [
+    "DRY_RUN",
     "RunFolder",
     "Terminal",
     "naming_storage_errors",

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mai.errors import RunFolderBusyError, StorageError
+from mai.errors import CheckpointError, RunFolderBusyError, StorageError
 from mai.run_folder import lease
 from mai.run_folder.disk import (
     FILE_MODE,
@@ -44,6 +44,10 @@ from mai.run_folder.disk import (
 )
 
 _ATTEMPT_FILE = re.compile(r"events-([1-9]\d*)\.jsonl|terminal-([1-9]\d*)\.json")
+
+
+DRY_RUN = "dry run"
+"""The phase of an attempt that takes no step: how it ended says nothing of what the run has come to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,7 @@ class RunFolder:
                 return None
         value = parsed_object(text)
         if value is None:
-            raise StorageError(
+            raise CheckpointError(
                 f"{path} is damaged: it does not hold one JSON object. It is only ever written whole, so something "
                 "else changed it; restore it from a copy, or start in a new folder"
             )

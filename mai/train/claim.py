@@ -15,13 +15,18 @@ from mai.run_folder import RunFolder
 def take_folder(folder: RunFolder, recipe: Recipe, place: Place, *, attempt: int | None, held: ExitStack) -> int:
     """Own the folder until `held` is closed; returns the attempt's number. The first rank calls.
 
-    Raises RunFolderBusyError, and RecipeError where its checkpoints are of another training."""
+    Raises RunFolderBusyError, and RecipeError where its checkpoints are of another training, or of an unknown one."""
     folder.create()
     # The lease first: a process that does not get it leaves no trace.
     held.enter_context(folder.lease(attempt or folder.last_attempt() + 1))
     number = attempt or folder.begin_attempt()
-    store.sweep(folder.checkpoints)
     old = folder.read_json("recipe.json")
+    if old is None and any(folder.checkpoints.iterdir()):
+        raise RecipeError(
+            f"{folder.checkpoints} holds files, and no recipe.json beside it says what they were trained by: "
+            "put that back, or give another --run folder"
+        )
+    store.sweep(folder.checkpoints)
     changed = changed_training(old, to_dict(recipe)) if old else []
     if changed and store.committed_steps(folder.checkpoints):
         raise RecipeError(*changed, f"{folder.path} keeps what it trains; give the changed recipe another --run folder")
@@ -36,11 +41,16 @@ def changed_training(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{path}={new_fields.get(path)}: this run was started with {old_fields.get(path)}"
         for path in sorted(old_fields.keys() | new_fields.keys())
-        if path.partition(".")[0] in _TRAINED and path not in _MAY_MOVE and old_fields.get(path) != new_fields.get(path)
+        if _decides(path) and old_fields.get(path) != new_fields.get(path)
     ]
 
 
-# The other sections decide who computes, what is watched and what is kept, not what is trained.
+def _decides(path: str) -> bool:
+    """Whether the field decides what is trained, and not who computes, what is watched or what is kept."""
+    if path == "data.folder":
+        # What the data is, is in its fingerprint, which the checkpoint holds.
+        return False
+    return path.partition(".")[0] in _TRAINED or path == "checkpoint.start_from"
+
+
 _TRAINED = {"model", "data", "optimizer", "train", "precision", "objective"}
-# What the data is, is in its fingerprint, which the checkpoint holds.
-_MAY_MOVE = {"data.folder"}

@@ -4,8 +4,10 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 from mai.errors import ExitCode, MaiError, exit_code_of
 from mai.parallel.place import Place
@@ -16,20 +18,32 @@ from mai.train.foreign_errors import as_mai_error
 _VICTIM_WAIT_SECONDS = 2.0
 
 
+Standing = Callable[[], Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Account:
+    """What an attempt that fails is to say of itself."""
+
+    standing: Standing | None = None
+    """Where this rank stands; until it is built, nothing is known."""
+
+
 @contextmanager
-def accounted_for(folder: RunFolder, place: Place) -> Iterator[None]:
+def accounted_for(folder: RunFolder, place: Place) -> Iterator[Account]:
     """Whatever ends the block by an exception leaves a terminal-<attempt>.json."""
+    account = Account()
     # No rank passes the rendezvous before all have read this, and the new attempt begins after it.
     attempts_before = folder.last_attempt()
     try:
-        yield
+        yield account
     except BaseException as error:
         if place.world_size > 1 and code_of(error) is ExitCode.PEER_LOST:
             time.sleep(_VICTIM_WAIT_SECONDS)
         with suppress(MaiError):  # the storage may be what failed
             # An older attempt is not this one's to judge: it may be alive, and own the folder.
             if (attempt := folder.last_attempt()) > attempts_before:
-                _account(error, folder, attempt, place)
+                folder.write_terminal(attempt, _end(error, account, place))
         raise
 
 
@@ -44,17 +58,16 @@ def message_of(error: BaseException) -> str:
     return str(named) if named else f"{type(error).__name__}: {error}"
 
 
-def _account(error: BaseException, folder: RunFolder, attempt: int, place: Place) -> None:
-    status, code = folder.status_of(attempt), code_of(error)
+def _end(error: BaseException, account: Account, place: Place) -> Terminal:
+    standing, code = account.standing() if account.standing else {}, code_of(error)
     is_told = as_mai_error(error) is not None
-    end = Terminal(
+    return Terminal(
         code=code,
         name=code.name,
         culprit={"rank": place.rank, "host": platform.node(), "pid": os.getpid()},
-        phase=status.get("phase", "start"),
-        step=status.get("step", 0),
-        last_committed_step=status.get("last_committed_step"),
+        phase=standing.get("phase", "start"),
+        step=standing.get("step", 0),
+        last_committed_step=standing.get("last_committed_step"),
         evidence=message_of(error) if is_told else "".join(traceback.format_exception(error)),
         suggestion="do what the evidence says, then start the same command again",
     )
-    folder.write_terminal(attempt, end)

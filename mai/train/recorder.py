@@ -3,7 +3,9 @@
 import shutil
 import time
 from collections.abc import Mapping
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
+
+from torch import Tensor
 
 from mai.engine.engine import Gradients
 from mai.errors import ExitCode, UsageError
@@ -15,7 +17,7 @@ from mai.observe.record import OWN_NAMES, Logged, RunEnded, StepRecord
 from mai.observe.sinks.choose_sinks import open_sinks
 from mai.recipe import Recipe
 from mai.resilience.guard import Verdict
-from mai.run_folder import utc_now
+from mai.run_folder import DRY_RUN, utc_now
 from mai.train import records
 from mai.train.batches import Batches
 from mai.train.failure import code_of, message_of
@@ -37,6 +39,7 @@ class Recorder:
         self._status_written = 0.0
         self._phase = "start"
         self._is_in_step = False
+        self._has_ended = False
         self._logged: dict[str, float] = {}
         sinks = open_sinks(recipe.observe, session.folder) if session.is_first_rank else []
         self._observer = Observer(sinks)
@@ -67,8 +70,14 @@ class Recorder:
         """What is logged from here on is of the step that begins."""
         self._is_in_step = True
 
+    def refuse_if_ended(self, what: str) -> None:
+        """Raises UsageError: nobody reads, or counts, what comes now."""
+        if self._has_ended:
+            raise UsageError(f"{what}: the run has ended; call it inside of the `with` block")
+
     def log(self, values: Mapping[str, SupportsFloat]) -> None:
         """A script's numbers of the step that goes on, or was done last. Raises UsageError on every rank."""
+        self.refuse_if_ended("run.log")
         self._logged.update(checked(values))
         if not self._is_in_step:
             self._tell_logged()
@@ -137,18 +146,26 @@ class Recorder:
         self._session.event(kind, **fields)
         self._observer.event(kind, **fields)
 
-    def ended(self, code: ExitCode) -> None:
+    def standing(self) -> dict[str, Any]:
+        """Where this rank stands, in the words of status.json, which is older and the first rank's."""
+        committed = self._saver.committed_step
+        return {"phase": self._phase, "step": self.state.step, "last_committed_step": committed}
+
+    def ended(self, code: ExitCode, *, dry_run: bool) -> None:
         """Nothing went wrong."""
+        # A script may have caught what a step raised, and have logged before and after.
+        self._tell_logged()
         end = records.good_end(
             code,
             step=self.state.step,
             steps=self._recipe.train.steps,
             last_committed_step=self._saver.committed_step,
+            dry_run=dry_run,
         )
         if self._session.is_first_rank:
             self._session.folder.write_terminal(self._session.attempt, end)
         self._observer.run_ended(RunEnded(code=end.code, name=end.name, step=end.step, message=end.suggestion))
-        self.phase(end.name.lower())
+        self.phase(DRY_RUN if dry_run else end.name.lower())
         self.close()
 
     def failed(self, error: BaseException) -> None:
@@ -168,6 +185,7 @@ class Recorder:
 
     def close(self) -> None:
         """Let the watchers finish; may be called twice."""
+        self._has_ended = True
         self._observer.close()
 
     def _write_status(self, phase: str, *, tokens_per_second: float | None, at_once: bool) -> None:
@@ -189,6 +207,8 @@ class Recorder:
 
 def checked(values: Mapping[str, SupportsFloat]) -> dict[str, float]:
     """What a script logs, as numbers under names of its own; UsageError where it is not that."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"run.log takes names with their numbers, {{...}}; this is a {type(values).__name__}")
     found = {}
     for name, value in values.items():
         if not isinstance(name, str) or not name or not name.isprintable():
@@ -196,7 +216,9 @@ def checked(values: Mapping[str, SupportsFloat]) -> dict[str, float]:
         if name in OWN_NAMES:
             raise UsageError(f"run.log: {name} is a metric of mai's own; call yours otherwise, such as my_{name}")
         try:
-            found[name] = float(value)
-        except (TypeError, ValueError) as error:
+            if isinstance(value, str | bytes):
+                raise TypeError("it is text")
+            found[name] = float(value.detach() if isinstance(value, Tensor) else value)
+        except (TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"run.log: {name}: {type(value).__name__} is no number ({error})") from error
     return found

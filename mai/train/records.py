@@ -9,7 +9,7 @@ from mai.model.flops import FLOP_CONVENTION
 from mai.model.shapes import num_parameters
 from mai.observe.record import RunStarted
 from mai.recipe import Recipe, fingerprint, to_dict
-from mai.run_folder import Terminal, utc_now
+from mai.run_folder import DRY_RUN, Terminal, utc_now
 from mai.train.session import Session
 from mai.train.state import TrainState
 from mai.train.versions import commit, versions
@@ -82,17 +82,23 @@ def status(
     }
 
 
-def good_end(code: ExitCode, *, step: int, steps: int, last_committed_step: int | None) -> Terminal:
+def good_end(code: ExitCode, *, step: int, steps: int, last_committed_step: int | None, dry_run: bool) -> Terminal:
     """What a run that nothing went wrong in says at its end."""
+    if dry_run:
+        suggestion = "the same command without --dry-run trains"
+    elif code is not ExitCode.COMPLETE and last_committed_step is None:
+        suggestion = "start the same command again: no step was done"
+    else:
+        suggestion = _SUGGESTIONS[code]
     return Terminal(
         code=code,
         name=code.name,
         culprit=None,
-        phase="training",
+        phase=DRY_RUN if dry_run else "training",
         step=step,
         last_committed_step=last_committed_step,
         evidence=f"step {step} of {steps}",
-        suggestion=_SUGGESTIONS[code],
+        suggestion=suggestion,
     )
 
 

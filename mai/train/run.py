@@ -36,7 +36,7 @@ from mai.run_folder import RunFolder
 from mai.train import admission, loop
 from mai.train.batches import Batches
 from mai.train.evaluation import Evaluation
-from mai.train.failure import accounted_for
+from mai.train.failure import Account, accounted_for
 from mai.train.recorder import Recorder
 from mai.train.restore import restore
 from mai.train.saver import Committed, Saver
@@ -69,6 +69,7 @@ class Run:
 
         `before_update` is called after each backward pass: it looks at the gradients, or changes them. What it changes
         is not in the recipe: a script that resumes must give the same."""
+        self.recorder.refuse_if_ended("run.steps")
         if not self.dry_run:
             yield from loop.steps(self, before_update)
             self.finish_saving()
@@ -131,15 +132,16 @@ def running(
     rules.check(recipe, world_size=place.world_size)
     check_names(recipe)
     with (
-        accounted_for(folder, place) if attempt is None else nullcontext(),
+        accounted_for(folder, place) if attempt is None else nullcontext(Account()) as account,
         Session(recipe, folder, place=place, device=device, attempt=attempt) as session,
     ):
         run = _build(recipe, session, dry_run=dry_run)
+        account.standing = run.recorder.standing
         try:
             yield run
             if run.state.step:
                 run.finish_saving()
-            run.recorder.ended(run.exit_code)
+            run.recorder.ended(run.exit_code, dry_run=dry_run)
         except BaseException as error:
             run.recorder.failed(error)
             raise

@@ -13,7 +13,7 @@ SERVICES = "resilience checkpoint objective evaluate"
 MAY_IMPORT = {
     # ground
     "errors": ("", ""),
-    "command": ("errors", "click"),
+    "command": ("errors log", "click"),
     "exit_contract": ("errors", ""),
     "log": ("", ""),
     "run_folder": ("errors log", ""),

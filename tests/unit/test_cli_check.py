@@ -70,6 +70,25 @@ def test_what_a_command_does_not_import(words: list[str], absent: list[str]) -> 
     assert result.stderr.splitlines()[-1] == ""
 
 
+def test_what_a_recipe_file_prints_goes_to_stderr(tmp_path: Path) -> None:
+    file = tmp_path / "noisy.py"
+    loud = "print('hello')\nfrom recipes.debug.tiny import tiny\ndef noisy() -> 'Recipe':\n    print('again')\n"
+    file.write_text(f"{loud}    return tiny()\n")
+    result = mai("check", f"{file}:noisy", "--json")
+    assert json.loads(result.stdout)["recipe"]["name"] == "tiny"
+    assert result.stderr.splitlines() == ["hello", "again"]
+
+
+@pytest.mark.parametrize("words", [["check", "tiny"], ["check", "tiny", "--json"], ["check", "nobody", "--json"]])
+def test_a_full_stdout_is_named_and_is_no_success(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "mai", *words]
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == (80 if "nobody" in words else 216)
+    assert "Traceback" not in result.stderr
+    assert "nobody" in words or "standard output: No space left on device" in result.stderr
+
+
 def test_check_shows_every_field_and_marks_what_differs(file: Path) -> None:
     result = mai("check", f"{file}:good", "--ranks", "8", "parallel.tensor=2", "parallel.pipeline=2")
     assert result.returncode == 0
@@ -188,8 +207,8 @@ def test_where_a_recipe_of_ones_own_failed_can_be_seen(tmp_path: Path) -> None:
 def test_ctrl_c_exits_87_without_a_traceback(file: Path) -> None:
     command = [sys.executable, "-m", "mai", "check", f"{file}:slow"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert process.returncode == 87

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mai.errors import EnvironmentMismatchError, ExitCode, RefusedError, RunFolderBusyError, StorageError
+from mai.errors import (
+    CheckpointError,
+    EnvironmentMismatchError,
+    ExitCode,
+    RefusedError,
+    RunFolderBusyError,
+    StorageError,
+)
 from mai.run_folder import (
     RunFolder,
     Terminal,
@@ -175,7 +182,7 @@ def test_a_missing_file_is_none_and_a_damaged_one_is_named(folder: RunFolder) ->
     assert folder.read_json("run.json") is None
     for text in ("", "{", "[1]", "\x00\xff", "[" * 100_000):
         (folder.path / "run.json").write_text(text, encoding="latin-1")
-        with pytest.raises(StorageError, match=r"run\.json is damaged"):
+        with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
             folder.read_json("run.json")
 
 

@@ -104,6 +104,19 @@ def test_a_loss_with_another_gradient_than_foreseen_is_refused(factor: float) ->
         (losses.sum() * factor).backward()
 
 
+def test_a_target_whose_weight_is_no_number_gives_a_gradient_that_the_guard_skips() -> None:
+    hidden, weight, targets = inputs()
+    weights = torch.ones(targets.shape)
+    weights[1] = float("nan")
+    leaf = hidden.clone().requires_grad_()
+    losses = linear_cross_entropy.fused(
+        leaf, weight, targets, sum_VH=torch.zeros(weight.shape), gradient_T=weights.reshape(-1)
+    )
+    (losses * weights).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.isnan().any()
+
+
 def test_three_matrix_products_and_all_of_them_forward() -> None:
     hidden, weight, targets = inputs()
     with FlopCounterMode(display=False) as forward:

@@ -39,8 +39,11 @@ def test_the_first_group_that_names_a_parameter_counts() -> None:
 
 def test_a_group_without_a_parameter_is_refused_with_a_name_that_there_is() -> None:
     with pytest.raises(RecipeError) as refused:
-        check_names(of_groups("decoder.layers.*.mlp.linear_fc3.weight:rate=2", "embeding.*:frozen"))
-    first, second = refused.value.violations
+        check_names(
+            of_groups("decoder.layers.*.mlp.linear_fc3.weight:rate=2", "embeding.*:frozen", "decoder.layrs.*:frozen")
+        )
+    first, second, third = refused.value.violations
+    assert third.endswith("there is decoder.layers.*")
     assert first.endswith("there is decoder.layers.*.mlp.linear_fc2.weight")
     assert "optimizer.groups=embeding.*:frozen: no parameter of the model is called embeding.*" in second
 

@@ -53,6 +53,7 @@ def test_every_field_of_the_sections_that_are_trained_is_compared_and_no_other(p
         section = section[name]
     section[path[-1]] = "other"
     is_trained = path[0] in ("model", "data", "optimizer", "train", "precision", "objective")
+    is_trained |= path == ("checkpoint", "start_from")
     names = [line.partition("=")[0] for line in changed_training(to_dict(TINY), changed_recipe)]
     assert names == ([".".join(path)] if is_trained and path != ("data", "folder") else [])
 

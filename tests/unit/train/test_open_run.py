@@ -11,7 +11,7 @@ from typing import Any
 
 import mai
 from mai.checkpoint.save import PendingSave
-from mai.errors import MaiError
+from mai.errors import MaiError, RecipeError, UsageError
 from mai.parallel.place import Place
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
@@ -84,6 +84,45 @@ def log_and_fail_before_update(_: Place, recipe: Recipe, folder: Path) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def go_on_after_an_error_of_a_step(_: Place, recipe: Recipe, folder: Path) -> list[str]:
+    """What is refused after the end."""
+
+    def look(_: Any) -> None:
+        run.log({"before": 1})
+        raise ValueError("a mistake before the update")
+
+    with mai.open_run(recipe, folder, device="cpu") as run:
+        with contextlib.suppress(ValueError):
+            list(run.steps(before_update=look))
+        run.log({"after": 2})
+    return [refusal(lambda: run.log({"late": 3})), refusal(lambda: list(run.steps()))]
+
+
+def refusal(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def leave_at_2_and_run_dry(place: Place, recipe: Recipe, folder: Path) -> None:
+    from mai.train.run import running
+
+    leave_at_2(place, recipe, folder)
+    with running(recipe, RunFolder(folder), place=place, device="cpu", dry_run=True) as run:
+        assert list(run.steps()) == []
+
+
+def open_it(_: Place, recipe: Recipe, folder: Path) -> list[str]:
+    """What is wrong with it."""
+    try:
+        with mai.open_run(recipe, folder, device="cpu"):
+            return []
+    except RecipeError as error:
+        return list(error.violations)
 
 
 def fail_to_describe(_: Place, recipe: Recipe, folder: Path) -> list[str]:
@@ -160,6 +199,35 @@ def test_what_the_failing_step_logged_is_kept(prepared: Recipe, tmp_path: Path) 
     assert in_a_process(log_and_fail_before_update, prepared, folder.path) == "a mistake before the update"
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [line["logged"] for line in lines if line["step"] == 3 and "logged" in line] == [{"mine": 3.0}]
+
+
+def test_what_a_step_logged_whose_error_was_caught_is_kept_and_nothing_is_taken_after_the_end(
+    prepared: Recipe, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    refused = in_a_process(go_on_after_an_error_of_a_step, prepared, folder.path)
+    ended = "the run has ended; call it inside of the `with` block"
+    assert refused == [f"run.log: {ended}", f"run.steps: {ended}"]
+    (line,) = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert (line["step"], line["logged"]) == (1, {"before": 1.0, "after": 2.0})
+
+
+def test_a_dry_run_of_an_unfinished_run_does_not_call_it_complete(prepared: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    in_a_process(leave_at_2_and_run_dry, prepared, folder.path)
+    terminal, status = folder.read_terminal(2), folder.read_json("status.json")
+    assert terminal is not None
+    assert status is not None
+    assert (terminal.code, terminal.phase, terminal.step) == (0, "dry run", 2)
+    assert (status["phase"], status["step"]) == ("dry run", 2)
+
+
+def test_checkpoints_that_nobody_accounts_for_are_left_alone(prepared: Recipe, tmp_path: Path) -> None:
+    theirs = tmp_path / "run/checkpoints/.tmp-mine"
+    theirs.mkdir(parents=True)
+    (refusal,) = in_a_process(open_it, prepared, tmp_path / "run")  # type: ignore[misc]
+    assert "no recipe.json beside it says what they were trained by" in refusal
+    assert theirs.is_dir()
 
 
 def test_a_run_that_cannot_be_built_leaves_no_watcher_behind(prepared: Recipe, tmp_path: Path) -> None:
