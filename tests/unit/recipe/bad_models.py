@@ -174,6 +174,10 @@ BAD_MODELS = {
             "use model.feed_forward.groups_per_token 3, or model.feed_forward.num_groups=1",
         ),
     ),
+    "a token's experts that just fill its groups are a way out": Bad(
+        overrides=experts(experts_per_token=4, num_groups=4, groups_per_token=3),
+        messages=("use model.feed_forward.groups_per_token one of 2, 4, or model.feed_forward.num_groups=1",),
+    ),
     "no layer with experts in the pattern": Bad(
         overrides=experts(num_dense_layers=3, every=2),
         messages=(

@@ -96,3 +96,20 @@ def test_every_line_of_the_description_can_be_typed_as_an_override() -> None:
     recipe = override.apply(small(), f"{changes} {latent()} {experts()}".split())
     words = [line[2:].partition("  (default")[0] for line in describe.lines(recipe)]
     assert override.apply(small(), words) == recipe
+
+
+@pytest.mark.parametrize(
+    ("fields", "turned"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"global_positions": False}, [0, 1, 2, 3]),
+        ({"window": 8, "global_every": 2}, [0, 1, 2, 3]),
+        ({"window": 8, "global_every": 2, "global_positions": False}, [0, 2]),
+        ({"window": 8, "global_positions": False}, [0, 1, 2, 3]),
+    ],
+)
+def test_without_global_positions_only_layers_with_a_window_turn_where_there_are_windows(
+    fields: dict[str, Any], turned: list[int]
+) -> None:
+    model = dataclasses.replace(small().model, num_layers=4, **fields)
+    assert [layer for layer in range(4) if model.turns(layer)] == turned
