@@ -200,6 +200,8 @@ def test_the_panel_fits_every_width(folder: RunFolder, width: int) -> None:
         assert "step 2 of 10" in capture.get()
         assert "8 s left" in capture.get()
         assert "41.3 % of peak \u00b7 6 per parameter and token" in capture.get()
+        (row,) = [line for line in lines if "step 2 of 10" in line]
+        assert row.count("\u2501") == 12, "a fifth of the place that is left"
 
 
 @pytest.mark.parametrize("how", ["broken", "closed"])

@@ -160,6 +160,18 @@ def test_uneven_stages_stay_uneven_and_even_ones_even(recipe: Recipe) -> None:
     assert small.parallel.pipeline == 1 or small.model.num_layers >= small.parallel.pipeline
 
 
+@pytest.mark.parametrize(("pipeline", "stages", "num_layers"), [(1, "even", 2), (2, "even", 4), (4, "even", 4)])
+def test_even_stages_have_two_layers_or_one(pipeline: int, stages: str, num_layers: int) -> None:
+    assert shrink(big(ParallelConfig(pipeline=pipeline, stages=stages))).model.num_layers == num_layers
+
+
+@pytest.mark.parametrize(("pipeline", "num_layers"), [(2, 3), (4, 6)])
+def test_balanced_stages_have_as_few_layers_as_leave_them_uneven(pipeline: int, num_layers: int) -> None:
+    small = shrink(big(ParallelConfig(pipeline=pipeline, stages="balanced")))
+    assert small.model.num_layers == num_layers
+    assert not _is_even(small)
+
+
 @every_big_one
 def test_hybrid_sharding_stays_hybrid(recipe: Recipe) -> None:
     parallel, small = recipe.parallel, shrink(recipe).parallel
