@@ -1,5 +1,6 @@
 """Every document is kept, or left out for a reason that is counted."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -128,4 +129,20 @@ def test_a_file_that_may_not_be_read_is_named_rather_than_left_out(tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     (tmp_path / "secret.txt").chmod(0)
     with pytest.raises(DataError, match=r"cannot read .*secret\.txt: Permission denied"):
+        read(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_named_rather_than_left_out(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "open.txt").write_text("text")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    # Root may read everything.
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot read .*closed: Permission denied; mend it or leave it out"):
         read(tmp_path)
