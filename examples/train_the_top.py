@@ -23,15 +23,16 @@ def main(folder: str = "runs/train_the_top", *overrides: str) -> int:
 
     frozen = "optimizer.groups=embedding.*:frozen,decoder.layers.[01].*:frozen,*norm*:rate=0.1"
     top = mai.override(base, [frozen, f"checkpoint.start_from={folder}/base", "evaluate.every_steps=5"])
-    best = float("inf")
+    best: float | None = None
     with mai.open_run(top, f"{folder}/top") as run:
         for result in run.steps():
             if (bits := result.held_out_bits_per_byte) is None:
                 continue
-            run.log({"gain_in_bits_per_byte": best - bits})
-            if best - bits < LEAST_GAIN:
-                # All that was wanted.
-                return 0
+            if best is not None:
+                run.log({"gain_in_bits_per_byte": best - bits})
+                if best - bits < LEAST_GAIN:
+                    # All that was wanted.
+                    return 0
             best = bits
     return int(run.exit_code)
 

@@ -145,11 +145,13 @@ class Engine:
         self._sharding.updates.apply(norm=gradients.norm, learning_rate=learning_rate)
         experts.update_selection_bias(self._virtual_stages)
 
-    def open_gradients(self, gradients: Gradients) -> OpenGradients:
-        """The gradients of the last `forward_backward`, to look at and to change; then call `with_norm_anew`."""
+    def open_gradients(self, gradients: Gradients, *, step: int) -> OpenGradients:
+        """The gradients of the last `forward_backward`, which was this step's, to look at and to change; then call
+        `with_norm_anew`."""
         return OpenGradients(
             self._sharding.gradients(),
             names=self._parameter_names,
+            step=step,
             loss=gradients.loss,
             norm=gradients.norm,
             expert_tokens=gradients.expert_tokens,

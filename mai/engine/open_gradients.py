@@ -18,12 +18,15 @@ class OpenGradients:
         shards: list[Shard],
         *,
         names: Iterable[str],
+        step: int,
         loss: float,
         norm: float,
         expert_tokens: Mapping[int, Sequence[int]],
         device: torch.device,
     ) -> None:
         """`names`: of all parameters of the model, in the same order on every rank."""
+        self.step = step
+        """The step that they are of, counted from 1 over the whole run."""
         self.loss, self.norm = loss, norm
         """Mean loss of the batch, nats, and the global L2 norm, as the backward pass left them."""
         self.expert_tokens = expert_tokens

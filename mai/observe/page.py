@@ -65,7 +65,7 @@ def _facts(summary: dict[str, Any]) -> Table:
     }
     for label, text in rows.items():
         if text:
-            table.add_row(label, Text(printable(text)))
+            table.add_row(label, Text("\n".join(map(printable, text.splitlines()))))
     return table
 
 
@@ -155,7 +155,7 @@ def _events(events: list[dict[str, Any]]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True, min_width=19)
     table.add_column(style="dim", no_wrap=True, min_width=9)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(overflow="fold")
     if len(events) > _SHOWN_EVENTS:
         table.add_row("", "", Text(f"... {len(events) - _SHOWN_EVENTS} earlier (--json shows them)", style="dim"))
     for event in events[-_SHOWN_EVENTS:]:

@@ -34,18 +34,22 @@ def rule_of(name: str, shape: Sequence[int], optimizer: OptimizerConfig) -> Grou
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raise RecipeError where a group of `optimizer.groups` stands for no parameter of the model.
+    """Raise RecipeError where a group of `optimizer.groups` stands for no parameter of the model, or all are frozen.
 
     Not a rule of mai/recipe, which knows no parameters' names."""
     if not recipe.optimizer.groups:
         return
     names = [parameter.name for parameter in parameters(recipe.model)]
-    left, wrong = set(names), []
+    left, learning, wrong = set(names), set(names), []
     for group in groups_of(recipe.optimizer.groups):
         taken = {name for name in left if fnmatchcase(name, group.pattern)}
         left -= taken
+        if group.is_frozen:
+            learning -= taken
         if not taken:
             wrong.append(_why_none(group, names))
+    if not learning:
+        wrong.append("optimizer.groups: every parameter is frozen, so that nothing would learn; leave some out")
     if wrong:
         raise RecipeError(*wrong)
 
@@ -61,5 +65,6 @@ def _why_none(group: Group, names: Sequence[str]) -> str:
 def _patterns(names: Iterable[str]) -> Iterator[str]:
     """Every name, its variant that stands for all layers, and what stands for all that begins as it does."""
     for name in names:
-        parts = ["*" if part.isdigit() else part for part in name.split(".")]
-        yield from (name, ".".join(parts), *(".".join([*parts[:number], "*"]) for number in range(1, len(parts))))
+        parts = name.split(".")
+        yield from (name, ".".join("*" if part.isdigit() else part for part in parts))
+        yield from (".".join([*parts[:number], "*"]) for number in range(1, len(parts)))

@@ -85,6 +85,8 @@ class StopSignals:
             return
         seconds = time.monotonic()
         if self._is_second(number, seconds):
+            name = signal.Signals(number).name
+            os.write(_STDERR, f"mai: {name} again: this process ends at once, unsaved (exit code 211)\n".encode())
             os._exit(ExitCode.PREEMPTED_UNSAVED)
         self._first_seconds.setdefault(number, seconds)
         self.first_signal = self.first_signal or signal.Signals(number)

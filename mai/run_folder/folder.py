@@ -6,7 +6,7 @@
     recipe.json               the resolved recipe
     tokenizer.json            what turns its tokens into text
     status.json               where it stands: phase, step, last_committed_step, tokens, tokens_per_second,
-                              heartbeat, attempt, estimated_save_seconds
+                              heartbeat, attempt, estimated_save_seconds, ended (name and exit code, or null)
     events-<attempt>.jsonl    one line for each thing that happened in an attempt
     terminal-<attempt>.json   how that attempt ended (`Terminal`)
     metrics.jsonl             one line a step, appended by every attempt; what a script logs of a step is a line of its

@@ -43,7 +43,9 @@ def accounted_for(folder: RunFolder, place: Place) -> Iterator[Account]:
         with suppress(MaiError):  # the storage may be what failed
             # An older attempt is not this one's to judge: it may be alive, and own the folder.
             if (attempt := folder.last_attempt()) > attempts_before:
-                folder.write_terminal(attempt, _end(error, account, place))
+                end = _end(error, account, place)
+                folder.write_terminal(attempt, end)
+                folder.event(attempt, "ended", rank=place.rank, code=end.code, name=end.name, step=end.step)
         raise
 
 

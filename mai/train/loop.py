@@ -27,7 +27,7 @@ def steps(run: Run, before_update: BeforeUpdate | None) -> Iterator[StepRecord]:
         recorder.begin_step()
         gradients = engine.forward_backward(run.batches.training(run.state.position), objective.loss)
         if before_update is not None:
-            before_update(engine.open_gradients(gradients))
+            before_update(engine.open_gradients(gradients, step=run.state.step + 1))
             gradients = engine.with_norm_anew(gradients)
         verdict = run.guard.judge(step=run.state.step + 1, is_finite=gradients.is_finite)
         learning_rate = learning_rate_at(run.state.step, optimizer=recipe.optimizer, steps=recipe.train.steps)

@@ -39,7 +39,7 @@ class Recorder:
         self._status_written = 0.0
         self._phase = "start"
         self._is_in_step = False
-        self._has_ended = False
+        self._ended: str | None = None
         self._logged: dict[str, float] = {}
         sinks = open_sinks(recipe.observe, session.folder) if session.is_first_rank else []
         self._observer = Observer(sinks)
@@ -72,7 +72,7 @@ class Recorder:
 
     def refuse_if_ended(self, what: str) -> None:
         """Raises UsageError: nobody reads, or counts, what comes now."""
-        if self._has_ended:
+        if self._ended:
             raise UsageError(f"{what}: the run has ended; call it inside of the `with` block")
 
     def log(self, values: Mapping[str, SupportsFloat]) -> None:
@@ -165,18 +165,22 @@ class Recorder:
         if self._session.is_first_rank:
             self._session.folder.write_terminal(self._session.attempt, end)
         self._observer.run_ended(RunEnded(code=end.code, name=end.name, step=end.step, message=end.suggestion))
+        self._ended = f"{end.name} ({end.code})"
         self.phase(DRY_RUN if dry_run else end.name.lower())
         self.close()
 
     def failed(self, error: BaseException) -> None:
         """Tell the watchers what ended the run, and what that costs; nothing is saved, and no rank is waited for.
 
-        status.json says in which phase that was; the code is in the attempt's terminal file."""
+        status.json says in which phase that was, and how it ended; why, says the attempt's terminal file."""
         code, step, committed = code_of(error), self.state.step, self._saver.committed_step or 0
-        lost = f"; nothing is saved of steps {committed + 1} to {step}" if step > committed else ""
+        first_lost = committed + 1
+        steps = f"step {step}" if step == first_lost else f"steps {first_lost} to {step}"
+        lost = f"; nothing is saved of {steps}" if step >= first_lost else ""
         # What the step that failed had logged says most about it.
         self._tell_logged()
         self._observer.run_ended(RunEnded(code=code, name=code.name, step=step, message=message_of(error) + lost))
+        self._ended = f"{code.name} ({int(code)})"
         try:
             self.phase(self._phase)
         except Exception as failure:  # noqa: BLE001 (the first error is the one to tell)
@@ -185,7 +189,6 @@ class Recorder:
 
     def close(self) -> None:
         """Let the watchers finish; may be called twice."""
-        self._has_ended = True
         self._observer.close()
 
     def _write_status(self, phase: str, *, tokens_per_second: float | None, at_once: bool) -> None:
@@ -201,6 +204,7 @@ class Recorder:
             save_seconds=self._saver.longest_seconds,
             tokens_per_second=tokens_per_second,
             attempt=self._session.attempt,
+            ended=self._ended,
         )
         self._session.folder.write_json("status.json", status)
 

@@ -67,6 +67,7 @@ def status(
     save_seconds: float | None,
     tokens_per_second: float | None,
     attempt: int,
+    ended: str | None,
 ) -> dict[str, Any]:
     """Where it stands, for status.json."""
     return {
@@ -79,6 +80,7 @@ def status(
         "heartbeat": utc_now(),
         "attempt": attempt,
         "estimated_save_seconds": save_seconds,
+        "ended": ended,
     }
 
 

@@ -106,9 +106,14 @@ class Run:
             self.recorder.committed(done)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the last step is done."""
+        return self.state.step >= self.recipe.train.steps
+
+    @property
     def exit_code(self) -> ExitCode:
         """What the process should tell its scheduler when no error ends it."""
-        if self.dry_run or self.state.step >= self.recipe.train.steps:
+        if self.dry_run or self.is_complete:
             return ExitCode.COMPLETE
         return ExitCode.PREEMPTED if self.request is StopRequest.PREEMPTED else ExitCode.STOPPED
 
@@ -141,7 +146,10 @@ def running(
             yield run
             if run.state.step:
                 run.finish_saving()
-            run.recorder.ended(run.exit_code, dry_run=dry_run)
+            run.recorder.ended(run.exit_code, dry_run=run.dry_run and not run.is_complete)
+            if attempt is None:
+                # Nobody else does: a launcher of ours tells of its ranks itself.
+                session.event("ended", code=int(run.exit_code), name=run.exit_code.name, step=run.state.step)
         except BaseException as error:
             run.recorder.failed(error)
             raise

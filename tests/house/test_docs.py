@@ -11,6 +11,8 @@ import pytest
 from mai.cli import cli
 from mai.plan.goodput.failures import load_failures
 from mai.plan.telling.item_words import MEMORY_ITEMS, WORDS
+from mai.recipe import fingerprint
+from recipes.debug.tiny import tiny
 from tests.house.sources import ROOT, name, python_files
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[!.]*/README.md")])
@@ -55,6 +57,17 @@ GUIDES = ROOT / "docs" / "guides"
 GUIDE, REFERENCE = GUIDES / "plan_a_run.md", GUIDES / "plan_reference.md"
 ANSWERED = re.compile(r"^```bash\n(mai plan [^\n]*)\n```\n+```text\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ANSWERS = [pair for path in DOCUMENTS for pair in ANSWERED.findall(path.read_text(encoding="utf-8"))]
+
+
+def test_the_first_run_is_of_the_recipe_that_there_is() -> None:
+    """Whoever changes `tiny` runs the page anew: its losses are numbers that a reader compares with."""
+    page = (ROOT / "docs/guides/first_run.md").read_text()
+    assert f"recipe {fingerprint(tiny())[:12]}" in page
+    rates = [float(rate) for rate in re.findall(r"learning[_ ]rate ([0-9.]+)", page)]
+    assert len(rates) == 3
+    assert max(rates) <= tiny().optimizer.learning_rate
+
+
 _QUOTED = [command for path in DOCUMENTS for command in _commands(path) if command.startswith("mai plan ")]
 PLANS = dict.fromkeys([*_QUOTED, *_examples("plan")]).keys() - {command for command, _ in ANSWERS}
 """Whose answers are not shown."""

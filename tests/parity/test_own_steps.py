@@ -59,7 +59,7 @@ def steps(place: Place, recipes: list[Recipe], folder: Path) -> list[list[Any]]:
         of_layout = []
         for step in range(STEPS):
             gradients = trainer.forward_backward(step)
-            opened = trainer.engine.open_gradients(gradients)
+            opened = trainer.engine.open_gradients(gradients, step=step + 1)
             norms = opened.norms(layer)
             opened.scale(lambda name: 0.5 if "linear_fc1" in name else 1.0)
             anew = trainer.engine.with_norm_anew(gradients)

@@ -44,7 +44,7 @@ def make_run(path: Path, *, steps: int = 30) -> RunFolder:
     return folder
 
 
-def end(folder: RunFolder, attempt: int) -> None:
+def end(folder: RunFolder, attempt: int, *, evidence: str = "no heartbeat for 60 s") -> None:
     folder.write_terminal(
         attempt,
         Terminal(
@@ -54,7 +54,7 @@ def end(folder: RunFolder, attempt: int) -> None:
             phase="training",
             step=30,
             last_committed_step=20,
-            evidence="no heartbeat for 60 s",
+            evidence=evidence,
             suggestion="look at the stacks",
         ),
     )
@@ -107,6 +107,14 @@ def test_an_ended_run_names_the_culprit_and_the_way_out(tmp_path: Path) -> None:
     text = page(folder)
     for part in ("HANG (214) at step 30", "rank 3, host node-1, pid 42", "no heartbeat for 60 s", "look at the stacks"):
         assert part in text
+
+
+def test_a_traceback_keeps_its_lines(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "try")
+    end(folder, 1, evidence="Traceback:\n  File mine.py\nValueError: \x1b[2J")
+    lines = [line.strip() for line in page(folder).splitlines()]
+    first = next(number for number, line in enumerate(lines) if "Traceback:" in line)
+    assert lines[first + 1 : first + 3] == ["File mine.py", "ValueError: \ufffd[2J"]
 
 
 def test_a_resumed_run_is_running_while_its_owner_lives(tmp_path: Path) -> None:

@@ -44,8 +44,16 @@ def test_a_group_without_a_parameter_is_refused_with_a_name_that_there_is() -> N
         )
     first, second, third = refused.value.violations
     assert third.endswith("there is decoder.layers.*")
+    with pytest.raises(RecipeError, match=r"there is decoder\.layers\.[0-3]\.\*$"):
+        check_names(of_groups("decoder.layers.9.*:frozen"))
     assert first.endswith("there is decoder.layers.*.mlp.linear_fc2.weight")
     assert "optimizer.groups=embeding.*:frozen: no parameter of the model is called embeding.*" in second
+
+
+def test_a_model_of_which_nothing_learns_is_refused() -> None:
+    with pytest.raises(RecipeError, match="every parameter is frozen, so that nothing would learn"):
+        check_names(of_groups("decoder.*:frozen", "*:frozen"))
+    check_names(of_groups("*norm*:rate=1", "*:frozen"))
 
 
 def test_a_group_whose_parameters_others_take_first_is_refused() -> None:

@@ -94,7 +94,11 @@ def test_the_same_signal_again_ends_at_once(numbers: str, exit_code: int) -> Non
         "        time.sleep(2.1) if word == 'wait' else signal.raise_signal(signal.Signals['SIG' + word])\n"
         "sys.exit(210)\n"
     )
-    assert subprocess.run([sys.executable, "-c", script, numbers], cwd=ROOT, check=False).returncode == exit_code
+    done = subprocess.run(
+        [sys.executable, "-c", script, numbers], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == exit_code
+    assert ("again: this process ends at once, unsaved (exit code 211)" in done.stderr) == (exit_code == 211)
 
 
 def test_sigquit_shows_every_stack_and_goes_on() -> None:

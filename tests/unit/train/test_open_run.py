@@ -73,9 +73,9 @@ def save_thrice_the_first_time_slowly(_: Place, recipe: Recipe, folder: Path) ->
 
 
 def log_and_fail_before_update(_: Place, recipe: Recipe, folder: Path) -> str:
-    def look(_: Any) -> None:
-        run.log({"mine": run.state.step + 1})
-        if run.state.step == 2:
+    def look(gradients: Any) -> None:
+        run.log({"mine": gradients.step})
+        if gradients.step == 3:
             raise ValueError("a mistake before the update")
 
     try:
@@ -114,6 +114,14 @@ def leave_at_2_and_run_dry(place: Place, recipe: Recipe, folder: Path) -> None:
     leave_at_2(place, recipe, folder)
     with running(recipe, RunFolder(folder), place=place, device="cpu", dry_run=True) as run:
         assert list(run.steps()) == []
+
+
+def finish_and_run_dry(place: Place, recipe: Recipe, folder: Path) -> None:
+    from mai.train.run import running
+
+    for dry_run in (False, True):
+        with running(recipe, RunFolder(folder), place=place, device="cpu", dry_run=dry_run) as run:
+            list(run.steps())
 
 
 def open_it(_: Place, recipe: Recipe, folder: Path) -> list[str]:
@@ -173,6 +181,7 @@ def test_who_leaves_the_loop_early_leaves_a_checkpoint(prepared: Recipe, tmp_pat
     terminal = RunFolder(folder).read_terminal(1)
     assert terminal is not None
     assert (terminal.code, terminal.step, terminal.last_committed_step) == (87, 2, 2)
+    assert [event["code"] for event in RunFolder(folder).read_events(1) if event["kind"] == "ended"] == [87]
 
 
 def test_an_error_in_the_script_saves_nothing_and_lets_go_of_the_folder(prepared: Recipe, tmp_path: Path) -> None:
@@ -190,7 +199,9 @@ def test_an_error_in_the_script_leaves_word_of_where_it_happened(prepared: Recip
     assert status is not None
     assert (terminal.code, terminal.phase, terminal.step, terminal.last_committed_step) == (1, "training", 2, None)
     assert 'raise ValueError("a mistake in the script")' in terminal.evidence
-    assert (status["phase"], status["step"]) == ("training", 2)
+    assert (status["phase"], status["step"], status["ended"]) == ("training", 2, "CRASH (1)")
+    last = list(folder.read_events(1))[-1]
+    assert (last["kind"], last["code"], last["name"], last["step"]) == ("ended", 1, "CRASH", 2)
     assert committed(folder.path) == []
 
 
@@ -220,6 +231,14 @@ def test_a_dry_run_of_an_unfinished_run_does_not_call_it_complete(prepared: Reci
     assert status is not None
     assert (terminal.code, terminal.phase, terminal.step) == (0, "dry run", 2)
     assert (status["phase"], status["step"]) == ("dry run", 2)
+
+
+def test_a_dry_run_of_a_complete_run_leaves_it_complete(prepared: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    in_a_process(finish_and_run_dry, prepared, folder.path)
+    status = folder.read_json("status.json")
+    assert status is not None
+    assert (status["phase"], status["step"], status["ended"]) == ("complete", 12, "COMPLETE (0)")
 
 
 def test_checkpoints_that_nobody_accounts_for_are_left_alone(prepared: Recipe, tmp_path: Path) -> None:
