@@ -35,7 +35,14 @@ ROOMS = {
     ),
     "data": Room(("tests/unit/data", "tests/fault/test_train_data.py")),
     "hardware": Room(("tests/unit/hardware", "tests/unit/plan", "tests/parity/test_speed.py")),
-    "plan": Room(("tests/unit/plan", "tests/unit/test_cli_plan.py", "tests/house/test_docs.py")),
+    "plan": Room(
+        (
+            "tests/unit/plan",
+            "tests/unit/test_cli_plan.py",
+            "tests/house/test_docs.py",
+            "tests/parity/test_programs_equal_engine.py",
+        )
+    ),
     "kernels": Room(("tests/unit/kernels", "tests/unit/engine/test_self_test.py", "tests/parity/test_layouts.py")),
     "engine": Room(
         (
