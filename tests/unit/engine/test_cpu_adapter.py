@@ -60,7 +60,7 @@ def test_a_run_on_cuda_loads_neither_the_adapter_nor_its_namespace() -> None:
 @pytest.mark.slow
 def test_torch_itself_is_untouched() -> None:
     said = in_fresh_process(
-        "import torch, torch.distributed\n"
+        "import torch, torch.distributed, torch._dynamo\n"  # the last wraps torch.manual_seed itself
         "places = [torch, torch.cuda, torch.Tensor, torch.distributed, torch.autograd, torch.nn.Module]\n"
         "before = [dict(vars(place)) for place in places]\n"
         "from mai.engine import device\n"
