@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from mai.errors import STORAGE_ERRNOS, ExitCode, MaiError, PlanError, RecipeError, UsageError
+from mai.errors import ExitCode, MaiError, PlanError, RecipeError, UsageError, exit_code_of
 from mai.log import point_nowhere
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -30,17 +30,12 @@ class Command(click.Command):
             fail(context, ExitCode.STOPPED, ["interrupted"])
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except OSError as error:
-            if error.errno not in STORAGE_ERRNOS:
-                self._unforeseen(context, error)
-            fail(context, ExitCode.STORAGE, [f"{error.filename or 'standard output'}: {error.strerror}"])
         except Exception as error:  # noqa: BLE001 (the last door: what nobody foresaw still gets one clear line)
-            self._unforeseen(context, error)
-
-    def _unforeseen(self, context: click.Context, error: Exception) -> NoReturn:
-        again = typed("--traceback")
-        reason = f"unexpected error: {type(error).__name__}: {error}"
-        fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
+            if isinstance(error, OSError) and exit_code_of(error) is ExitCode.STORAGE:
+                fail(context, ExitCode.STORAGE, [f"{error.filename or 'standard output'}: {error.strerror}"])
+            again = typed("--traceback")
+            reason = f"unexpected error: {type(error).__name__}: {error}"
+            fail(context, ExitCode.CRASH, [f"{reason} (to see where: {again})"])
 
 
 class Finite(click.FloatRange):

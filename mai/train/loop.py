@@ -25,11 +25,12 @@ def steps(run: Run, before_update: BeforeUpdate | None) -> Iterator[StepRecord]:
     while run.state.step < recipe.train.steps:
         started = time.perf_counter()
         recorder.begin_step()
+        step = run.state.step + 1
         gradients = engine.forward_backward(run.batches.training(run.state.position), objective.loss)
         if before_update is not None:
-            before_update(engine.open_gradients(gradients, step=run.state.step + 1))
+            before_update(engine.open_gradients(gradients, step=step))
             gradients = engine.with_norm_anew(gradients)
-        verdict = run.guard.judge(step=run.state.step + 1, is_finite=gradients.is_finite)
+        verdict = run.guard.judge(step=step, is_finite=gradients.is_finite)
         learning_rate = learning_rate_at(run.state.step, optimizer=recipe.optimizer, steps=recipe.train.steps)
         if verdict is Verdict.KEEP:
             engine.apply(gradients, learning_rate=learning_rate)

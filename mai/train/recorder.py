@@ -153,8 +153,6 @@ class Recorder:
 
     def ended(self, code: ExitCode, *, dry_run: bool) -> None:
         """Nothing went wrong."""
-        # A script may have caught what a step raised, and have logged before and after.
-        self._tell_logged()
         end = records.good_end(
             code,
             step=self.state.step,
@@ -164,8 +162,7 @@ class Recorder:
         )
         if self._session.is_first_rank:
             self._session.folder.write_terminal(self._session.attempt, end)
-        self._observer.run_ended(RunEnded(code=end.code, name=end.name, step=end.step, message=end.suggestion))
-        self._ended = f"{end.name} ({end.code})"
+        self._tell_end(code, end.suggestion)
         self.phase(DRY_RUN if dry_run else end.name.lower())
         self.close()
 
@@ -177,15 +174,18 @@ class Recorder:
         first_lost = committed + 1
         steps = f"step {step}" if step == first_lost else f"steps {first_lost} to {step}"
         lost = f"; nothing is saved of {steps}" if step >= first_lost else ""
-        # What the step that failed had logged says most about it.
-        self._tell_logged()
-        self._observer.run_ended(RunEnded(code=code, name=code.name, step=step, message=message_of(error) + lost))
-        self._ended = f"{code.name} ({int(code)})"
+        self._tell_end(code, message_of(error) + lost)
         try:
             self.phase(self._phase)
         except Exception as failure:  # noqa: BLE001 (the first error is the one to tell)
             log.warning("status.json could not be written: %s", failure)
         self.close()
+
+    def _tell_end(self, code: ExitCode, message: str) -> None:
+        # What the step that failed had logged says most about it, also where the script caught its error.
+        self._tell_logged()
+        self._observer.run_ended(RunEnded(code=code, name=code.name, step=self.state.step, message=message))
+        self._ended = f"{code.name} ({int(code)})"
 
     def close(self) -> None:
         """Let the watchers finish; may be called twice."""

@@ -166,7 +166,7 @@ def save_beside_training(_: Place, recipe: Recipe, folder: Path) -> list[int]:
     return begun
 
 
-def in_a_process(work: Callable[..., object], prepared: Recipe, folder: Path) -> object:
+def in_a_process(work: Callable[..., object], prepared: Recipe, folder: Path) -> Any:
     return on_ranks(1, work, small(prepared), folder)[0]
 
 
@@ -244,8 +244,8 @@ def test_a_dry_run_of_a_complete_run_leaves_it_complete(prepared: Recipe, tmp_pa
 def test_checkpoints_that_nobody_accounts_for_are_left_alone(prepared: Recipe, tmp_path: Path) -> None:
     theirs = tmp_path / "run/checkpoints/.tmp-mine"
     theirs.mkdir(parents=True)
-    (refusal,) = in_a_process(open_it, prepared, tmp_path / "run")  # type: ignore[misc]
-    assert "no recipe.json beside it says what they were trained by" in refusal
+    (told,) = in_a_process(open_it, prepared, tmp_path / "run")
+    assert "no recipe.json beside it says what they were trained by" in told
     assert theirs.is_dir()
 
 
