@@ -18,6 +18,7 @@ from mai.observe.observer import Sink
 from mai.observe.panel import draw
 from mai.observe.progress import Progress
 from mai.observe.record import Logged, RunEnded, RunStarted, StepRecord
+from mai.observe.sinks.whole_lines import WholeLines
 from mai.observe.wording import duration, event_text, printable
 
 _DRAW_SECONDS = 0.25
@@ -96,6 +97,7 @@ class LineSink:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._prints = WholeLines(stream)
         self._progress: Progress | None = None
         self._last_line = float("-inf")
         self._shown_step = 0
@@ -125,7 +127,7 @@ class LineSink:
         self._say(f"ended {end.name} ({end.code}) at step {end.step}: {end.message}")
 
     def close(self) -> None:
-        """Nothing is open."""
+        self._prints.leave()
 
     def _is_due(self, record: StepRecord, steps: int) -> bool:
         is_notable = record.held_out_bits_per_byte is not None or not record.kept or record.step == steps

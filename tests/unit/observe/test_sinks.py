@@ -52,6 +52,26 @@ sys.exit(86)
 """
 
 
+PRINTS_BESIDE_STEP_LINES = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from mai.observe.observer import Observer
+from mai.observe.sinks.terminal import terminal_sink
+from tests.unit.observe.samples import run_started, step_record
+sys.setswitchinterval(1e-6)
+stdout = sys.stdout
+with closing(Observer([terminal_sink(sys.stdout)])) as observer:
+    observer.run_started(run_started(Path("anywhere"), steps=200))
+    for step in range(1, 201):
+        observer.record(step_record(step, held_out_bits_per_byte=2.5))
+        print("the", "script", "prints", step)
+    print("no end of line", end="")
+assert sys.stdout is stdout
+print(" yet", end="", flush=True)
+"""
+
+
 PRINTS_BESIDE_WANDB = """
 import sys
 from pathlib import Path
@@ -135,6 +155,18 @@ def test_wandb_keeps_the_run_offline_inside_the_run_folder(folder: RunFolder, mo
     (run,) = [line["run"] for line in lines if line["type"] == "run"]
     assert (run["run_id"], run["display_name"], run["config"]["update"]["train"]) == ("a1b2c3", "tiny", {"steps": 5})
     assert lines[-1]["exit"]["exit_code"] == 0
+
+
+@pytest.mark.parametrize("buffering", ["", "-u"])
+def test_what_a_script_prints_and_what_the_sink_prints_are_whole_lines(buffering: str) -> None:
+    words = [sys.executable, *buffering.split(), "-c", PRINTS_BESIDE_STEP_LINES]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    form = r"run tiny .* in anywhere|step \d+/200 .* 2\.5000( left [\w ]+s)?"
+    told = [line for line in lines if re.fullmatch(form, line)]
+    printed = [f"the script prints {step}" for step in range(1, 201)]
+    assert [line for line in lines if line not in told] == [*printed, "no end of line yet"]
+    assert len(told) == 201
 
 
 def test_wandb_keeps_nothing_of_what_the_process_prints(folder: RunFolder) -> None:
