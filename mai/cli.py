@@ -13,6 +13,7 @@ import click
 from mai.cli_plan import plan
 from mai.command import (
     Commands,
+    WholeNumber,
     as_json,
     complain,
     device,
@@ -36,8 +37,8 @@ def cli(**_: bool) -> None:
 
 @cli.command()
 @recipe_arguments
-@click.option("--ranks", type=click.IntRange(min=1), help="Also check the layout against this many ranks.")
-@click.option("--gpus", type=click.IntRange(min=1), help="A budget: check the most ranks that fit, name the spares.")
+@click.option("--ranks", type=WholeNumber(min=1), help="Also check the layout against this many ranks.")
+@click.option("--gpus", type=WholeNumber(min=1), help="A budget: check the most ranks that fit, name the spares.")
 @click.option("--build", "builds", is_flag=True, help="Build every rank that differs from others, without memory.")
 @click.option("--rank", type=click.IntRange(min=0), help="With --build: this rank only.")
 @as_json
@@ -280,6 +281,8 @@ def import_hf(folder: Path, run: Path, overrides: tuple[str, ...], *, workers: i
     click.echo(f"{run}: {done['parameters']:,} parameters from {done['tensors']:,} tensors, in {done['files']} files")
     if done["dequantised"]:
         click.echo(f"  {done['dequantised']:,} of them were quantised, and stand here as the numbers that they meant")
+    for line in done["told"]:
+        click.echo(f"  {line}")
     click.echo(f"Next:\n    mai generate {run}\n    mai train {done['recipe']} --run ANOTHER_FOLDER")
     return None
 

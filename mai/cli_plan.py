@@ -10,6 +10,7 @@ import click
 
 from mai.command import (
     Command,
+    WholeNumber,
     after,
     as_json,
     echo_json,
@@ -38,7 +39,7 @@ Kind = TypeVar("Kind")
 @click.command(cls=Command)
 @recipe_arguments
 @hardware
-@click.option("--gpus", type=click.IntRange(min=1), help="A budget: plan the most ranks that fit, name the spares.")
+@click.option("--gpus", type=WholeNumber(min=1), help="A budget: plan the most ranks that fit, name the spares.")
 @click.option("--software", default="mai", show_default=True, help="Whose memory and time.")
 @prices
 @imbalance

@@ -1,5 +1,6 @@
 """What the commands of the command line share: how they fail, how they print, and the arguments that several take."""
 
+import contextlib
 import json
 import math
 import shlex
@@ -13,6 +14,7 @@ import click
 
 from mai.errors import ExitCode, MaiError, PlanError, RecipeError, UsageError, exit_code_of
 from mai.log import point_nowhere
+from mai.written_number import whole_number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -124,6 +126,18 @@ def prices(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+class WholeNumber(click.IntRange):
+    """A whole number as people write it: 15000, 15k, 2e9."""
+
+    name = "whole number"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = whole_number(value)
+        return super().convert(value, parameter, context)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, errors included.")

@@ -7,7 +7,6 @@ so what was not trained comes back bit for bit. Of another run, config and dtype
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,16 +18,15 @@ import torch
 from torch import Tensor
 
 from mai.checkpoint import load_shards, store
-from mai.checkpoint.hf_fit import shapes_of
-from mai.checkpoint.hf_import import SIDE_FILES
+from mai.checkpoint.hf_fit import shapes_of, with_stored_head
+from mai.checkpoint.hf_side_files import CAME_AS, CONFIG, exported_config, give_side_files
 from mai.checkpoint.hf_tensors import to_theirs
 from mai.checkpoint.manifest import Manifest, read_manifest
 from mai.checkpoint.shard_file import DTYPES, FileDigest, in_files, verify, write_stream
 from mai.engine.device import Device
 from mai.engine.shard import WEIGHT, Block, Shard
 from mai.errors import CheckpointError, RecipeError
-from mai.model.families.choose_family import FAMILIES, family_of
-from mai.model.hf_config import HfConfig
+from mai.model.families.choose_family import FAMILIES, family_of, lost, read_model
 from mai.model.hf_rules import Rule, Source, Target
 from mai.recipe import ModelConfig, Recipe
 from mai.run_folder import RunFolder
@@ -90,8 +88,8 @@ class Export:
 def plan_export(recipe: Recipe, run: RunFolder, *, step: int | None) -> Export:
     """Raises CheckpointError and UsageError."""
     checkpoint, manifest = _checkpoint(run, step)
-    family, config = _family_and_config(recipe, run.read_json("hf/config.json"))
-    tensors = _plan(family, recipe, config, run.read_json("hf/dtypes.json"))
+    family, config = _family_and_config(recipe, run)
+    tensors = _plan(family, recipe, config, run.read_json(CAME_AS))
     return Export(recipe.model, checkpoint, manifest, config, tensors)
 
 
@@ -114,11 +112,7 @@ def export_hf(
         index = {"metadata": {"total_size": export.num_bytes}, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
     _write_json(folder / "config.json", export.config)
-    for name in SIDE_FILES[1:]:
-        if (run.path / "hf" / name).is_file():
-            shutil.copyfile(run.path / "hf" / name, folder / name)
-    if run.tokenizer.is_file():
-        shutil.copyfile(run.tokenizer, folder / "tokenizer.json")
+    give_side_files(run, folder)
     return Exported(export.manifest.progress.step, len(export.tensors), [file.name for file in files], peak)
 
 
@@ -136,34 +130,36 @@ def _checkpoint(run: RunFolder, step: int | None) -> tuple[Path, Manifest]:
     return folder, read_manifest(folder)
 
 
-def _family_and_config(recipe: Recipe, config: dict[str, Any] | None) -> tuple[ModuleType, dict[str, Any]]:
-    if config is not None:
-        return FAMILIES[config["model_type"]], config
-    name = family_of(recipe.model)
-    family = FAMILIES[name]
-    made: dict[str, Any] = family.config_of(recipe.model, context=recipe.data.sequence_length)
-    made = {**made, "dtype": recipe.precision.format.torch}
-    if lost := _lost(recipe.model, family, made):
-        raise RecipeError(*(f"model.{field}: {name} has no such thing, so it cannot be exported" for field in lost))
-    return family, made
+def _family_and_config(recipe: Recipe, run: RunFolder) -> tuple[ModuleType, dict[str, Any]]:
+    """Of a run that was imported, or that starts from one, what came, as far as the model is still that."""
+    model, length = recipe.model, recipe.data.sequence_length
+    came = run.read_json(CONFIG)
+    if came is not None:
+        name = came["model_type"]
+        if _is_same(read_model(name, came), model):
+            config = exported_config(came, sequence_length=length)
+            # For some kinds of positions the longest context is a part of the model.
+            longest = {"max_position_embeddings": came.get("max_position_embeddings")}
+            return FAMILIES[name], config if _is_same(read_model(name, config), model) else {**config, **longest}
+    name = family_of(model)
+    if missing := lost(model, name):
+        raise RecipeError(*(f"model.{field}: {name} has no such thing, so it cannot be exported" for field in missing))
+    made: dict[str, Any] = FAMILIES[name].config_of(model, context=length)
+    end_token = (run.read_json("run.json") or {})["end_token"]
+    tokens = {"bos_token_id": None, "eos_token_id": end_token, "pad_token_id": None}
+    return FAMILIES[name], {**made, **tokens, "dtype": recipe.precision.format.torch}
 
 
-def _lost(model: ModelConfig, family: ModuleType, made: Mapping[str, Any]) -> list[str]:
-    """Fields that are not the same when the config is read back; what only training knows does not count."""
-    back = family.model_of(HfConfig(made))
-    trained_only = ("layer", "attention_core", "init_std")
-    fields = [field for field in ModelConfig.__dataclass_fields__ if field not in (*trained_only, "feed_forward")]
-    own = [field for field in ("layer", "attention_core") if getattr(model, field) is not None]
-    lost = [field for field in fields if getattr(model, field) != getattr(back, field)]
-    if (experts := model.experts) is not None:
-        balancing = {"auxiliary_loss", "auxiliary_loss_weight", "bias_update_rate"}
-        their = back.experts
-        lost += [
-            f"feed_forward.{field}"
-            for field in type(experts).__dataclass_fields__
-            if field not in balancing and getattr(experts, field) != getattr(their, field)
-        ]
-    return [*own, *lost]
+def _is_same(model: ModelConfig, other: ModelConfig) -> bool:
+    """But for rows that fill up the vocabulary, and for what only training knows."""
+    return _told(model) == _told(other)
+
+
+def _told(model: ModelConfig) -> ModelConfig:
+    feed_forward = model.feed_forward
+    if model.experts is not None:
+        feed_forward = replace(model.experts, auxiliary_loss="none", auxiliary_loss_weight=0.0, bias_update_rate=0.0)
+    return replace(model, vocab_size=1, init_std=1.0, layer=None, attention_core=None, feed_forward=feed_forward)
 
 
 def _plan(
@@ -172,7 +168,7 @@ def _plan(
     """Every tensor of theirs, in the order of the weight map."""
     made_of: dict[str, list[tuple[Source, Rule]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for rule in family.rules(recipe.model):
+    for rule in with_stored_head(list(family.rules(recipe.model)), dtypes or ()):
         for source, tensor in to_theirs(rule.making, _empty(rule.target, recipe.model, device="meta")).items():
             made_of.setdefault(source.name, []).append((source, rule))
             entries = () if source.entry is None else (source.num_entries,)

@@ -1,6 +1,6 @@
 """Whether a Hugging Face folder is a model that we know: its family, its sizes, and every tensor in its place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -14,9 +14,8 @@ from pydantic import ValidationError
 from mai.checkpoint.hf_folder import HfFolder, first_of, noting, read_config, read_headers
 from mai.checkpoint.hf_tensors import to_ours
 from mai.errors import CheckpointError
-from mai.model.families.choose_family import FAMILIES
-from mai.model.hf_config import HfConfig
-from mai.model.hf_rules import Rule, Source
+from mai.model.families.choose_family import FAMILIES, reader
+from mai.model.hf_rules import Repeated, Rule, Source
 from mai.model.shapes import buffers, parameters
 from mai.recipe import ModelConfig
 
@@ -28,6 +27,8 @@ class Fit:
     folder: HfFolder
     model: ModelConfig
     rules: Sequence[Rule]
+    told: Sequence[str]
+    """What of the folder is not obeyed or left out, and changes nothing of the model as it is."""
 
 
 def fit(path: Path) -> Fit:
@@ -35,45 +36,62 @@ def fit(path: Path) -> Fit:
     wrong: list[str] = []
     with noting(wrong):
         config = read_config(path)
-        family, model = _family_and_model(config, path / "config.json")
+        family, model, told = _family_and_model(config, path / "config.json")
     with noting(wrong):
-        tensors = read_headers(path)
+        tensors, num_left_out = read_headers(path)
     if wrong:
         raise CheckpointError("\n".join(wrong))
     folder = HfFolder(path, config, tensors)
     model, rules = _as_far_as_written(family, folder, model)
     check_fit(folder, model, rules)
-    return Fit(folder, model, rules)
+    if num_left_out:
+        told.append(f"{num_left_out} tensors are left out: they are buffers that follow from config.json")
+    return Fit(folder, model, rules, told)
 
 
-def _family_and_model(config: Mapping[str, Any], file: Path) -> tuple[ModuleType, ModelConfig]:
-    """Raises CheckpointError with all that the config says that we do not do."""
+def _family_and_model(config: Mapping[str, Any], file: Path) -> tuple[ModuleType, ModelConfig, list[str]]:
+    """With what is to be told; raises CheckpointError with all that the config says that we do not do."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
             f"{file}: model_type={kind!r} is no family that mai knows; it knows {', '.join(FAMILIES)}"
         )
-    family, values = FAMILIES[kind], HfConfig(config)
+    family, values = FAMILIES[kind], reader(kind, config)
     wrong: list[str] = []
     try:
         with noting(wrong):
-            model: ModelConfig = family.model_of(values)
+            found: ModelConfig = family.model_of(values)
     except ValidationError as error:
         wrong += [f"{file}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     with noting(wrong):
         values.finish(f"{file}")
     if wrong:
         raise CheckpointError("\n".join(wrong))
-    return family, model
+    return family, found, values.told
 
 
 def _as_far_as_written(family: ModuleType, folder: HfFolder, model: ModelConfig) -> tuple[ModelConfig, Sequence[Rule]]:
     """transformers neither reads nor writes further depths, and leaves them in the config (modeling_deepseek_v3.py,
     _keys_to_ignore_on_load_unexpected)."""
     without = replace(model, multi_token_depths=0)
-    every, known = (_rules(family, folder, each) for each in (model, without))
+    every, known = (with_stored_head(_rules(family, folder, each), folder.tensors) for each in (model, without))
     further = _source_names(every) - _source_names(known)
     return (without, known) if further.isdisjoint(folder.tensors) else (model, every)
+
+
+def with_stored_head(rules: Sequence[Rule], names: Collection[str]) -> list[Rule]:
+    """Where the output layer is the embedding, and the folder holds it all the same."""
+    if _HEAD not in names or _HEAD in _source_names(rules):
+        return list(rules)
+    return [
+        replace(rule, making=Repeated((*rule.making.sources, Source(_HEAD))))
+        if rule.target.name == "embedding.word_embeddings.weight"
+        else rule
+        for rule in rules
+    ]
+
+
+_HEAD = "lm_head.weight"
 
 
 def _source_names(rules: Sequence[Rule]) -> set[str]:

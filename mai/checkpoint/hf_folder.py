@@ -21,6 +21,8 @@ from mai.model.hf_rules import Source
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST = 20
+_COMPUTED = ("rotary_emb.inv_freq", "attn.masked_bias")
+"""Buffers that older files hold, and that follow from config.json."""
 
 # Block-wise FP8 of DeepSeek-V3 (config.json, quantization_config.weight_block_size).
 _FP8_BLOCK = 128
@@ -47,6 +49,7 @@ class HfFolder:
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, Located]
+    """All but those that follow from config.json."""
 
     @property
     def num_quantised(self) -> int:
@@ -83,9 +86,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return _json(path / "config.json")
 
 
-def read_headers(path: Path) -> dict[str, Located]:
-    """Every tensor of the folder; raises CheckpointError with all that is wrong with its files."""
-    return _as_read(_found(path))
+def read_headers(path: Path) -> tuple[dict[str, Located], int]:
+    """Every tensor of the folder, and how many are left out because they follow from config.json; raises
+    CheckpointError with all that is wrong with its files."""
+    found = _found(path)
+    wanted = {name: located for name, located in found.items() if not name.endswith(_COMPUTED)}
+    return _as_read(wanted), len(found) - len(wanted)
 
 
 def _found(path: Path) -> dict[str, Located]:

@@ -7,7 +7,6 @@ knows no layout: any one loads it. It holds no moments; they begin at zero.
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor
 from mai.checkpoint import store
 from mai.checkpoint.hf_fit import shapes_of
 from mai.checkpoint.hf_folder import HfFolder
+from mai.checkpoint.hf_side_files import CAME_AS, take_side_files
 from mai.checkpoint.hf_tensors import to_ours
 from mai.checkpoint.manifest import FORMAT_VERSION, Manifest, Piece, Progress, TensorEntry
 from mai.checkpoint.shard_file import FileDigest, in_files, write_hashed
@@ -33,9 +33,6 @@ from mai.workers import Workers
 
 SHARD_BYTES = 2**30
 """Small enough that a few processes have something to do, large enough that 500 billion parameters are 2,000 files."""
-
-SIDE_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Kept below `hf/` of the run folder, for the way back; tokenizer.json stands where every run has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +144,9 @@ def _filled_up(tensor: Tensor, *, rows: int) -> Tensor:
 
 
 def _keep_side_files(source: HfFolder, run: RunFolder) -> None:
-    folder = run.path / "hf"
-    folder.mkdir(mode=0o750, exist_ok=True)
-    for name in SIDE_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, folder / name)
+    take_side_files(source.path, run)
     dtypes = {name: located.dtype for name, located in source.tensors.items()}
-    (folder / "dtypes.json").write_text(json.dumps(dtypes, indent=1), encoding="ascii")
-    if (source.path / "tokenizer.json").is_file():
-        shutil.copyfile(source.path / "tokenizer.json", run.tokenizer)
+    (run.path / CAME_AS).write_text(json.dumps(dtypes, indent=1), encoding="ascii")
 
 
 def end_token_of(config: Mapping[str, Any]) -> int | None:

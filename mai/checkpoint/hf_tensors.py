@@ -8,7 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mai.model.hf_rules import Alternating, InterleavedRotary, Making, Repeated, Same, Source, Stacked, StackedByHead
+from mai.model.hf_rules import (
+    Alternating,
+    CutByHead,
+    HeadOrder,
+    InterleavedRotary,
+    Making,
+    OfHeads,
+    Repeated,
+    Same,
+    Source,
+    Stacked,
+    StackedByHead,
+)
 
 
 def to_ours(making: Making, sources: Sequence[Tensor]) -> Tensor:
@@ -16,8 +28,12 @@ def to_ours(making: Making, sources: Sequence[Tensor]) -> Tensor:
     if isinstance(making, Stacked):
         return torch.cat(list(sources))
     if isinstance(making, StackedByHead):
-        by_head = [tensor.unflatten(0, (making.num_kv_heads, -1)) for tensor in sources]
-        return torch.cat(by_head, dim=1).flatten(0, 1)
+        return _by_head(sources, making.num_kv_heads, making.order)
+    if isinstance(making, CutByHead):
+        rows = [count * making.order.size for count in (making.num_heads, making.num_kv_heads, making.num_kv_heads)]
+        return _by_head(sources[0].split(rows), making.num_kv_heads, making.order)
+    if isinstance(making, OfHeads):
+        return _ordered(sources[0], making.order)
     if isinstance(making, Repeated):
         return sources[0]
     (tensor,) = sources
@@ -34,9 +50,11 @@ def to_theirs(making: Making, ours: Tensor) -> dict[Source, Tensor]:
     if isinstance(making, Stacked):
         return dict(zip(making.sources, ours.chunk(2), strict=True))
     if isinstance(making, StackedByHead):
-        by_head, size = ours.unflatten(0, (making.num_kv_heads, -1)), making.head_size
-        parts = by_head.split([by_head.size(1) - 2 * size, size, size], dim=1)
-        return {source: part.flatten(0, 1) for source, part in zip(making.sources, parts, strict=True)}
+        return dict(zip(making.sources, _apart(ours, making.num_kv_heads, making.order), strict=True))
+    if isinstance(making, CutByHead):
+        return {making.source: torch.cat(_apart(ours, making.num_kv_heads, making.order))}
+    if isinstance(making, OfHeads):
+        return {making.source: _in_their_order(ours, making.order)}
     if isinstance(making, Repeated):
         return dict.fromkeys(making.sources, ours)
     if isinstance(making, Same):
@@ -45,6 +63,30 @@ def to_theirs(making: Making, ours: Tensor) -> dict[Source, Tensor]:
         halves = [half if half.dim() == 1 else half.t() for half in ours.chunk(2)]
         return {making.source: torch.stack(halves, dim=-1).flatten(-2)}
     return {making.source: _rotary_rows(ours, making, to_halves=False)}
+
+
+def _by_head(parts: Sequence[Tensor], num_kv_heads: int, order: HeadOrder) -> Tensor:
+    """Of the rows of queries, keys and values."""
+    query, key, value = parts
+    by_head = [part.unflatten(0, (num_kv_heads, -1)) for part in (_ordered(query, order), _ordered(key, order), value)]
+    return torch.cat(by_head, dim=1).flatten(0, 1)
+
+
+def _apart(ours: Tensor, num_kv_heads: int, order: HeadOrder) -> list[Tensor]:
+    by_head, size = ours.unflatten(0, (num_kv_heads, -1)), order.size
+    parts = by_head.split([by_head.size(1) - 2 * size, size, size], dim=1)
+    query, key, value = (part.flatten(0, 1) for part in parts)
+    return [_in_their_order(query, order), _in_their_order(key, order), value]
+
+
+def _ordered(rows: Tensor, order: HeadOrder) -> Tensor:
+    """The rows of every head in our order."""
+    return rows.unflatten(0, (-1, order.size))[:, list(order.rows)].flatten(0, 1)
+
+
+def _in_their_order(rows: Tensor, order: HeadOrder) -> Tensor:
+    back = sorted(range(order.size), key=lambda row: order.rows[row])
+    return rows.unflatten(0, (-1, order.size))[:, back].flatten(0, 1)
 
 
 def _rotary_rows(tensor: Tensor, making: InterleavedRotary, *, to_halves: bool) -> Tensor:

@@ -8,21 +8,18 @@ A folder called `step-...` is a checkpoint because it was renamed to that after 
 """
 
 import os
-import re
 import shutil
 from pathlib import Path
 
 from mai.checkpoint.manifest import FILE_NAME
-from mai.run_folder import sync_folder
-
-_COMMITTED = re.compile(r"step-(\d{10})")
+from mai.run_folder import STEP_NAME, sync_folder
 
 
 def committed_steps(checkpoints: Path) -> list[int]:
     """Steps with a committed checkpoint, oldest first."""
     if not checkpoints.is_dir():
         return []
-    matches = (_COMMITTED.fullmatch(path.name) for path in checkpoints.iterdir())
+    matches = (STEP_NAME.fullmatch(path.name) for path in checkpoints.iterdir())
     return sorted(int(match.group(1)) for match in matches if match)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mai.data.split import SPLITS, Split
 from mai.errors import DataError
 from mai.recipe.recipe import Recipe
+from mai.run_folder import origin_of
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
@@ -31,10 +32,19 @@ class Settings:
     def of(cls, recipe: Recipe) -> "Settings":
         return cls(
             documents=recipe.data.documents,
-            tokenizer=recipe.data.tokenizer,
+            tokenizer=recipe.data.tokenizer or inherited_tokenizer(recipe),
             vocab_size=recipe.model.vocab_size,
             held_out_fraction=recipe.data.held_out_fraction,
         )
+
+
+def inherited_tokenizer(recipe: Recipe) -> str | None:
+    """That of the run whose weights this one begins with: they know its tokens and no others. None where there is no
+    such run, or it has none."""
+    if recipe.checkpoint.start_from is None:
+        return None
+    path = origin_of(recipe.checkpoint.start_from).run.tokenizer
+    return str(path) if path.is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,8 +81,9 @@ class Dataset:
 
     def check_belongs(self, recipe: Recipe) -> None:
         """DataError when this folder was prepared for other documents, another tokenizer or another vocabulary."""
-        fields = differing_fields(self.manifest.settings, Settings.of(recipe))
-        source = Path(recipe.data.tokenizer).expanduser() if recipe.data.tokenizer else None
+        wanted = Settings.of(recipe)
+        fields = differing_fields(self.manifest.settings, wanted)
+        source = Path(wanted.tokenizer).expanduser() if wanted.tokenizer else None
         if source and source.is_file() and sha256_of(source) != self.manifest.files[TOKENIZER_NAME].sha256:
             fields.append(f"data.tokenizer: {source} has changed since")
         if fields:

@@ -5,8 +5,10 @@ the loss can be given in bits per byte.
 """
 
 import difflib
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -108,6 +110,26 @@ def find_end_token(tokenizer: Tokenizer, path: Path) -> int:
         f"data.tokenizer={path} has no end-of-document token: none of {' '.join(END_TOKENS)}; "
         f"its special tokens are {' '.join(special) or 'none'}; add one of those named first"
     )
+
+
+def is_same_tokenizer(path: Path, other: Path) -> bool:
+    """Whether both give every text the same tokens; what they add, pad or cut off, nobody here lets them.
+
+    Raises DataError where one cannot be read."""
+    return _what_encodes(path) == _what_encodes(other)
+
+
+def _what_encodes(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(_missing(path))
+    try:
+        said = json.loads(path.read_bytes())
+        return {key: value for key, value in said.items() if key not in _WHAT_IS_ADDED}
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not a Hugging Face tokenizer.json ({error}); export it again") from error
+
+
+_WHAT_IS_ADDED = ("truncation", "padding", "post_processor", "decoder", "version")
 
 
 def token_texts(tokenizer: Tokenizer, path: Path) -> list[bytes]:

@@ -23,15 +23,15 @@ _INTO_RESIDUAL = ("linear_proj.weight", "linear_fc2.weight", "fc2_latent_proj.we
 
 @torch.no_grad()
 def initialize_weights(model: Sequence[MegatronModule], config: ModelConfig, *, seed: int) -> None:
-    """Fill every parameter: biases and sinks with 0, norms with 1, matrices from N(0, init_std), those that write into
-    the residual stream from a narrower one."""
+    """Fill every parameter: biases and sinks with 0, norms so that they multiply with 1, matrices from N(0, init_std),
+    those that write into the residual stream from a narrower one."""
     for parameter, start, block in blocks(model):
         target = parameter.view(-1)[start : start + math.prod(block.shape)].view(block.shape)
         if block.name.endswith((".bias", ".sinks")):
             target.zero_()
             continue
         if len(block.shape) == 1:
-            target.fill_(1.0)
+            target.fill_(0.0 if config.zero_centred_norms else 1.0)
             continue
         std = output_init_std(config) if block.name.endswith(_INTO_RESIDUAL) else config.init_std
         target.copy_(normal_block(block, std=std, seed=seed))

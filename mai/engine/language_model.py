@@ -23,6 +23,8 @@ class Model(GPTModel):
         if self.post_process:
             # GPTModel names its class in the middle of its own __init__ (models/gpt/gpt_model.py).
             self.output_layer.__class__ = OutputLayer
+        if self.config.embedding_scale != 1 and hasattr(self, "embedding"):
+            self.embedding.register_forward_hook(_scaled)
         for layer in self.decoder.layers:
             hand_over(layer, depth=0)
 
@@ -78,6 +80,11 @@ class Model(GPTModel):
         )
         losses_BS: Tensor = losses_T.view(labels.size(1), labels.size(0)).t().contiguous()
         return losses_BS
+
+
+def _scaled(embedding: torch.nn.Module, _: Any, embedded: Tensor) -> Tensor:
+    """Embeddings times the model's factor, which is rounded as they are (Gemma: transformers, modeling_gemma3.py)."""
+    return embedded * torch.tensor(embedding.config.embedding_scale, dtype=embedded.dtype).item()
 
 
 def cores_of(module: torch.nn.Module) -> list[CoreAttention]:

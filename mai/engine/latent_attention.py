@@ -46,6 +46,8 @@ class LatentSelfAttention(MultiLatentAttention):
         attn_mask_type: AttnMaskType,
         pg_collection: ProcessGroupCollection,
         cp_comm_type: str | None = None,
+        *,
+        epsilon: float,
     ) -> None:
         super().__init__(
             config=config,
@@ -61,11 +63,11 @@ class LatentSelfAttention(MultiLatentAttention):
             self.linear_q_proj = self._to_heads(config.hidden_size, heads * self.q_head_dim)
         else:
             self.linear_q_down_proj = WholeLinear(config.hidden_size, config.q_lora_rank, config=config)
-            self.q_layernorm = norm(config, config.q_lora_rank, eps=config.layernorm_epsilon)
+            self.q_layernorm = norm(config, config.q_lora_rank, eps=epsilon)
             self.linear_q_up_proj = self._to_heads(config.q_lora_rank, heads * self.q_head_dim)
         latent_and_rotary = config.kv_lora_rank + config.qk_pos_emb_head_dim
         self.linear_kv_down_proj = WholeLinear(config.hidden_size, latent_and_rotary, config=config)
-        self.kv_layernorm = norm(config, config.kv_lora_rank, eps=config.layernorm_epsilon)
+        self.kv_layernorm = norm(config, config.kv_lora_rank, eps=epsilon)
         keys_and_values = heads * (config.qk_head_dim + config.v_head_dim)
         self.linear_kv_up_proj = self._to_heads(config.kv_lora_rank, keys_and_values)
 
@@ -120,11 +122,11 @@ class LatentSelfAttention(MultiLatentAttention):
         return rotary_SB1D
 
 
-def latent_self_attention(*, core_attention: ModuleSpec, norm: type) -> ModuleSpec:
+def latent_self_attention(*, core_attention: ModuleSpec, norm: type, epsilon: float) -> ModuleSpec:
     """The attention spec; `core_attention` takes queries and keys that were turned by its `rotate`."""
     return ModuleSpec(
         module=LatentSelfAttention,
-        params={"attn_mask_type": AttnMaskType.causal},
+        params={"attn_mask_type": AttnMaskType.causal, "epsilon": epsilon},
         submodules=MLASelfAttentionSubmodules(core_attention=core_attention, linear_proj=RowMatrix, kv_layernorm=norm),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -39,10 +40,10 @@ class RMSNorm(MegatronModule):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Any:
         """The norm; with a residual that of the sum, and the sum."""
-        operations = self.config.operations
+        operations, weight = self.config.operations, _factor(self.weight, self.config)
         if residual is None:
-            return operations.rms_norm(x, self.weight, epsilon=self.epsilon)
-        return operations.rms_norm_of_sum(x, residual, self.weight, epsilon=self.epsilon)
+            return operations.rms_norm(x, weight, epsilon=self.epsilon)
+        return operations.rms_norm_of_sum(x, residual, weight, epsilon=self.epsilon)
 
 
 class HeadNorm(MegatronModule):
@@ -56,7 +57,12 @@ class HeadNorm(MegatronModule):
         self.weight = _norm_weight(config, hidden_size)
 
     def forward(self) -> Tensor:
-        return self.weight
+        return _factor(self.weight, self.config)
+
+
+def _factor(weight: Tensor, config: TransformerConfig) -> Tensor:
+    """What a norm multiplies with."""
+    return weight + 1 if config.layernorm_zero_centered_gamma else weight
 
 
 def _norm_weight(config: TransformerConfig, size: int) -> torch.nn.Parameter:
@@ -79,6 +85,18 @@ class SwiGLU(MegatronModule):
         return out
 
 
+class GeGLU(MegatronModule):
+    """gelu(gate) * up, in the tanh form (Gemma; arXiv 2002.05202)."""
+
+    def forward(self, gate_and_up: Tensor) -> Tensor:
+        return swiglu.gelu_reference(gate_and_up)
+
+    def weighted(self, gate_and_up: Tensor, weight_T: Tensor) -> Tensor:
+        """As `SwiGLU.weighted`."""
+        weighted: Tensor = self(gate_and_up) * weight_T[:, None]
+        return weighted.to(gate_and_up.dtype)
+
+
 class ClampedSwiGLU(MegatronModule):
     """The same, of gpt-oss."""
 
@@ -92,25 +110,49 @@ class ClampedSwiGLU(MegatronModule):
 
 
 class Layer(TransformerLayer):
-    """Megatron's, whose addition of the attention's output and norm after it are one operation."""
+    """Megatron's, whose addition of the attention's output and norm after it are one operation; where the model says
+    so, what attention and network give is normed and scaled before it is added."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self, config: TransformerConfig, *arguments: Any, norms_outputs: bool, output_scale: float, **options: Any
+    ) -> None:
+        super().__init__(config, *arguments, **options)
         self._normed: Tensor | None = None
+        self._output_scale = output_scale
+        if norms_outputs:
+            # Names of later versions of Megatron-Core, which has no such norms in 0.16.1.
+            self.post_self_attn_layernorm = RMSNorm(config, config.hidden_size, eps=config.layernorm_epsilon)
+            self.post_mlp_layernorm = RMSNorm(config, config.hidden_size, eps=config.layernorm_epsilon)
+        changes_outputs = norms_outputs or output_scale != 1
         is_ours = self.self_attn_bda is get_bias_dropout_add and type(self.pre_mlp_layernorm) is RMSNorm
         # Recomputing the norms means that their outputs are not kept.
         if is_ours and not self.recompute_pre_mlp_layernorm:
-            self.self_attn_bda: Any = self._bias_dropout_add
+            self.self_attn_bda: Any = lambda *_: self._add_attention_and_norm
+        elif changes_outputs:
+            self.self_attn_bda = lambda *_: self._add_attention
+        if changes_outputs:
+            self.mlp_bda: Any = lambda *_: self._add_network
 
-    def _bias_dropout_add(self, *_: Any) -> Any:
-        return self._add_and_norm
-
-    def _add_and_norm(self, out_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
-        assert dropout == 0
-        out, bias = out_and_bias
+    def _add_attention_and_norm(self, out_and_bias: Any, residual: Tensor, _: float) -> Tensor:
         total: Tensor
-        self._normed, total = self.pre_mlp_layernorm(out if bias is None else out + bias, residual)
+        out = self._output(out_and_bias, "post_self_attn_layernorm")
+        self._normed, total = self.pre_mlp_layernorm(out, residual)
         return total
+
+    def _add_attention(self, out_and_bias: Any, residual: Tensor, _: float) -> Tensor:
+        return residual + self._output(out_and_bias, "post_self_attn_layernorm")
+
+    def _add_network(self, out_and_bias: Any, residual: Tensor, _: float) -> Tensor:
+        return residual + self._output(out_and_bias, "post_mlp_layernorm")
+
+    def _output(self, out_and_bias: tuple[Tensor, Tensor | None], norm: str) -> Tensor:
+        """What is added to the residual stream."""
+        out, bias = out_and_bias
+        if bias is not None:
+            out = out + bias
+        if (module := getattr(self, norm, None)) is not None:
+            out = module(out)
+        return out if self._output_scale == 1 else out * self._output_scale
 
     def _forward_pre_mlp_layernorm(self, hidden: Tensor) -> Tensor:
         if self._normed is None:
@@ -119,19 +161,34 @@ class Layer(TransformerLayer):
         return normed
 
 
-_ACTIVATIONS = {"swiglu": SwiGLU, "clamped_swiglu": ClampedSwiGLU}
+_ACTIVATIONS = {"swiglu": SwiGLU, "clamped_swiglu": ClampedSwiGLU, "geglu": GeGLU}
 
 
 def decoder_block(model: ModelConfig, *, layers: range, max_length: int, device: torch.device) -> Any:
     """The block spec that GPTModel takes, for the layers of one virtual stage, counted from 0 over the whole.
 
     Raises RecipeError when the recipe names a layer or an attention core of its own that cannot be loaded."""
-    cos_SD, sin_SD = rope.tables(max_length, rotary.frequencies(model), scale=rotary.rotation_scale(model))
-    tables = (cos_SD.to(device), sin_SD.to(device))
-    specs = [_layer(model, layer, tables if model.turns(layer) else None) for layer in layers]
+    tables = {
+        has_window: _tables(model, max_length, has_window=has_window, device=device)
+        for has_window in sorted({model.window_of(layer) is not None for layer in layers})
+    }
+    if model.window_rotary_base is None:
+        # One for all, so that what a batch makes of it is made once.
+        tables = dict.fromkeys(tables, next(iter(tables.values()), None))
+    specs = [
+        _layer(model, layer, tables[model.window_of(layer) is not None] if model.turns(layer) else None)
+        for layer in layers
+    ]
     if model.layer:
         specs = [_own_layer(model, layer, spec) for layer, spec in zip(layers, specs, strict=True)]
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
+
+
+def _tables(model: ModelConfig, length: int, *, has_window: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin by position, of layers with a window or of those without."""
+    frequencies = rotary.frequencies(model, length=length, has_window=has_window)
+    cos_SD, sin_SD = rope.tables(length, frequencies, scale=rotary.rotation_scale(model, has_window=has_window))
+    return cos_SD.to(device), sin_SD.to(device)
 
 
 def further_layers(model: ModelConfig, *, max_length: int, device: torch.device) -> list[ModuleSpec]:
@@ -158,13 +215,15 @@ def _layer(model: ModelConfig, layer: int, tables: tuple[Tensor, Tensor] | None)
         linear_fc2=RowMatrix,
         activation_func=_ACTIVATIONS[model.activation],
     )
+    norm = RMSNorm if model.has_input_norms else IdentityOp
     return ModuleSpec(
         module=Layer,
+        params={"norms_outputs": model.has_output_norms, "output_scale": model.residual_scale},
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
+            input_layernorm=norm,
             self_attention=_attention(model, layer, tables),
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=RMSNorm,
+            pre_mlp_layernorm=norm,
             mlp=(
                 expert_layer(model.experts, network)
                 if model.experts is not None and model.has_experts(layer)
@@ -186,8 +245,14 @@ def _attention(model: ModelConfig, layer: int, tables: tuple[Tensor, Tensor] | N
         },
     )
     if not isinstance(kind, GroupedQueryAttention):
-        return latent_self_attention(core_attention=core_attention, norm=RMSNorm)
-    return grouped_query_self_attention(core_attention=core_attention, norm=HeadNorm if kind.qk_norm else None)
+        epsilon = kind.norm_epsilon or model.norm_epsilon
+        return latent_self_attention(core_attention=core_attention, norm=RMSNorm, epsilon=epsilon)
+    return grouped_query_self_attention(
+        core_attention=core_attention,
+        norm=HeadNorm if kind.qk_norm else None,
+        norms_all_heads=model.norms_all_heads,
+        has_output_biases=model.has_output_biases,
+    )
 
 
 def _core(model: ModelConfig, layer: int) -> AttentionCore:

@@ -4,6 +4,8 @@ Another product for all of them, FP8's say, enters here; the experts' matrices a
 tensor ranks do not cut in whole_linear.py.
 """
 
+from typing import Any
+
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
 ColumnMatrix = ColumnParallelLinear
@@ -11,3 +13,11 @@ ColumnMatrix = ColumnParallelLinear
 
 RowMatrix = RowParallelLinear
 """Each tensor rank holds what its part of the inputs gives; the ranks' sum is the output."""
+
+
+class BiasedRowMatrix(RowMatrix):
+    """With a bias, where Megatron's config, which speaks for all matrices, has none."""
+
+    def __init__(self, *arguments: Any, bias: bool, **options: Any) -> None:
+        del bias
+        super().__init__(*arguments, bias=True, **options)

@@ -38,6 +38,9 @@ class OutputLayer(ColumnMatrix):
             weight: where it is the embedding's.
             gradient_BS: what the backward pass will bring for the losses, where that is not one for each.
             is_first: of this micro-batch's calls."""
+        if self.config.logit_scale != 1:
+            # Of the hidden state, as the logits may never be there.
+            hidden_SBH = hidden_SBH * self.config.logit_scale
         if targets_BS is None:
             return super().forward(hidden_SBH, weight, runtime_gather_output)
         parameter: Any = self.weight if weight is None else weight

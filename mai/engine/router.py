@@ -37,8 +37,10 @@ def rule_of(experts: MixtureOfExperts) -> Rule:
         experts_per_token=experts.experts_per_token,
         scores=experts.scores,
         scale=experts.routed_scale,
+        is_normalised=experts.normalised,
         num_groups=experts.num_groups,
         groups_per_token=experts.groups_per_token,
+        scores_per_group=experts.best_of_a_group,
     )
 
 

@@ -32,8 +32,8 @@ from mai.kernels import (
     weight_gradient,
 )
 from mai.kernels.adamw_update import Update
-from mai.model.rotary import rotary_size
-from mai.recipe import GroupedQueryAttention, MixtureOfExperts, ModelConfig, Recipe
+from mai.model.rotary import table_size
+from mai.recipe import MixtureOfExperts, ModelConfig, Recipe
 
 # Of the odd sizes many, so that no kernel's blocks divide them; of the model's own, whose rows are long, few.
 _MANY_TOKENS, _FEW_TOKENS = 67, 3
@@ -198,10 +198,11 @@ def _heads(kernel: Kernel, draw: Draws, recipe: Recipe, tokens: int) -> list[Ten
     model, ranks = recipe.model, recipe.parallel.tensor
     call = partial(kernel, heads=model.num_heads // ranks, key_heads=model.num_kv_heads // ranks, epsilon=1e-5)
     features = (model.num_heads + 2 * model.num_kv_heads) // ranks * model.head_size
-    is_normed = isinstance(model.attention, GroupedQueryAttention) and model.attention.qk_norm
+    is_normed = model.has_head_norms and not model.norms_all_heads
     inputs = (draw(tokens, 2, features), *(draw(model.head_size) for _ in range(2 * is_normed)))
     found = []
-    for turns in sorted({model.turns(layer) for layer in range(model.num_layers)}):
+    # Turned elsewhere where norms come before.
+    for turns in sorted({model.turns(layer) and not model.norms_all_heads for layer in range(model.num_layers)}):
         tables = _tables(model, tokens, draw.device) if turns else None
         found += _both_ways(lambda x, *weights, tables=tables: call(x, tables, weights or None), draw, *inputs)
     return found
@@ -209,14 +210,14 @@ def _heads(kernel: Kernel, draw: Draws, recipe: Recipe, tokens: int) -> list[Ten
 
 def _rope(kernel: Kernel, draw: Draws, recipe: Recipe, tokens: int) -> list[Tensor]:
     model = recipe.model
-    still, turned, heads_here = model.head_size, rotary_size(model), model.num_heads // recipe.parallel.tensor
+    still, turned, heads_here = model.head_size, table_size(model), model.num_heads // recipe.parallel.tensor
     tables = _tables(model, tokens, draw.device)
     # Strided, as latent attention cuts the rotary part out of a head.
     return _both_ways(lambda x: kernel(x, *tables), draw, draw(tokens, 2, heads_here, still + turned)[..., still:])
 
 
 def _tables(model: ModelConfig, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    cos, sin = rope.tables(tokens, [0.5**pair for pair in range(rotary_size(model) // 2)])
+    cos, sin = rope.tables(tokens, [0.5**pair for pair in range(table_size(model) // 2)])
     return cos.to(device), sin.to(device)
 
 

@@ -59,7 +59,9 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         kv_channels=model.head_size,
         normalization="RMSNorm",
         layernorm_epsilon=model.norm_epsilon,
+        layernorm_zero_centered_gamma=model.zero_centred_norms,
         add_bias_linear=model.biases,
+        add_qkv_bias=model.has_query_biases,
         # Each tensor rank norms its own heads with the same weight: Megatron sums its gradient over them.
         qk_layernorm=isinstance(model.attention, GroupedQueryAttention) and model.attention.qk_norm,
         gated_linear_unit=True,
@@ -94,6 +96,7 @@ def transformer_config(recipe: Recipe, layout: Layout, *, sequence_parallel: boo
         apply_rope_fusion=False,
     )
     config.operations = operations
+    config.embedding_scale, config.logit_scale = model.embedding_scale, model.logit_scale
     return config
 
 

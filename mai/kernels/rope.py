@@ -15,10 +15,11 @@ from mai.kernels.operators import operator, wide
 def tables(length: int, frequencies: Sequence[float], *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """cos and sin for positions 0 .. length - 1 times `scale`, fp32 [S, D]; both halves of D hold the same angles.
 
-    `frequencies`: radians that each pair turns by at a step, D / 2 of them."""
+    `frequencies`: radians that each pair turns by at a step, D / 2 of them; a pair with 0 stays as it is."""
+    scales = torch.tensor([scale if frequency else 1.0 for frequency in frequencies], dtype=torch.float64).repeat(2)
     angles = torch.outer(torch.arange(length, dtype=torch.float64), torch.tensor(frequencies, dtype=torch.float64))
     angles_SD = torch.cat([angles, angles], dim=-1)
-    return (scale * angles_SD.cos()).float(), (scale * angles_SD.sin()).float()
+    return (scales * angles_SD.cos()).float(), (scales * angles_SD.sin()).float()
 
 
 def reference(x_SBHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

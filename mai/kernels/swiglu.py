@@ -47,6 +47,12 @@ def clamped_reference(gate_and_up_F2: Tensor) -> Tensor:
     return gate_F * torch.sigmoid(CLAMPED_SLOPE * gate_F) * (up_F + 1)
 
 
+def gelu_reference(gate_and_up_F2: Tensor) -> Tensor:
+    """gelu(gate) * up, in the tanh form. Input [..., 2 F], the gate first; output [..., F]."""
+    gate_F, up_F = gate_and_up_F2.chunk(2, dim=-1)
+    return F.gelu(gate_F, approximate="tanh") * up_F
+
+
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_and_up_T2F: Tensor) -> Tensor:

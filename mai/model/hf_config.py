@@ -1,20 +1,57 @@
-"""A Hugging Face config.json, read with all that is wrong with it told at once."""
+"""A Hugging Face config.json, read with all that is wrong with it told at once.
 
-import math
+Every key is obeyed, or known to change nothing, or refused by name. A key that is missing has the default of the
+family's config class in transformers, which each family's file lists.
+"""
+
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from mai.errors import RecipeError
-from mai.recipe import Llama3Positions, UnscaledPositions, YarnPositions
 
 Value = TypeVar("Value", int, float, bool)
 _LARGEST = 2**31 - 1
 _NEEDED = {int: f"a whole number from 0 to {_LARGEST}", float: "a number", bool: "true or false"}
-_MISSING = object()
+
+CHANGES_NOTHING = frozenset(
+    {
+        # What the file is, and who wrote it. The tensors say which model it is, and tokens are roles of their own.
+        *("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path", "name_or_path"),
+        *("_commit_hash", "dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id"),
+        # What a call gives back beside the logits, and other heads than a language model's.
+        *("use_cache", "return_dict", "output_hidden_states", "output_attentions", "output_router_logits"),
+        *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "finetuning_task"),
+        # Which code computes, not what.
+        *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "experts_implementation"),
+        *("pretraining_tp", "ep_size", "tie_last_hidden_states", "unsloth_fixed", "unsloth_version"),
+    }
+)
+"""Whatever they say, the logits are the same (tests/parity/test_config_keys.py changes each)."""
+
+GENERATION = frozenset(
+    """
+    assistant_confidence_threshold bad_words_ids begin_suppress_tokens cache_implementation constraints
+    decoder_start_token_id diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+    encoder_repetition_penalty epsilon_cutoff eta_cutoff exponential_decay_length_penalty force_words_ids
+    forced_bos_token_id forced_eos_token_id guidance_scale length_penalty low_memory max_length max_new_tokens
+    max_time min_length min_new_tokens min_p no_repeat_ngram_size num_assistant_tokens num_assistant_tokens_schedule
+    num_beam_groups num_beams num_return_sequences output_logits output_scores penalty_alpha prefix
+    prompt_lookup_num_tokens remove_invalid_values renormalize_logits repetition_penalty return_dict_in_generate
+    sequence_bias stop_strings suppress_tokens task_specific_params temperature tf_legacy_loss token_healing top_h
+    top_k top_p torchscript typical_p use_mtp
+    """.split()  # noqa: SIM905 (a list of words)
+)
+"""How it is spoken with; transformers takes them from generation_config.json, and passes over them here."""
 
 
-def _is(value: object, kind: type) -> bool:
+_CHANCE = (
+    *("attention_dropout", "hidden_dropout", "residual_dropout", "resid_pdrop", "embd_pdrop"),
+    "router_jitter_noise",
+)
+
+
+def is_a(value: object, kind: type) -> bool:
     """A whole number is a float as well; true and false are no numbers."""
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
@@ -24,114 +61,103 @@ def _is(value: object, kind: type) -> bool:
 
 
 class HfConfig:
-    """Values by key; `finish` raises what was noted on the way."""
+    """Values by key; `finish` raises what was noted on the way, and what nobody asked for."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-        self._wrong: list[str] = []
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        *,
+        aliases: Mapping[str, str] | None = None,
+        prefix: str = "",
+        wrong: list[str] | None = None,
+    ) -> None:
+        """`defaults`: of the keys that the model's shape hangs on, as in transformers' config class. `aliases`: other
+        names of keys. `prefix` and `wrong`: of an object inside config.json, what its keys stand below."""
+        self._defaults, self._prefix = defaults, prefix
+        self._values: dict[str, Any] = {}
+        self._asked: set[str] = set()
+        self.wrong: list[str] = [] if wrong is None else wrong
+        self.told: list[str] = []
+        """What changes nothing of the model as it is, and something of how it would be trained elsewhere."""
+        for key, value in values.items():
+            name = (aliases or {}).get(key, key)
+            if self._values.get(name, value) != value:
+                self.wrong.append(
+                    f"{prefix}{key}={value!r}: {name} is another name of it, and says {self._values[name]!r}"
+                )
+            self._values[name] = value
+
+    @property
+    def turns_parts(self) -> bool:
+        """Whether the family knows heads of which a part is turned."""
+        return "partial_rotary_factor" in self._defaults
 
     def has(self, key: str) -> bool:
         return key in self._values
 
-    def number(self, key: str, kind: type[Value], *, default: Value | None = None) -> Value:
+    def value(self, key: str) -> Any:
+        """What the file says, whatever it is; else the default, or None."""
+        self._asked.add(key)
+        return self._values.get(key, self._defaults.get(key))
+
+    def number(self, key: str, kind: type[Value]) -> Value:
         """The key's value, of this type; noted as wrong where it is missing without a default, or of another."""
-        value = self._values.get(key, default)
-        if _is(value, kind):
+        value = self.value(key)
+        if is_a(value, kind):
             return kind(value)
-        self._wrong.append(f"{key}={value!r}: {_NEEDED[kind]} is needed")
+        self.refuse(key, f"{_NEEDED[kind]} is needed")
         return kind(1)
 
     def optional(self, key: str) -> int | None:
-        """A positive whole number, or None where it is null or missing."""
-        return None if self._values.get(key) is None else self.number(key, int)
+        """A positive whole number, or None where it is null or missing without a default."""
+        return None if self.value(key) is None else self.number(key, int)
 
-    def must_be(self, key: str, choices: Sequence[object], *, default: object = _MISSING) -> None:
-        """Note the value as unsupported unless it is one of these; a missing key counts as the default."""
-        value = self._values.get(key, choices[0] if default is _MISSING else default)
-        if value not in choices:
-            self._wrong.append(f"{key}={value!r}: mai supports {' or '.join(map(repr, choices))}")
+    def must_be(self, key: str, choices: Sequence[object], *, because: str = "") -> Any:
+        """The value, noted as unsupported unless it is one of these."""
+        value = self.value(key)
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in choices):
+            self.refuse(key, f"mai supports {' or '.join(map(repr, choices))}{because and f' ({because})'}")
+        return value
 
-    @property
-    def rotary(self) -> Mapping[str, Any]:
-        """`rope_parameters`, or what older files say in `rope_theta` and `rope_scaling`."""
-        found = self._values.get("rope_parameters")
-        if isinstance(found, dict):
-            return found
-        scaling = self._values.get("rope_scaling") or {}
-        if not isinstance(scaling, dict):
-            self._wrong.append(f"rope_scaling={scaling!r}: a JSON object is needed")
-            scaling = {}
-        return {"rope_theta": self._values.get("rope_theta", 10_000.0), **scaling}
+    def pass_over(self, *keys: str) -> None:
+        """As other values are, these change nothing."""
+        self._asked.update(keys)
 
-    def rotary_base(self) -> float:
-        return self._sub(self.rotary).number("rope_theta", float, default=10_000.0)
+    def refuse(self, key: str, why: str) -> None:
+        self.wrong.append(f"{self._prefix}{key}={self.value(key)!r}: {why}")
 
-    def positions(self) -> UnscaledPositions | Llama3Positions | YarnPositions:
-        rotary = self._sub(self.rotary)
-        kind = self.rotary.get("rope_type", self.rotary.get("type", "default"))
-        if kind == "default":
-            return UnscaledPositions()
-        if kind == "llama3":
-            return Llama3Positions(
-                factor=rotary.number("factor", float),
-                low_frequency_factor=rotary.number("low_freq_factor", float),
-                high_frequency_factor=rotary.number("high_freq_factor", float),
-                original_length=rotary.number("original_max_position_embeddings", int),
-            )
-        if kind == "yarn":
-            return self._yarn(rotary)
-        self._wrong.append(f"rope_type={kind!r}: mai supports 'default', 'llama3' or 'yarn'")
-        return UnscaledPositions()
+    def below(self, key: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> "HfConfig":
+        """An object inside; what is wrong with it is noted here."""
+        return HfConfig(values, defaults, prefix=f"{self._prefix}{key}.", wrong=self.wrong)
 
-    def _yarn(self, rotary: "HfConfig") -> YarnPositions:
-        factor = rotary.number("factor", float)
-        weight, all_dim = (rotary.number(key, float, default=0.0) for key in ("mscale", "mscale_all_dim"))
-        scale = rotary.number("attention_factor", float) if self.rotary.get("attention_factor") is not None else None
-        if scale is None and weight and all_dim and factor > 0:
-            scale = (0.1 * weight * math.log(factor) + 1) / (0.1 * all_dim * math.log(factor) + 1)
-        return YarnPositions(
-            factor=factor,
-            original_length=rotary.number("original_max_position_embeddings", int),
-            beta_fast=rotary.number("beta_fast", float, default=32.0),
-            beta_slow=rotary.number("beta_slow", float, default=1.0),
-            whole_bounds=rotary.number("truncate", bool, default=True),
-            rotation_scale=scale,
-            softmax_scale=all_dim if self._values.get("kv_lora_rank") else 0.0,
-        )
-
-    def _sub(self, values: Mapping[str, Any]) -> "HfConfig":
-        below = HfConfig(values)
-        below._wrong = self._wrong
-        return below
+    def note_unknown(self) -> None:
+        for key in sorted(self._values.keys() - self._asked):
+            self.refuse(key, "mai does not know what this does; if it does nothing, take it out of config.json")
 
     def finish(self, place: str) -> None:
-        if self._wrong:
-            raise RecipeError(*(f"{place}: {wrong}" for wrong in dict.fromkeys(self._wrong)))
+        """Raises RecipeError with all that was noted, and every key that nobody asked for."""
+        self.pass_over(*CHANGES_NOTHING, *GENERATION)
+        self._tell_what_only_training_knows()
+        self._refuse_unknown_quantisation()
+        self.note_unknown()
+        if self.wrong:
+            raise RecipeError(*(f"{place}: {wrong}" for wrong in dict.fromkeys(self.wrong)))
 
+    def _tell_what_only_training_knows(self) -> None:
+        """transformers leaves out by chance, or adds noise, while it trains."""
+        for key in _CHANCE:
+            if self.value(key):
+                self.told.append(f"{self._prefix}{key}={self.value(key)!r} is not obeyed: mai trains without chance")
+        self.must_be("is_encoder_decoder", [False, None])
+        self.must_be("chunk_size_feed_forward", [0, None])
 
-def rotary_parameters(base: float, positions: UnscaledPositions | Llama3Positions | YarnPositions) -> dict[str, Any]:
-    """What transformers calls `rope_parameters`."""
-    if isinstance(positions, Llama3Positions):
-        return {
-            "rope_type": "llama3",
-            "rope_theta": base,
-            "factor": positions.factor,
-            "low_freq_factor": positions.low_frequency_factor,
-            "high_freq_factor": positions.high_frequency_factor,
-            "original_max_position_embeddings": positions.original_length,
-        }
-    if isinstance(positions, YarnPositions):
-        scale = {} if positions.rotation_scale is None else {"attention_factor": positions.rotation_scale}
-        softmax = {"mscale_all_dim": positions.softmax_scale} if positions.softmax_scale else {}
-        return {
-            "rope_type": "yarn",
-            "rope_theta": base,
-            "factor": positions.factor,
-            "original_max_position_embeddings": positions.original_length,
-            "beta_fast": positions.beta_fast,
-            "beta_slow": positions.beta_slow,
-            "truncate": positions.whole_bounds,
-            **scale,
-            **softmax,
-        }
-    return {"rope_type": "default", "rope_theta": base}
+    def _refuse_unknown_quantisation(self) -> None:
+        """The tensors themselves say what is quantised; this says how, and must be a way that is read."""
+        said = self.value("quantization_config")
+        if said is None:
+            return
+        method = said.get("quant_method") if isinstance(said, dict) else None
+        is_fp8 = method == "fp8" and said.get("weight_block_size") == [128, 128] and said.get("fmt") in (None, "e4m3")
+        if not is_fp8 and method != "mxfp4":
+            self.refuse("quantization_config", "mai reads fp8 in blocks of 128 x 128 and mxfp4, and nothing else")

@@ -59,6 +59,26 @@ class Stacked:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadOrder:
+    """Which rows of a head make a pair that turns: ours are i and i + size / 2, and the first pairs turn."""
+
+    size: int
+    num_turned: int
+    """Numbers of the head that carry its position, in the source the first ones: i and i + num_turned / 2, or
+    neighbours."""
+    are_neighbours: bool = False
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The source's rows in our order."""
+        turned, half = range(self.num_turned), self.num_turned // 2
+        first, second = (turned[0::2], turned[1::2]) if self.are_neighbours else (turned[:half], turned[half:])
+        still = range(self.num_turned, self.size)
+        middle = len(still) // 2
+        return [*first, *still[:middle], *second, *still[middle:]]
+
+
+@dataclass(frozen=True, slots=True)
 class StackedByHead:
     """For each key-value head: the rows of its query heads, of its key, of its value."""
 
@@ -66,11 +86,37 @@ class StackedByHead:
     key: Source
     value: Source
     num_kv_heads: int
-    head_size: int
+    order: HeadOrder
 
     @property
     def sources(self) -> Sequence[Source]:
         return (self.query, self.key, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class CutByHead:
+    """The same, of one tensor that holds the queries' rows, then the keys', then the values'."""
+
+    source: Source
+    num_heads: int
+    num_kv_heads: int
+    order: HeadOrder
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        return (self.source,)
+
+
+@dataclass(frozen=True, slots=True)
+class OfHeads:
+    """A number for each row of one head or several, such as the weight of a norm."""
+
+    source: Source
+    order: HeadOrder
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        return (self.source,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +144,7 @@ class InterleavedRotary:
         return (self.source,)
 
 
-Making = Same | Repeated | Stacked | StackedByHead | Alternating | InterleavedRotary
+Making = Same | Repeated | Stacked | StackedByHead | CutByHead | OfHeads | Alternating | InterleavedRotary
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,29 +3,58 @@
 import math
 from collections.abc import Sequence
 
-from mai.recipe import Llama3Positions, ModelConfig, YarnPositions
+from mai.recipe import (
+    DynamicPositions,
+    LinearPositions,
+    Llama3Positions,
+    LongPositions,
+    ModelConfig,
+    UnscaledPositions,
+    YarnPositions,
+)
 
 
-def rotary_size(model: ModelConfig) -> int:
-    """Numbers of a head that carry its position."""
+def frequencies(model: ModelConfig, *, length: int, has_window: bool = False) -> Sequence[float]:
+    """Radians that each pair of a head turns by from one position to the next, fastest first; 0 for pairs that carry no
+    position.
+
+    `length` of the context: beyond the original one some kinds turn otherwise. `has_window`: of a layer with one."""
+    turned, size = _turned(model, length=length, has_window=has_window), table_size(model)
+    return [*turned, *[0.0] * (size // 2 - len(turned))]
+
+
+def _turned(model: ModelConfig, *, length: int, has_window: bool) -> Sequence[float]:
+    positions, base, size = model.positions, model.rotary_base, model.rotary_size
+    if has_window and model.window_rotary_base is not None:
+        positions, base = UnscaledPositions(), model.window_rotary_base
+    if isinstance(positions, DynamicPositions):
+        base *= _growth(positions, length, size=size)
+    plain = [base ** -(pair / size) for pair in range(0, size, 2)]
+    if isinstance(positions, LinearPositions):
+        return [frequency / positions.factor for frequency in plain]
+    if isinstance(positions, LongPositions):
+        divisors = positions.long_factors if length > positions.original_length else positions.short_factors
+        return [frequency / divisor for frequency, divisor in zip(plain, divisors, strict=True)]
+    if isinstance(positions, Llama3Positions):
+        return [_llama3(frequency, positions) for frequency in plain]
+    if isinstance(positions, YarnPositions):
+        return _yarn(plain, positions, base=base)
+    return plain
+
+
+def table_size(model: ModelConfig) -> int:
+    """Numbers that the tables of cos and sin have for a position: a head's, or its rotary part's."""
     latent = model.latent_attention
     return model.head_size if latent is None else latent.rotary_head_size
 
 
-def frequencies(model: ModelConfig) -> Sequence[float]:
-    """Radians that each pair of a head turns by from one position to the next, fastest first."""
-    size = rotary_size(model)
-    plain = [model.rotary_base ** -(pair / size) for pair in range(0, size, 2)]
-    if isinstance(model.positions, Llama3Positions):
-        return [_llama3(frequency, model.positions) for frequency in plain]
-    if isinstance(model.positions, YarnPositions):
-        return _yarn(plain, model.positions, base=model.rotary_base)
-    return plain
-
-
-def rotation_scale(model: ModelConfig) -> float:
+def rotation_scale(model: ModelConfig, *, has_window: bool = False) -> float:
     """Factor on turned queries and keys (YaRN, arXiv 2309.00071, section 3.4)."""
     positions = model.positions
+    if has_window and model.window_rotary_base is not None:
+        return 1.0
+    if isinstance(positions, LongPositions):
+        return positions.rotation_scale
     if not isinstance(positions, YarnPositions):
         return 1.0
     return _sharper(positions.factor, 1.0) if positions.rotation_scale is None else positions.rotation_scale
@@ -33,6 +62,8 @@ def rotation_scale(model: ModelConfig) -> float:
 
 def softmax_scale(model: ModelConfig) -> float | None:
     """Factor on the logits of attention; None for 1 / sqrt(size of a query)."""
+    if model.softmax_scale is not None:
+        return model.softmax_scale
     positions = model.positions
     if not isinstance(positions, YarnPositions) or positions.softmax_scale == 0:
         return None
@@ -43,6 +74,12 @@ def softmax_scale(model: ModelConfig) -> float | None:
 
 def _sharper(factor: float, weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1.0
+
+
+def _growth(positions: DynamicPositions, length: int, *, size: int) -> float:
+    """transformers, modeling_rope_utils.py, _compute_dynamic_ntk_parameters."""
+    share = max(length, positions.original_length) / positions.original_length
+    return (positions.factor * share - (positions.factor - 1)) ** (size / (size - 2))
 
 
 def _llama3(frequency: float, positions: Llama3Positions) -> float:

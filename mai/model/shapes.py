@@ -180,7 +180,14 @@ def _for_every_token(model: ModelConfig, layer: int) -> _ShapesAndSplits:
         feed_forward = _gated_network("mlp", hidden, model.ffn_hidden_size, biases=model.biases)
     else:
         feed_forward = _router_and_shared_expert(model, experts)
-    return {"input_layernorm.weight": norm, **attention, "pre_mlp_layernorm.weight": norm, **feed_forward}
+    before = [{f"{name}.weight": norm} if model.has_input_norms else {} for name in _INPUT_NORMS]
+    after = [{f"{name}.weight": norm} if model.has_output_norms else {} for name in _OUTPUT_NORMS]
+    # As Megatron's layer comes to have them: those behind attention and network last (mai/engine/layers.py).
+    return {**before[0], **attention, **before[1], **feed_forward, **after[0], **after[1]}
+
+
+_INPUT_NORMS = ("input_layernorm", "pre_mlp_layernorm")
+_OUTPUT_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
 
 
 def _grouped_query_attention(model: ModelConfig) -> _ShapesAndSplits:
@@ -189,12 +196,17 @@ def _grouped_query_attention(model: ModelConfig) -> _ShapesAndSplits:
     rows = heads + 2 * model.num_kv_heads * model.head_size
     attention = model.attention
     assert isinstance(attention, GroupedQueryAttention)
-    found = _linear("linear_qkv", (rows, model.hidden_size), Split.ROWS, biases=model.biases)
-    if attention.qk_norm:
+    found = _linear("linear_qkv", (rows, model.hidden_size), Split.ROWS, biases=model.has_query_biases)
+    if attention.qk_norm and attention.norm_over == "all_heads":
+        found |= {
+            f"{name}_layernorm.weight": ((count * model.head_size,), Split.ROWS)
+            for name, count in (("q", model.num_heads), ("k", model.num_kv_heads))
+        }
+    elif attention.qk_norm:
         found |= {f"{name}_layernorm.weight": ((model.head_size,), Split.NONE) for name in "qk"}
     if attention.sinks:
         found["core_attention.sinks"] = ((model.num_heads,), Split.ROWS)
-    found |= _linear("linear_proj", (model.hidden_size, heads), Split.COLUMNS, biases=model.biases)
+    found |= _linear("linear_proj", (model.hidden_size, heads), Split.COLUMNS, biases=model.has_output_biases)
     return {f"self_attention.{name}": shape_and_split for name, shape_and_split in found.items()}
 
 
@@ -233,7 +245,8 @@ def _router_and_shared_expert(model: ModelConfig, experts: MixtureOfExperts) -> 
     if experts.shared_ffn_hidden_size == 0:
         return found
     shared = _gated_network("mlp.shared_experts", model.hidden_size, experts.shared_ffn_hidden_size, biases=False)
-    return {**found, **shared}
+    gate = {"mlp.shared_experts.gate_weight": ((1, model.hidden_size), Split.NONE)} if experts.shared_gate else {}
+    return {**found, **gate, **shared}
 
 
 def _gated_network(name: str, hidden: int, ffn: int, *, biases: bool) -> _ShapesAndSplits:

@@ -1,5 +1,7 @@
 """How often the run saves itself, and how many saves it keeps."""
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -10,7 +12,10 @@ class CheckpointConfig:
     """Steps between saves; None saves at the end and when stopped, only."""
 
     start_from: str | None = None
-    """A run folder whose newest checkpoint gives the initial weights, with moments at zero; None draws them."""
+    """A run folder whose newest checkpoint gives the initial weights, or RUN/checkpoints/step-N; None draws them."""
+
+    take: Literal["weights", "all"] = "weights"
+    """What is taken of it: the weights alone, or what the optimizer keeps as well; steps count from 0 in any case."""
 
     keep: int = Field(default=2, gt=0)
     """Newest checkpoints to keep; older ones are deleted after the next commit."""

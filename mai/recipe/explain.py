@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from mai.recipe.breach import Breach, listed, shown
 from mai.recipe.knobs import KNOBS, SECTIONS, VARIANTS, Knob
+from mai.recipe.other_words import SAID_FOR
 
 _MISSING_FIELD = "missing"
 _UNKNOWN_FIELD = "unexpected_keyword_argument"
@@ -136,7 +137,8 @@ def _near_paths(path: str) -> list[str]:
     paths = list(dict.fromkeys(known for known, _ in KNOBS))
     last_names = {known: known.rpartition(".")[2] for known in paths}
     name = path.rpartition(".")[2]
-    same_name = [known for known in paths if last_names[known] == name]
+    names = (name, SAID_FOR.get(name.lower(), name))
+    same_name = [known for known in paths if last_names[known] in names]
     if same_name:
         return same_name
     alike = get_close_matches(path, paths, n=1, cutoff=0.75)

@@ -23,7 +23,9 @@ class Knob:
 
     path: str
     type: str
-    """JSON's name: integer, number, boolean, string, or array (of strings)."""
+    """JSON's name: integer, number, boolean, string, or array."""
+    item_type: str = ""
+    """Of what, in an array."""
     choices: tuple[str, ...] = ()
     """The only texts that it takes; empty for any."""
     takes_none: bool = False
@@ -40,6 +42,8 @@ class Knob:
     @property
     def type_words(self) -> str:
         what = _TYPE_WORDS[self.type]
+        if self.item_type in ("integer", "number"):
+            what = f"a list of {'whole ' if self.item_type == 'integer' else ''}numbers"
         if self.choices:
             what = f"{'any' if self.type == 'array' else 'one'} of {', '.join(self.choices)}"
         return f"{what} or none" if self.takes_none else what
@@ -114,6 +118,7 @@ def _knob(path: str, field: dict[str, Any], variant: str | None) -> Knob:
     return Knob(
         path=path,
         type=value["type"],
+        item_type=item["type"] if value["type"] == "array" else "",
         choices=tuple(item.get("enum", [item["const"]] if "const" in item else [])),
         takes_none=len(options) > 1,
         at_least=value.get("minimum") if above is None or step is None else above + step,

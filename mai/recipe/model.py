@@ -15,6 +15,12 @@ class GroupedQueryAttention:
     qk_norm: bool = False
     """RMSNorm of each head's query and key before they are turned (Qwen3, arXiv 2505.09388, section 2)."""
 
+    norm_over: Literal["head", "all_heads"] = "head"
+    """What one of these norms takes the mean over: each head, or all of them (OLMo 2, arXiv 2501.00656, section 2)."""
+
+    biases: Literal["none", "queries_keys_values", "all"] = "none"
+    """Biases in attention alone: on the product of queries, keys and values (Qwen2), or on the output's as well."""
+
     sinks: bool = False
     """A learned number for each head that joins the softmax and has no value (gpt-oss, arXiv 2508.10925, section 2)."""
 
@@ -39,6 +45,9 @@ class LatentAttention:
     value_head_size: int = Field(gt=0)
     """Size of one head's value."""
 
+    norm_epsilon: float | None = Field(default=None, gt=0)
+    """Added inside the norms of latent vectors; None for `model.norm_epsilon` (DeepSeek's code has 1e-6 there)."""
+
 
 Attention = Annotated[GroupedQueryAttention | LatentAttention, Field(discriminator="kind")]
 
@@ -48,6 +57,47 @@ class UnscaledPositions:
     """Rotary frequencies as `rotary_base` gives them."""
 
     kind: Literal["unscaled"] = "unscaled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class LinearPositions:
+    """Every frequency is divided by `factor` (position interpolation, arXiv 2306.15595)."""
+
+    kind: Literal["linear"] = "linear"
+    factor: float = Field(ge=1)
+    """By how much the context grew."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class DynamicPositions:
+    """Unscaled up to `original_length`; for a longer context the base grows with it (transformers,
+    modeling_rope_utils.py, _compute_dynamic_ntk_parameters)."""
+
+    kind: Literal["dynamic"] = "dynamic"
+    factor: float = Field(ge=1)
+    """How fast the base grows."""
+
+    original_length: int = Field(gt=0)
+    """Context that the model was trained with before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class LongPositions:
+    """LongRoPE (arXiv 2402.13753): every pair's frequency has a divisor of its own, one up to `original_length` and
+    another for a longer context."""
+
+    kind: Literal["long"] = "long"
+    short_factors: tuple[float, ...]
+    """Divisors up to `original_length`, one a pair, fastest first."""
+
+    long_factors: tuple[float, ...]
+    """Those beyond it."""
+
+    original_length: int = Field(gt=0)
+    """Context that the model was trained with before."""
+
+    rotation_scale: float = Field(default=1.0, gt=0)
+    """Factor on what is turned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -96,7 +146,10 @@ class YarnPositions:
     """The logits of attention are multiplied by (0.1 * this * ln(factor) + 1)^2 (DeepSeek-V2's mscale_all_dim)."""
 
 
-Positions = Annotated[UnscaledPositions | Llama3Positions | YarnPositions, Field(discriminator="kind")]
+Positions = Annotated[
+    UnscaledPositions | LinearPositions | DynamicPositions | LongPositions | Llama3Positions | YarnPositions,
+    Field(discriminator="kind"),
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
@@ -123,12 +176,17 @@ class MixtureOfExperts:
     shared_ffn_hidden_size: int = Field(default=0, ge=0)
     """Width of the shared expert, which computes every token; 0 for none."""
 
+    shared_gate: bool = False
+    """The shared expert's output is multiplied with a learned share of each token, a sigmoid (Qwen2-MoE)."""
+
     num_dense_layers: int = Field(default=0, ge=0)
     """How many of the first layers have one dense network, `model.ffn_hidden_size` wide, instead of experts."""
 
     scores: Literal["softmax", "sigmoid"] = "softmax"
-    """How logits become scores: softmax over the picked experts (Mixtral), or sigmoid of each, normalised over the
-    picked (DeepSeek-V3)."""
+    """How logits become scores: softmax over all experts (Mixtral), or sigmoid of each (DeepSeek-V3)."""
+
+    normalised: bool = True
+    """A token's experts weigh 1 together, times `routed_scale`; else each weighs its score (Switch, DeepSeek-V2)."""
 
     num_groups: int = Field(default=1, gt=0)
     """Groups of neighbouring experts; above 1, a token's experts come from `groups_per_token` of them (DeepSeek-V3,
@@ -137,8 +195,15 @@ class MixtureOfExperts:
     groups_per_token: int = Field(default=1, gt=0)
     """Groups that a token's experts may come from, by the sum of each group's best scores."""
 
+    scores_per_group: int | None = Field(default=None, gt=0)
+    """By the sum of how many of its best scores a group is judged; None for experts_per_token / groups_per_token, as
+    DeepSeek-V3's paper has it. Its code takes 2, DeepSeek-V2's 1."""
+
     every: int = Field(default=1, gt=0)
     """Behind the first dense layers, the last of each so many has experts; the others are dense."""
+
+    dense_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Further layers, counted from 0, that have one dense network."""
 
     latent_size: int | None = Field(default=None, gt=0)
     """Width of the vector that is sent to the experts instead of the hidden state; None sends that."""
@@ -155,6 +220,11 @@ class MixtureOfExperts:
     bias_update_rate: float = Field(default=0.0, ge=0)
     """By how much each expert's selection bias moves towards balance after a step (DeepSeek-V3, arXiv 2412.19437,
     section 2.1.2); 0 for no bias. Needs sigmoid scores."""
+
+    @property
+    def best_of_a_group(self) -> int:
+        """By how many of its best scores a group is judged."""
+        return self.scores_per_group or max(1, self.experts_per_token // self.groups_per_token)
 
 
 FeedForward = Annotated[DenseFeedForward | MixtureOfExperts, Field(discriminator="kind")]
@@ -198,23 +268,59 @@ class ModelConfig:
     rotary_base: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies (RoFormer, arXiv 2104.09864, section 3.2.2)."""
 
+    rotary_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of a head's pairs that are turned, the first ones; the others carry no position (GPT-NeoX, arXiv
+    2204.06745, section 2.1.1)."""
+
     positions: Positions = Field(default_factory=UnscaledPositions)
-    """Rotary frequencies for a longer context: `unscaled`, `llama3` or `yarn`, chosen by `model.positions.kind`."""
+    """Rotary frequencies for a longer context: `unscaled`, `linear`, `dynamic`, `long`, `llama3` or `yarn`, chosen by
+    `model.positions.kind`."""
 
     window: int | None = Field(default=None, gt=0)
     """Last positions that a query sees, its own included; None for all."""
 
+    window_rotary_base: float | None = Field(default=None, gt=0)
+    """Base of the rotary frequencies of layers with a window, which are unscaled then; None for those of all layers
+    (Gemma 3, arXiv 2503.19786, section 2)."""
+
     global_every: int | None = Field(default=None, gt=0)
     """With a window: the last of so many layers sees all positions; None for no such layer."""
+
+    global_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """With a window: layers, counted from 0, that see all positions, where `global_every` does not say it."""
 
     global_positions: bool = True
     """Whether layers without a window, among such with one, turn queries and keys by their positions."""
 
-    biases: bool = False
-    """Biases on attention's projections, on each expert or network, and on the router (gpt-oss)."""
+    still_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Layers, counted from 0, that do not turn queries and keys by their positions (NoPE, arXiv 2305.19466)."""
 
-    activation: Literal["swiglu", "clamped_swiglu"] = "swiglu"
-    """silu(gate) * up (arXiv 2002.05202), or gpt-oss's clamped version of it (mai/kernels/swiglu.py)."""
+    biases: bool = False
+    """Biases on attention's projections, on each expert or network, and on the router (gpt-oss); those of attention
+    alone are `model.attention.biases`."""
+
+    activation: Literal["swiglu", "clamped_swiglu", "geglu"] = "swiglu"
+    """silu(gate) * up (arXiv 2002.05202), gpt-oss's clamped version of it (mai/kernels/swiglu.py), or gelu(gate) * up
+    in the tanh form (Gemma)."""
+
+    norms: Literal["before", "after", "both"] = "before"
+    """What a layer norms: what attention and network take, what they give (OLMo 2, arXiv 2501.00656, section 2), or
+    both (Gemma 3, GLM-4)."""
+
+    zero_centred_norms: bool = False
+    """Norms multiply with 1 + weight (Gemma)."""
+
+    softmax_scale: float | None = Field(default=None, gt=0)
+    """Factor on the logits of attention; None for 1 / sqrt(size of a query), and what `positions` make of it."""
+
+    embedding_scale: float = Field(default=1.0, gt=0)
+    """Factor on the embeddings (Gemma, Granite)."""
+
+    residual_scale: float = Field(default=1.0, gt=0)
+    """Factor on what attention and network add to the residual stream (Granite)."""
+
+    logit_scale: float = Field(default=1.0, gt=0)
+    """Factor on the logits of the vocabulary (Granite)."""
 
     tied_embeddings: bool = False
     """The output layer is the embedding."""
@@ -239,18 +345,59 @@ class ModelConfig:
         """The latent attention; None where keys and values are projected directly."""
         return self.attention if isinstance(self.attention, LatentAttention) else None
 
+    @property
+    def rotary_size(self) -> int:
+        """Numbers of a head that carry its position."""
+        latent = self.latent_attention
+        return 2 * int(self.head_size * self.rotary_share / 2) if latent is None else latent.rotary_head_size
+
+    @property
+    def has_input_norms(self) -> bool:
+        return self.norms != "after"
+
+    @property
+    def has_output_norms(self) -> bool:
+        return self.norms != "before"
+
+    @property
+    def has_head_norms(self) -> bool:
+        """Whether queries and keys are normed."""
+        return isinstance(self.attention, GroupedQueryAttention) and self.attention.qk_norm
+
+    @property
+    def has_sinks(self) -> bool:
+        return isinstance(self.attention, GroupedQueryAttention) and self.attention.sinks
+
+    @property
+    def norms_all_heads(self) -> bool:
+        """Whether queries and keys are normed over all heads at once."""
+        attention = self.attention
+        return isinstance(attention, GroupedQueryAttention) and attention.qk_norm and attention.norm_over == "all_heads"
+
+    @property
+    def has_query_biases(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.biases or (isinstance(self.attention, GroupedQueryAttention) and self.attention.biases != "none")
+
+    @property
+    def has_output_biases(self) -> bool:
+        """Whether attention's output has biases."""
+        return self.biases or (isinstance(self.attention, GroupedQueryAttention) and self.attention.biases == "all")
+
     def has_experts(self, layer: int) -> bool:
         """Whether this layer, counted from 0, is a mixture of experts."""
         experts = self.experts
-        if experts is None or layer < experts.num_dense_layers:
+        if experts is None or layer < experts.num_dense_layers or layer in experts.dense_layers:
             return False
         return (layer - experts.num_dense_layers + 1) % experts.every == 0
 
     def window_of(self, layer: int) -> int | None:
         """Last positions that this layer's queries see; None for all."""
         is_global = self.global_every is not None and (layer + 1) % self.global_every == 0
-        return None if is_global else self.window
+        return None if is_global or layer in self.global_layers else self.window
 
     def turns(self, layer: int) -> bool:
         """Whether this layer turns queries and keys by their positions."""
+        if layer in self.still_layers:
+            return False
         return self.global_positions or self.window is None or self.window_of(layer) is not None

@@ -14,6 +14,7 @@ from mai.recipe.explain import explain, not_a_choice, unknown_field, wrong_type
 from mai.recipe.knobs import KNOBS, VARIANTS, Knob, active, flat, section_of, value_at
 from mai.recipe.recipe import Recipe, all_fields
 from mai.recipe.rules import breaches
+from mai.written_number import whole_number
 
 _TOO_LARGE = 2**63
 
@@ -118,11 +119,16 @@ def _parse(knob: Knob, text: str) -> Any:
     """The text as the knob's type; ValueError where it is none, OverflowError for a number beyond 64 bits."""
     if knob.takes_none and text == "none":
         return None
+    if knob.takes_none and text.lower() in ("none", "null"):
+        # Else a file of that name, where text is taken.
+        raise ValueError(text)
+    if knob.type == "array":
+        return [_PARSERS[knob.item_type](item.strip()) for item in text.split(",")] if text else []
     return _PARSERS[knob.type](text)
 
 
 def _whole_number(text: str) -> int:
-    number = int(text)
+    number = whole_number(text)
     if abs(number) >= _TOO_LARGE:
         raise OverflowError(text)
     return number
@@ -141,14 +147,9 @@ def _true_or_false(text: str) -> bool:
     return text == "true"
 
 
-def _items(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",")] if text else []
-
-
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "integer": _whole_number,
     "number": _finite_number,
     "boolean": _true_or_false,
     "string": str,
-    "array": _items,
 }

@@ -116,7 +116,9 @@ def _model(recipe: Recipe, parallel: ParallelConfig) -> ModelConfig:
         vocab_size=_up(_VOCAB_SIZE, tensor),
         # Narrower than a sequence of 64, so that it cuts something off.
         window=None if model.window is None else min(model.window, 24),
-        global_every=None if model.global_every is None else min(model.global_every, 2),
+        global_every=min(model.global_every or 2, 2) if model.global_every or model.global_layers else None,
+        global_layers=(),
+        still_layers=(_num_layers(parallel) - 1,) if model.still_layers else (),
         # Of a width of 64, whatever suits the real one.
         init_std=0.02,
         multi_token_depths=min(model.multi_token_depths, 2),
@@ -145,7 +147,8 @@ def _experts(experts: MixtureOfExperts, parallel: ParallelConfig, small: Paralle
     if experts.num_groups > 1:
         # Four groups of two experts at least, of which a token takes two experts of each of two groups.
         num_experts, experts_per_token = _up(max(num_experts, 8), 4), 4
-        experts = replace(experts, num_groups=4, groups_per_token=2)
+        best = None if experts.scores_per_group is None else min(experts.scores_per_group, 2)
+        experts = replace(experts, num_groups=4, groups_per_token=2, scores_per_group=best)
         num_experts = lcm(num_experts, small.expert)
     return replace(
         experts,
@@ -157,6 +160,7 @@ def _experts(experts: MixtureOfExperts, parallel: ParallelConfig, small: Paralle
         # Of two layers one has experts.
         num_dense_layers=min(experts.num_dense_layers, 1 if experts.every == 1 else 0),
         every=min(experts.every, 2),
+        dense_layers=(0,) if experts.dense_layers and experts.every == 1 else (),
     )
 
 

@@ -8,14 +8,18 @@ from mai.run_folder.disk import (
     utc_now,
     whole_or_nothing,
 )
-from mai.run_folder.folder import DRY_RUN, RunFolder, Terminal, surviving
+from mai.run_folder.folder import DRY_RUN, STEP_NAME, RunFolder, Terminal, surviving
+from mai.run_folder.origin import Origin, origin_of
 
 __all__ = [
     "DRY_RUN",
+    "STEP_NAME",
+    "Origin",
     "RunFolder",
     "Terminal",
     "naming_storage_errors",
     "open_for_appending",
+    "origin_of",
     "plain_json",
     "surviving",
     "sync_folder",

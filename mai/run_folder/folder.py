@@ -43,6 +43,10 @@ from mai.run_folder.disk import (
     utc_now,
 )
 
+CHECKPOINTS = "checkpoints"
+STEP_NAME = re.compile(r"step-(\d{10})")
+"""A folder of that, with a whole checkpoint in it."""
+
 _ATTEMPT_FILE = re.compile(r"events-([1-9]\d*)\.jsonl|terminal-([1-9]\d*)\.json")
 
 
@@ -74,7 +78,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def logs(self) -> Path:

@@ -2,13 +2,14 @@
 
 import os
 from contextlib import ExitStack
+from dataclasses import MISSING
 from typing import Any
 
 from mai.checkpoint import store
 from mai.errors import RecipeError
 from mai.parallel.place import Place
 from mai.recipe import Recipe, to_dict
-from mai.recipe.knobs import flat
+from mai.recipe.knobs import active, flat
 from mai.run_folder import RunFolder
 
 
@@ -36,8 +37,13 @@ def take_folder(folder: RunFolder, recipe: Recipe, place: Place, *, attempt: int
 
 
 def changed_training(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Which fields of two resolved recipes differ and decide what is trained, one line each."""
+    """Which fields of two resolved recipes differ and decide what is trained, one line each.
+
+    A field that the older one does not know, because mai did not, is as its default."""
     old_fields, new_fields = dict(flat(old)), dict(flat(new))
+    for path in new_fields.keys() - old_fields.keys():
+        if (knob := active(path, new)) is not None and knob.default is not MISSING:
+            old_fields[path] = knob.default
     return [
         f"{path}={new_fields.get(path)}: this run was started with {old_fields.get(path)}"
         for path in sorted(old_fields.keys() | new_fields.keys())
@@ -50,7 +56,7 @@ def _decides(path: str) -> bool:
     if path == "data.folder":
         # What the data is, is in its fingerprint, which the checkpoint holds.
         return False
-    return path.partition(".")[0] in _TRAINED or path == "checkpoint.start_from"
+    return path.partition(".")[0] in _TRAINED or path in ("checkpoint.start_from", "checkpoint.take")
 
 
 _TRAINED = {"model", "data", "optimizer", "train", "precision", "objective"}

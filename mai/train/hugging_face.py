@@ -8,7 +8,7 @@ from typing import Any
 
 from mai.checkpoint import hf_export, hf_import
 from mai.checkpoint.hf_fit import fit
-from mai.checkpoint.hf_folder import noting, read_config
+from mai.checkpoint.hf_folder import HfFolder, noting, read_config
 from mai.data.progress_bar import folder_progress
 from mai.data.tokenizer import find_end_token, read_tokenizer
 from mai.errors import CheckpointError, DataError, UsageError
@@ -44,6 +44,8 @@ class ImportedRun:
     files: int
     peak_memory_bytes: int
     """The most that any process held."""
+    told: Sequence[str]
+    """What of the folder is not obeyed or left out, and changes nothing of the model as it is."""
 
 
 def import_run(
@@ -60,7 +62,7 @@ def import_run(
         end_token = _end_token(source)
     if wrong:
         raise CheckpointError("\n".join(dict.fromkeys(wrong)))
-    recipe = override.apply(_recipe(fitted.model, fitted.folder.config, run), overrides)
+    recipe = override.apply(_recipe(fitted.model, fitted.folder, run), overrides)
     _check_same_model(fitted.model, recipe.model)
     total_bytes = 4 * num_parameters(recipe.model)
     with naming_storage_errors(run.path), whole_or_nothing(run.path.absolute()) as path:
@@ -78,6 +80,7 @@ def import_run(
         dequantised=done.num_quantised,
         files=done.shard_files,
         peak_memory_bytes=done.peak_memory_bytes,
+        told=fitted.told,
     )
 
 
@@ -102,9 +105,9 @@ def _workers_for(fp32_bytes: int) -> int:
     return min(os.cpu_count() or 1, 8, 1 + fp32_bytes // 2**31)
 
 
-def _recipe(model: ModelConfig, config: Any, run: RunFolder) -> Recipe:
+def _recipe(model: ModelConfig, source: HfFolder, run: RunFolder) -> Recipe:
     """What `mai train` goes on with: gentle steps on Python's own sources until another text is named."""
-    longest = config.get("max_position_embeddings")
+    longest = source.config.get("max_position_embeddings")
     length = min(_MOST_SEQUENCE, longest) if isinstance(longest, int) and longest > 0 else _MOST_SEQUENCE
     # Whole paths: the recipe may be started from any folder.
     folder = RunFolder(run.path.resolve())
@@ -118,17 +121,21 @@ def _recipe(model: ModelConfig, config: Any, run: RunFolder) -> Recipe:
             tokenizer=str(folder.tokenizer),
         ),
         optimizer=OptimizerConfig(learning_rate=1e-5, schedule=Cosine(warmup_steps=10)),
-        precision=PrecisionConfig(compute=_compute(config)),
+        precision=PrecisionConfig(compute=_compute(source)),
         train=TrainConfig(steps=100, batch_tokens=8 * length),
         evaluate=EvaluateConfig(sequences=8),
         checkpoint=CheckpointConfig(start_from=str(folder.path)),
     )
 
 
-def _compute(config: Any) -> FormatName:
-    """The format that the folder's weights are in, where the model computes in that; else bf16."""
-    named = (config.get("dtype"), config.get("torch_dtype"))
-    return next((known.name for known in FORMATS.values() if known.torch in named), PrecisionConfig().compute)
+def _compute(source: HfFolder) -> FormatName:
+    """The format that config.json names, or else that all weights are in, where a model computes in that; else bf16."""
+    named = {source.config.get("dtype"), source.config.get("torch_dtype")} - {None}
+    dtypes = {located.dtype for located in source.tensors.values()}
+    for known in FORMATS.values():
+        if known.torch in named or (not named and dtypes == {known.safetensors}):
+            return known.name
+    return PrecisionConfig().compute
 
 
 def _check_same_model(model: ModelConfig, changed: ModelConfig) -> None:

@@ -165,7 +165,7 @@ def _build(recipe: Recipe, session: Session, *, dry_run: bool) -> Run:
         evaluation = Evaluation(recipe, batches)
         fingerprint = batches.dataset.manifest.fingerprint
         engine = Engine(recipe, session.layout, session.groups(), session.device)
-        restored = restore(engine, recipe, session, data_fingerprint=fingerprint)
+        restored = restore(engine, recipe, session, batches.dataset)
         saver = Saver(recipe, session, data_fingerprint=fingerprint, committed_step=restored.committed_step)
         recorder = Recorder(recipe, session, saver, restored.state)
         on_failure.callback(recorder.close)

@@ -13,17 +13,18 @@ SERVICES = "resilience checkpoint objective evaluate"
 MAY_IMPORT = {
     # ground
     "errors": ("", ""),
-    "command": ("errors log", "click"),
+    "command": ("errors log written_number", "click"),
     "exit_contract": ("errors", ""),
     "log": ("", ""),
     "run_folder": ("errors log", ""),
+    "written_number": ("", ""),
     "workers": ("errors log", ""),
     "batch": ("errors log", "torch"),
     "collectives": ("errors log", "torch"),
     "kernels": ("", "torch triton"),
     "hardware": ("errors", "tomli"),
     # what a run is
-    "recipe": ("errors log", "pydantic"),
+    "recipe": ("errors log written_number", "pydantic"),
     # services that know only the recipe
     "parallel": ("errors log recipe", ""),
     "model": ("errors log recipe", ""),

@@ -112,8 +112,12 @@ def write_model(
                 buffer.normal_(0, 0.1)
         logits: torch.Tensor = model(tokens()).logits
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
-    train_tokenizer(["the capital of France is Paris"], vocab_size=VOCAB_SIZE - 20).save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder)
     return logits
+
+
+def write_tokenizer(folder: Path) -> None:
+    train_tokenizer(["the capital of France is Paris"], vocab_size=VOCAB_SIZE - 20).save(str(folder / "tokenizer.json"))
 
 
 def add_further_depth(folder: Path) -> None:

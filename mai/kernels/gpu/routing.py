@@ -44,9 +44,11 @@ def forward_kernel(
     preference_stride,
     K: tl.constexpr,
     IS_SIGMOID: tl.constexpr,
+    IS_NORMALISED: tl.constexpr,
     PREFERS: tl.constexpr,
     GROUPS: tl.constexpr,
     OPEN_GROUPS: tl.constexpr,
+    BEST_OF_GROUP: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -64,7 +66,7 @@ def forward_kernel(
         for one in tl.static_range(GROUPS):
             rest = tl.where((group == one) & inside, key_of(score, column, BLOCK), TAKEN)
             best = tl.zeros((TOKENS, 1), dtype=tl.float32)
-            for _ in tl.static_range(K // OPEN_GROUPS):
+            for _ in tl.static_range(BEST_OF_GROUP):
                 is_best = column == place_of(tl.max(rest, axis=1, keep_dims=True), BLOCK)
                 best += tl.sum(tl.where(is_best, score, 0), axis=1, keep_dims=True)
                 rest = tl.where(is_best, TAKEN, rest)
@@ -84,7 +86,7 @@ def forward_kernel(
         rest = tl.where(is_best, TAKEN, rest)
     if IS_SIGMOID:
         share = tl.where(is_picked, tl.sigmoid(logit), 0)
-        if K > 1:
+        if IS_NORMALISED:
             share /= tl.sum(share, axis=1, keep_dims=True) + 1e-20
     else:
         largest = tl.max(tl.where(is_picked, logit, float("-inf")), axis=1, keep_dims=True)
@@ -108,6 +110,7 @@ def backward_kernel(
     scale,
     K: tl.constexpr,
     IS_SIGMOID: tl.constexpr,
+    IS_NORMALISED: tl.constexpr,
     PLACES: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -128,7 +131,7 @@ def backward_kernel(
         share /= tl.sum(share, axis=1, keep_dims=True)
         slope = share
         total = tl.full((TOKENS, 1), 1, dtype=tl.float32)
-    if not IS_SIGMOID or K > 1:
+    if IS_NORMALISED:
         above = (above - tl.sum(above * share, axis=1, keep_dims=True) / total) / total
     of_picked = scale * above * slope
     column = tl.arange(0, BLOCK)[None, :]
@@ -152,8 +155,10 @@ def forward(
     experts_per_token: int,
     scores: str,
     scale: float,
+    is_normalised: bool,  # noqa: FBT001 (an operator's arguments go by position)
     num_groups: int,
     groups_per_token: int,
+    scores_per_group: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     logits = logits.contiguous()
     count, num_experts = logits.shape
@@ -177,9 +182,11 @@ def forward(
             0 if preference is None else preference.stride(0),
             K=experts_per_token,
             IS_SIGMOID=scores == "sigmoid",
+            IS_NORMALISED=is_normalised,
             PREFERS=preference is not None,
             GROUPS=num_groups,
             OPEN_GROUPS=groups_per_token,
+            BEST_OF_GROUP=scores_per_group,
             TOKENS=tokens,
             BLOCK=block,
             num_warps=NUM_WARPS,
@@ -187,7 +194,15 @@ def forward(
     return weights, experts, picked
 
 
-def backward(picked: Tensor, experts: Tensor, gradient: Tensor, num_experts: int, scores: str, scale: float) -> Tensor:
+def backward(
+    picked: Tensor,
+    experts: Tensor,
+    gradient: Tensor,
+    num_experts: int,
+    scores: str,
+    scale: float,
+    is_normalised: bool,  # noqa: FBT001 (an operator's arguments go by position)
+) -> Tensor:
     count, experts_per_token = picked.shape
     of_logits = picked.new_empty((count, num_experts))
     tokens, block = shape_of_launch(num_experts, numbers=BACKWARD_NUMBERS)
@@ -202,6 +217,7 @@ def backward(picked: Tensor, experts: Tensor, gradient: Tensor, num_experts: int
             scale,
             K=experts_per_token,
             IS_SIGMOID=scores == "sigmoid",
+            IS_NORMALISED=is_normalised,
             PLACES=int(triton.next_power_of_2(experts_per_token)),
             TOKENS=tokens,
             BLOCK=block,

@@ -3,7 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mai.model.families.shared_parts import base_config, ends, grouped_query_attention, norms, ours, same, sizes, theirs
+from mai.model.families.shared_parts import (
+    base_config,
+    ends,
+    grouped_query_attention,
+    layer_types,
+    layer_types_of,
+    norms,
+    ours,
+    same,
+    sizes,
+    theirs,
+    windows,
+)
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Alternating, Rule, Same, Source, Target
 from mai.recipe import GroupedQueryAttention, MixtureOfExperts, ModelConfig, YarnPositions
@@ -38,24 +50,59 @@ SIZES = {
 }
 
 
+DEFAULTS = {
+    # Of GptOssConfig in transformers.
+    "vocab_size": 201_088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131_072,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+    "rope_theta": 150_000.0,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "attention_bias": True,
+    "sliding_window": 128,
+    "layer_types": None,
+    "num_local_experts": 128,
+    "num_experts_per_tok": 4,
+    "router_aux_loss_coef": 1e-3,
+    "swiglu_limit": 7.0,
+    "swiglu_alpha": 1.702,
+}
+ALIASES = {"num_experts": "num_local_experts"}
+
+
 def model_of(config: HfConfig) -> ModelConfig:
     config.must_be("attention_bias", [True])
     config.must_be("swiglu_limit", [7.0])
     config.must_be("swiglu_alpha", [1.702])
+    # Of the files that were published first; transformers reads neither.
+    config.pass_over("experts_per_token", "initial_context_length")
     found = sizes(config)
-    layers = ["sliding_attention" if (layer + 1) % 2 else "full_attention" for layer in range(found["num_layers"])]
-    config.must_be("layer_types", [layers, None])
+    has_window = layer_types(config, [layer % 2 == 0 for layer in range(found["num_layers"])])
     experts = MixtureOfExperts(
         num_experts=config.number("num_local_experts", int),
         experts_per_token=config.number("num_experts_per_tok", int),
         ffn_hidden_size=found["ffn_hidden_size"],
         auxiliary_loss="micro_batch",
-        auxiliary_loss_weight=config.number("router_aux_loss_coef", float, default=0.9),
+        auxiliary_loss_weight=config.number("router_aux_loss_coef", float),
     )
     return ModelConfig(
         **found,
-        window=config.number("sliding_window", int, default=128),
-        global_every=2,
+        **windows(config.optional("sliding_window"), has_window),
         biases=True,
         activation="clamped_swiglu",
         attention=GroupedQueryAttention(sinks=True),
@@ -65,17 +112,17 @@ def model_of(config: HfConfig) -> ModelConfig:
 
 def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
     assert model.experts is not None
-    windows = [model.window_of(layer) for layer in range(model.num_layers)]
     return {
         **base_config(model, context=context),
         "model_type": "gpt_oss",
         "architectures": ["GptOssForCausalLM"],
+        "attention_bias": model.biases,
         "num_local_experts": model.experts.num_experts,
         "num_experts_per_tok": model.experts.experts_per_token,
         "intermediate_size": model.experts.ffn_hidden_size,
         "router_aux_loss_coef": model.experts.auxiliary_loss_weight,
         "sliding_window": model.window,
-        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in windows],
+        "layer_types": layer_types_of(model),
         "swiglu_limit": 7.0,
         "swiglu_alpha": 1.702,
     }

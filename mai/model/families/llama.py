@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mai.model.families.shared_parts import (
+    attention_biases,
     base_config,
     ends,
     gated_network,
@@ -15,7 +16,7 @@ from mai.model.families.shared_parts import (
 )
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Rule
-from mai.recipe import Llama3Positions, ModelConfig
+from mai.recipe import GroupedQueryAttention, Llama3Positions, ModelConfig
 
 
 def _llama3(**sizes: Any) -> ModelConfig:
@@ -39,10 +40,38 @@ SIZES = {
 }
 
 
+DEFAULTS = {
+    # Of LlamaConfig in transformers.
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rope_parameters": None,
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+ALIASES: dict[str, str] = {}
+
+
 def model_of(config: HfConfig) -> ModelConfig:
-    config.must_be("attention_bias", [False])
-    config.must_be("mlp_bias", [False])
-    return ModelConfig(**sizes(config))
+    return ModelConfig(**fields(config))
+
+
+def fields(config: HfConfig) -> dict[str, Any]:
+    """Of ModelConfig; for other families too, whose config.json has these keys and more."""
+    found, biases = sizes(config), attention_biases(config)
+    if config.must_be("mlp_bias", [False] if biases == "none" else [False, True], because="in the network alone"):
+        return {**found, "biases": True}
+    return {**found, "attention": GroupedQueryAttention(biases=biases)}
 
 
 def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
@@ -50,7 +79,8 @@ def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
         **base_config(model, context=context),
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
-        "mlp_bias": False,
+        "attention_bias": model.has_query_biases,
+        "mlp_bias": model.biases,
     }
 
 
@@ -59,4 +89,4 @@ def rules(model: ModelConfig) -> Iterator[Rule]:
     for layer in range(model.num_layers):
         yield from norms(layer)
         yield from grouped_query_attention(model, layer)
-        yield from gated_network(ours(layer, "mlp"), theirs(layer, "mlp"))
+        yield from gated_network(ours(layer, "mlp"), theirs(layer, "mlp"), biases=model.biases)

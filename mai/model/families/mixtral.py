@@ -38,14 +38,39 @@ SIZES = {
 }
 
 
+DEFAULTS = {
+    # Of MixtralConfig in transformers.
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131_072,
+    "rope_parameters": None,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "sliding_window": None,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 1e-3,
+}
+ALIASES = {"num_experts": "num_local_experts"}
+
+
 def model_of(config: HfConfig) -> ModelConfig:
+    config.must_be("attention_bias", [False, None])
     found = sizes(config)
     experts = MixtureOfExperts(
         num_experts=config.number("num_local_experts", int),
         experts_per_token=config.number("num_experts_per_tok", int),
         ffn_hidden_size=found["ffn_hidden_size"],
         auxiliary_loss="micro_batch",
-        auxiliary_loss_weight=config.number("router_aux_loss_coef", float, default=0.02),
+        auxiliary_loss_weight=config.number("router_aux_loss_coef", float),
     )
     return ModelConfig(**found, feed_forward=experts, window=config.optional("sliding_window"))
 

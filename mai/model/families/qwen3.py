@@ -3,7 +3,13 @@
 from typing import Any
 
 from mai.model.families.llama import rules
-from mai.model.families.shared_parts import base_config, sizes
+from mai.model.families.shared_parts import (
+    attention_biases,
+    base_config,
+    sizes,
+    upper_windows,
+    upper_windows_of,
+)
 from mai.model.hf_config import HfConfig
 from mai.recipe import GroupedQueryAttention, ModelConfig
 
@@ -32,10 +38,35 @@ SIZES = {
 }
 
 
+DEFAULTS = {
+    # Of Qwen3Config in transformers.
+    "vocab_size": 151_936,
+    "hidden_size": 4096,
+    "intermediate_size": 22_016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32_768,
+    "rope_parameters": None,
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
+ALIASES: dict[str, str] = {}
+
+
 def model_of(config: HfConfig) -> ModelConfig:
-    config.must_be("attention_bias", [False])
-    config.must_be("use_sliding_window", [False])
-    return ModelConfig(**sizes(config), attention=GroupedQueryAttention(qk_norm=True))
+    found = sizes(config)
+    attention = GroupedQueryAttention(qk_norm=True, biases=attention_biases(config))
+    return ModelConfig(**found, **upper_windows(config, found["num_layers"]), attention=attention)
 
 
 def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
@@ -43,5 +74,6 @@ def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
         **base_config(model, context=context),
         "model_type": "qwen3",
         "architectures": ["Qwen3ForCausalLM"],
-        "use_sliding_window": False,
+        "attention_bias": model.has_query_biases,
+        **upper_windows_of(model),
     }

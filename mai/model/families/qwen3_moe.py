@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mai.model.families.shared_parts import (
+    attention_biases,
     base_config,
     ends,
     gated_network,
@@ -12,6 +13,7 @@ from mai.model.families.shared_parts import (
     ours,
     same,
     sizes,
+    sparse_layers,
     theirs,
 )
 from mai.model.hf_config import HfConfig
@@ -48,22 +50,57 @@ SIZES = {
 }
 
 
+DEFAULTS = {
+    # Of Qwen3MoeConfig in transformers.
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32_768,
+    "rope_parameters": None,
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": None,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": False,
+    "router_aux_loss_coef": 1e-3,
+}
+ALIASES = {"num_local_experts": "num_experts"}
+
+
 def model_of(config: HfConfig) -> ModelConfig:
-    config.must_be("attention_bias", [False])
-    config.must_be("use_sliding_window", [False])
-    config.must_be("decoder_sparse_step", [1])
-    config.must_be("mlp_only_layers", [[], None])
-    # Scores that are not normalised over the picked experts; every published model normalises them.
-    config.must_be("norm_topk_prob", [True], default=False)
-    key = "num_experts" if config.has("num_experts") else "num_local_experts"
+    found = sizes(config)
+    layers = sparse_layers(config, found["num_layers"])
+    attention = GroupedQueryAttention(qk_norm=True, biases=attention_biases(config))
+    window = config.optional("sliding_window") if config.number("use_sliding_window", bool) else None
+    config.pass_over("sliding_window", "max_window_layers")
+    if layers is None:
+        config.pass_over(*_OF_EXPERTS)
+        return ModelConfig(**found, attention=attention, window=window)
     experts = MixtureOfExperts(
-        num_experts=config.number(key, int),
+        num_experts=config.number("num_experts", int),
         experts_per_token=config.number("num_experts_per_tok", int),
         ffn_hidden_size=config.number("moe_intermediate_size", int),
+        normalised=config.number("norm_topk_prob", bool),
         auxiliary_loss="micro_batch",
-        auxiliary_loss_weight=config.number("router_aux_loss_coef", float, default=1e-3),
+        auxiliary_loss_weight=config.number("router_aux_loss_coef", float),
+        **layers,
     )
-    return ModelConfig(**sizes(config), attention=GroupedQueryAttention(qk_norm=True), feed_forward=experts)
+    return ModelConfig(**found, attention=attention, window=window, feed_forward=experts)
+
+
+_OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "router_aux_loss_coef")
 
 
 def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
@@ -72,10 +109,12 @@ def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
         **base_config(model, context=context),
         "model_type": "qwen3_moe",
         "architectures": ["Qwen3MoeForCausalLM"],
-        "use_sliding_window": False,
+        "attention_bias": model.has_query_biases,
+        "use_sliding_window": model.window is not None,
+        "sliding_window": model.window,
         "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-        "norm_topk_prob": True,
+        "mlp_only_layers": [layer for layer in range(model.num_layers) if not model.has_experts(layer)],
+        "norm_topk_prob": model.experts.normalised,
         "num_experts": model.experts.num_experts,
         "num_experts_per_tok": model.experts.experts_per_token,
         "moe_intermediate_size": model.experts.ffn_hidden_size,
@@ -84,12 +123,15 @@ def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:
 
 
 def rules(model: ModelConfig) -> Iterator[Rule]:
-    assert model.experts is not None
+    num_experts = 0 if model.experts is None else model.experts.num_experts
     yield from ends(model)
     for layer in range(model.num_layers):
         yield from norms(layer)
         yield from grouped_query_attention(model, layer)
+        if not model.has_experts(layer):
+            yield from gated_network(ours(layer, "mlp"), theirs(layer, "mlp"))
+            continue
         yield same(ours(layer, "mlp.router.weight"), theirs(layer, "mlp.gate.weight"))
-        for expert in range(model.experts.num_experts):
+        for expert in range(num_experts):
             source = theirs(layer, f"mlp.experts.{expert}")
             yield from gated_network(ours(layer, "mlp.experts.experts"), source, expert=expert)

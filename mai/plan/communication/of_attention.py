@@ -12,8 +12,8 @@ def grouped_query_attention(caller: Caller, name: str) -> list[Module]:
     assert isinstance(attention, GroupedQueryAttention)
     projection = row_parallel(caller, f"{name}.linear_proj", outputs=model.hidden_size)
     return [
-        column_parallel(caller, f"{name}.linear_qkv", inputs=model.hidden_size, biases=model.biases),
-        *(norm(f"{name}.{which}_layernorm") for which in "qk" if attention.qk_norm),
+        column_parallel(caller, f"{name}.linear_qkv", inputs=model.hidden_size, biases=model.has_query_biases),
+        *_norms(caller, name),
         _core(
             caller,
             key_heads=model.num_kv_heads,
@@ -21,8 +21,24 @@ def grouped_query_attention(caller: Caller, name: str) -> list[Module]:
             value_size=model.head_size,
             weights=(Weights(f"{name}.core_attention.sinks"),) if attention.sinks else (),
         ),
-        with_bias(projection, f"{name}.linear_proj") if model.biases else projection,
+        with_bias(projection, f"{name}.linear_proj") if model.has_output_biases else projection,
     ]
+
+
+def _norms(caller: Caller, name: str) -> list[Module]:
+    """Of queries and keys; over all heads, tensor ranks add up their squares (mai/engine/all_heads_norm.py)."""
+    model = caller.recipe.model
+    if not model.has_head_norms:
+        return []
+    if not model.norms_all_heads:
+        return [norm(f"{name}.{which}_layernorm") for which in "qk"]
+    found = []
+    for which, what in {"q": "queries", "k": "keys"}.items():
+        weights = (Weights(f"{name}.{which}_layernorm.weight"),)
+        forward = caller.tensor("all_reduce", caller.tokens, f"squares of {what}", "float32")
+        backward = caller.tensor("all_reduce", caller.tokens, f"gradient of the squares of {what}", "float32")
+        found.append(Module(f"norm of {what}", weights + forward, backward + weights))
+    return found
 
 
 def latent_attention(caller: Caller, name: str) -> list[Module]:

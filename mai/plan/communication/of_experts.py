@@ -13,6 +13,9 @@ def of_experts(caller: Caller, name: str) -> Module:
     shared = []
     if experts.shared_ffn_hidden_size:
         shared = [network(caller, "shared_experts", f"{name}.shared_experts")]
+        if experts.shared_gate:
+            gate = (Weights(f"{name}.shared_experts.gate_weight"),)
+            shared.append(Module("shared_experts", gate, gate))
         if "shared_experts" in caller.recipe.parallel.recompute:
             shared = [recomputed(module) for module in shared]
     routed = [_routed(caller, f"{name}.experts.experts")]

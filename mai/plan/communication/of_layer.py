@@ -13,10 +13,12 @@ def modules_of_layer(caller: Caller, layer: int, *, prefix: str) -> list[Module]
     attention = grouped_query_attention if model.latent_attention is None else latent_attention
     has_experts = model.has_experts(layer)
     return [
-        norm(f"{prefix}.input_layernorm"),
+        *([norm(f"{prefix}.input_layernorm")] if model.has_input_norms else []),
         *attention(caller, f"{prefix}.self_attention"),
-        norm(f"{prefix}.pre_mlp_layernorm"),
+        *([norm(f"{prefix}.post_self_attn_layernorm")] if model.has_output_norms else []),
+        *([norm(f"{prefix}.pre_mlp_layernorm")] if model.has_input_norms else []),
         of_experts(caller, f"{prefix}.mlp") if has_experts else network(caller, "feed_forward", f"{prefix}.mlp"),
+        *([norm(f"{prefix}.post_mlp_layernorm")] if model.has_output_norms else []),
     ]
 
 

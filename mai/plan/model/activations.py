@@ -55,6 +55,9 @@ def kept_bytes(architecture: Architecture, layer: Layer, cut: Cut, recompute: Co
     kept += _of_residuals(architecture.hidden, layer, cut, recompute) + _of_attention(layer.attention, cut, recompute)
     if network is not None and not _recomputes_network(layer, recompute):
         kept += cut.tokens * _of_network(network) * cut.element_bytes // cut.tensor
+        if network.has_gate:
+            # What the network gives, and the share that it is multiplied with.
+            kept += cut.own_tokens * (architecture.hidden + 1) * cut.element_bytes
     if experts is not None and "experts" not in recompute:
         kept += router_copy_bytes(experts, cut) + _of_choice(experts, cut) + _of_experts(experts, cut)
     return kept
@@ -66,13 +69,15 @@ def _recomputes_network(layer: Layer, recompute: Collection[Recomputed]) -> bool
 
 
 def _of_residuals(hidden: int, layer: Layer, cut: Cut, recompute: Collection[Recomputed]) -> int:
-    """The input of both norms, and what each gives to the matrices behind it; a number a token to scale it by."""
-    if "norms" in recompute:
-        return cut.own_tokens * 2 * hidden * cut.element_bytes
+    """The input of both norms, and what each gives to the matrices behind it; a number a token to scale it by. Norms
+    of what attention and network give keep that, and such a number."""
+    outputs = layer.num_output_norms * (hidden * cut.element_bytes + _FP32)
+    if "norms" in recompute or not layer.num_input_norms:
+        return cut.own_tokens * (2 * hidden * cut.element_bytes + outputs)
     # A router alone keeps what it gets in fp32, which is not another tensor where all are.
     has_reader = layer.network is not None or cut.element_bytes == _FP32 or "experts" in recompute
     has_reader |= layer.experts is not None and bool(layer.experts.latent_products)
-    return cut.own_tokens * ((4 if has_reader else 3) * hidden * cut.element_bytes + 2 * _FP32)
+    return cut.own_tokens * ((4 if has_reader else 3) * hidden * cut.element_bytes + 2 * _FP32 + outputs)
 
 
 def _of_attention(attention: Attention, cut: Cut, recompute: Collection[Recomputed]) -> int:
@@ -98,6 +103,10 @@ def _of_attention(attention: Attention, cut: Cut, recompute: Collection[Recomput
         latents = 2 * attention.num_normed + attention.rotary_size
         norms = 2 if attention.has_query_latent else 1
         kept += cut.own_tokens * (latents * cut.element_bytes + norms * _FP32)
+    elif attention.norms_all_heads:
+        # Step by step, in fp32: what is normed, where that is a copy, and normed without its weight.
+        copies = 1 if cut.element_bytes == _FP32 else 2
+        kept += cut.tokens * copies * attention.num_normed * _FP32 // cut.tensor
     elif attention.num_normed:
         kept += cut.tokens * attention.products[0].outputs * cut.element_bytes // cut.tensor
     return kept
@@ -139,9 +148,12 @@ def _of_sinks(attention: Attention, cut: Cut) -> int:
 
 def _of_network(network: Network) -> int:
     """Numbers of a token: what the first matrix gives, and the activation."""
-    if network.is_clamped:
+    if network.activation == "clamped_swiglu":
         # Step by step: both halves, the gate cut off, its sigmoid, their product, the other half plus one.
         return 7 * network.width
+    if network.activation == "geglu":
+        # Step by step: both halves, the gate's gelu, their product.
+        return 4 * network.width
     return (3 if network.is_gated else 2) * network.width
 
 
@@ -155,14 +167,15 @@ def router_copy_bytes(experts: Experts, cut: Cut) -> int:
 def _of_choice(experts: Experts, cut: Cut) -> int:
     """Bytes that the router keeps besides its copies: picked logits and experts; a share of each expert and their sum
     for the balancing loss."""
-    return cut.own_tokens * (experts.per_token * (_FP32 + _INT64) + (experts.number + 1) * _FP32)
+    scores = experts.number * _FP32 if experts.keeps_scores else experts.per_token * _FP32
+    return cut.own_tokens * (scores + experts.per_token * _INT64 + (experts.number + 1) * _FP32)
 
 
 def _of_experts(experts: Experts, cut: Cut) -> int:
     """Rows that they get and their weights, and what their networks keep."""
     network, latent = experts.network, experts.latent_products
     numbers = _of_network(network)
-    if network.is_clamped:
+    if network.activation != "swiglu":
         numbers += network.width  # before it is weighted
     of_row = (network.products[0].inputs + numbers // cut.expert_tensor) * cut.element_bytes + _FP32
     if experts.number > cut.expert and cut.expert * cut.expert_tensor > 1:

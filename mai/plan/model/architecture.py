@@ -53,12 +53,17 @@ class Attention:
     """Numbers of a token that norms inside the attention read: of heads, or of latent vectors."""
     num_norm_parameters: int = 0
     """How many parameters those norms have."""
+    norms_all_heads: bool = False
+    """They are over all heads, and tensor ranks share them out; no single operation."""
     has_sinks: bool = False
     """A number for each head, which tensor ranks share out."""
     rotary_size: int = 0
     """How many numbers of a key all heads share, in latent attention; 0 in any other."""
     window: int | None = None
     turns: bool = True
+
+    def num_norm_parameters_on(self, tensor: int) -> int:
+        return self.num_norm_parameters // (tensor if self.norms_all_heads else 1)
 
     @property
     def turned_size(self) -> int:
@@ -81,8 +86,10 @@ class Network:
     width: int
     is_gated: bool
     products: tuple[Product, Product]
-    is_clamped: bool = False
-    """gpt-oss's activation, which is no single operation."""
+    activation: str = "swiglu"
+    """As `model.activation`; all but swiglu are no single operation."""
+    has_gate: bool = False
+    """What it gives is multiplied with a share of its own, as of Qwen2-MoE's shared expert."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,8 @@ class Experts:
     shared: Network | None = None
     latent_products: tuple[Product, ...] = ()
     """Down to what is sent to them and back, where that is not the hidden state."""
+    keeps_scores: bool = False
+    """The softmax over all experts is kept, not the picked logits."""
 
     def num_parameters_on(self, *, expert: int, expert_tensor: int) -> int:
         """What one rank holds of all of them, without router and shared expert."""
@@ -108,6 +117,12 @@ class Experts:
 class Layer:
     attention: Attention
     feed_forward: Network | Experts
+    num_input_norms: int = 2
+    """Of what attention and network take."""
+    num_output_norms: int = 0
+    """Of what they give."""
+    scales_outputs: bool = False
+    """What they give is multiplied before it is added."""
 
     def __hash__(self) -> int:
         # What tells one model's layers apart: a search looks them up a million times, and all takes 2 microseconds.
@@ -168,7 +183,9 @@ class Architecture:
         """What a tensor rank holds of a layer, without its experts."""
         products = sum(product.num_parameters_on(tensor) for product in layer.products())
         sinks = layer.attention.has_sinks * layer.attention.heads // tensor
-        return products + sinks + layer.attention.num_norm_parameters + 2 * self.num_norm_parameters
+        gate = self.hidden if layer.network is not None and layer.network.has_gate else 0
+        norms = (layer.num_input_norms + layer.num_output_norms) * self.num_norm_parameters
+        return products + sinks + gate + layer.attention.num_norm_parameters_on(tensor) + norms
 
     def num_depth_parameters_on(self, tensor: int) -> int:
         """What a tensor rank holds of one depth of multi-token prediction, without its experts: a matrix, a layer like
@@ -206,38 +223,49 @@ def of_model(model: ModelConfig) -> Architecture:
 def _layer(model: ModelConfig, number: int) -> Layer:
     latent = model.latent_attention
     attention = _grouped_query(model, number) if latent is None else _latent(model, latent, number)
-    experts, is_clamped = model.experts, model.activation == "clamped_swiglu"
-    if experts is None or not model.has_experts(number):
-        network = gated_network(model.hidden_size, model.ffn_hidden_size, has_bias=model.biases, is_clamped=is_clamped)
-        return Layer(attention, network)
-    hidden, shared, latent_size = model.hidden_size, experts.shared_ffn_hidden_size, experts.latent_size
     return Layer(
         attention,
-        Experts(
-            number=experts.num_experts,
-            per_token=experts.experts_per_token,
-            network=gated_network(
-                latent_size or hidden, experts.ffn_hidden_size, has_bias=model.biases, is_clamped=is_clamped
-            ),
-            router=Product("router", hidden, experts.num_experts, Split.NONE, has_bias=model.biases),
-            shared=gated_network(hidden, shared, has_bias=False, is_clamped=is_clamped) if shared else None,
-            latent_products=()
-            if latent_size is None
-            else (
-                Product("fc1_latent_proj", hidden, latent_size, Split.NONE),
-                Product("fc2_latent_proj", latent_size, hidden, Split.NONE),
-            ),
-        ),
+        _feed_forward(model, number),
+        num_input_norms=2 if model.has_input_norms else 0,
+        num_output_norms=2 if model.has_output_norms else 0,
+        scales_outputs=model.residual_scale != 1,
     )
 
 
-def gated_network(inputs: int, width: int, *, has_bias: bool, is_clamped: bool = False) -> Network:
-    """SwiGLU: gate and up in one product."""
+def _feed_forward(model: ModelConfig, number: int) -> Network | Experts:
+    experts, activation = model.experts, model.activation
+    if experts is None or not model.has_experts(number):
+        return gated_network(model.hidden_size, model.ffn_hidden_size, has_bias=model.biases, activation=activation)
+    hidden, shared, latent_size = model.hidden_size, experts.shared_ffn_hidden_size, experts.latent_size
+    return Experts(
+        number=experts.num_experts,
+        per_token=experts.experts_per_token,
+        network=gated_network(
+            latent_size or hidden, experts.ffn_hidden_size, has_bias=model.biases, activation=activation
+        ),
+        router=Product("router", hidden, experts.num_experts, Split.NONE, has_bias=model.biases),
+        shared=gated_network(hidden, shared, has_bias=False, activation=activation, has_gate=experts.shared_gate)
+        if shared
+        else None,
+        latent_products=()
+        if latent_size is None
+        else (
+            Product("fc1_latent_proj", hidden, latent_size, Split.NONE),
+            Product("fc2_latent_proj", latent_size, hidden, Split.NONE),
+        ),
+        keeps_scores=experts.scores == "softmax" and not experts.normalised,
+    )
+
+
+def gated_network(
+    inputs: int, width: int, *, has_bias: bool, activation: str = "swiglu", has_gate: bool = False
+) -> Network:
+    """SwiGLU and its like: gate and up in one product."""
     products = (
         Product("linear_fc1", inputs, 2 * width, Split.GATE_AND_UP_ROWS, has_bias=has_bias),
         Product("linear_fc2", width, inputs, Split.COLUMNS, has_bias=has_bias),
     )
-    return Network(width, is_gated=True, products=products, is_clamped=is_clamped)
+    return Network(width, is_gated=True, products=products, activation=activation, has_gate=has_gate)
 
 
 def _grouped_query(model: ModelConfig, number: int) -> Attention:
@@ -251,11 +279,18 @@ def _grouped_query(model: ModelConfig, number: int) -> Attention:
         key_size=size,
         value_size=size,
         products=(
-            Product("linear_qkv", model.hidden_size, rows, Split.ROWS, has_bias=model.biases),
-            Product("linear_proj", model.num_heads * size, model.hidden_size, Split.COLUMNS, has_bias=model.biases),
+            Product("linear_qkv", model.hidden_size, rows, Split.ROWS, has_bias=model.has_query_biases),
+            Product(
+                "linear_proj",
+                model.num_heads * size,
+                model.hidden_size,
+                Split.COLUMNS,
+                has_bias=model.has_output_biases,
+            ),
         ),
         num_normed=normed if kind.qk_norm else 0,
-        num_norm_parameters=2 * size * kind.qk_norm,
+        num_norm_parameters=(normed if model.norms_all_heads else 2 * size) * kind.qk_norm,
+        norms_all_heads=model.norms_all_heads,
         has_sinks=kind.sinks,
         window=model.window_of(number),
         turns=model.turns(number),

@@ -58,7 +58,7 @@ def of_layer(architecture: Architecture, layer: Layer, cut: Cut) -> Mapping[str,
     attention."""
     attention, experts, network = layer.attention, layer.experts, layer.network
     modules = {
-        "norms": _of_norms(architecture.hidden, cut),
+        "norms": _of_norms(architecture.hidden, layer, cut),
         "projections": _of_projections(attention, cut),
         "attention_core": _of_core(attention, cut),
     }
@@ -110,9 +110,12 @@ def of_embedding(architecture: Architecture, cut: Cut) -> Work:
     )
 
 
-def _of_norms(hidden: int, cut: Cut) -> Work:
-    """Both norms with the sum before them: two numbers in, two out, and the same with gradients."""
-    numbers = 2 * 4 * cut.own_tokens * hidden
+def _of_norms(hidden: int, layer: Layer, cut: Cut) -> Work:
+    """Sums with the norm behind them: two numbers in, two out, and the same with gradients; without that norm one out.
+    A norm of what is added, or a factor on it: one in, one out."""
+    of_each = 4 if layer.num_input_norms else 3
+    of_each += 2 * (layer.num_output_norms > 0) + 2 * layer.scales_outputs
+    numbers = 2 * of_each * cut.own_tokens * hidden
     return Work(forward_bytes=numbers * cut.element_bytes, backward_bytes=numbers * cut.element_bytes)
 
 

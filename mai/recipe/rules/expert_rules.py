@@ -22,6 +22,9 @@ def some_layer_has_experts(recipe: Recipe) -> Iterator[Breach]:
         every = ("model.feed_forward.every",) if experts.every > 1 else ()
         rule = f"no layer is left for the experts; use {fewer}model.feed_forward.kind=dense"
         yield breach(recipe, rule, "model.feed_forward.num_dense_layers", *every, "model.num_layers")
+    elif experts and not any(map(recipe.model.has_experts, range(layers))):
+        rule = "no layer is left for the experts; name fewer, or use model.feed_forward.kind=dense"
+        yield breach(recipe, rule, "model.feed_forward.dense_layers", "model.num_layers")
 
 
 def groups_share_the_experts_evenly(recipe: Recipe) -> Iterator[Breach]:
@@ -37,8 +40,8 @@ def groups_share_the_experts_evenly(recipe: Recipe) -> Iterator[Breach]:
 
 
 def a_tokens_groups_hold_its_experts(recipe: Recipe) -> Iterator[Breach]:
-    """Megatron-Core asks the same (transformer/moe/moe_utils.py, group_limited_topk): each group is judged by its best
-    `experts_per_token / groups_per_token` scores."""
+    """Megatron-Core asks the same (transformer/moe/moe_utils.py, group_limited_topk) where each group is judged by its
+    best `experts_per_token / groups_per_token` scores; judged by others, the open groups must hold enough."""
     experts = recipe.model.experts
     if not experts or experts.num_experts % experts.num_groups:
         return
@@ -50,6 +53,15 @@ def a_tokens_groups_hold_its_experts(recipe: Recipe) -> Iterator[Breach]:
     if experts.num_groups == 1:
         return
     each, rest = divmod(experts.experts_per_token, experts.groups_per_token)
+    if experts.scores_per_group is not None:
+        of_a_group = experts.num_experts // experts.num_groups
+        if experts.scores_per_group > of_a_group:
+            rule = f"a group has {of_a_group} experts; use {of_a_group} or less"
+            yield breach(recipe, rule, "model.feed_forward.scores_per_group", "model.feed_forward.num_groups")
+        if experts.experts_per_token > experts.groups_per_token * of_a_group:
+            rule = f"its groups hold {experts.groups_per_token * of_a_group}; use that or less"
+            yield breach(recipe, rule, "model.feed_forward.experts_per_token", *paths)
+        return
     if rest or each > experts.num_experts // experts.num_groups:
         fits = [
             groups
@@ -79,15 +91,22 @@ def a_shared_expert_has_no_biases(recipe: Recipe) -> Iterator[Breach]:
         yield breach(recipe, rule, "model.biases", "model.feed_forward.shared_ffn_hidden_size")
 
 
-def one_expert_needs_sigmoid_scores(recipe: Recipe) -> Iterator[Breach]:
+def a_gate_has_a_shared_expert(recipe: Recipe) -> Iterator[Breach]:
+    experts = recipe.model.experts
+    if experts and experts.shared_gate and not experts.shared_ffn_hidden_size:
+        rule = "there is no shared expert; give it a width, or use model.feed_forward.shared_gate=false"
+        yield breach(recipe, rule, "model.feed_forward.shared_gate", "model.feed_forward.shared_ffn_hidden_size")
+
+
+def a_router_learns_something(recipe: Recipe) -> Iterator[Breach]:
     """Megatron-Core refuses it as well (transformer/transformer_config.py, moe_router_topk == 1)."""
     experts = recipe.model.experts
-    if experts and experts.experts_per_token == 1 and experts.scores == "softmax":
+    if experts and experts.experts_per_token == 1 and experts.normalised:
         rule = (
-            "softmax over one picked expert is always 1, so the router would learn nothing; "
-            "use model.feed_forward.experts_per_token=2 or more, or model.feed_forward.scores=sigmoid"
+            "one picked expert weighs 1 whatever the router says, so it would learn nothing from the loss; "
+            "use model.feed_forward.normalised=false, or model.feed_forward.experts_per_token=2 or more"
         )
-        yield breach(recipe, rule, "model.feed_forward.experts_per_token", "model.feed_forward.scores")
+        yield breach(recipe, rule, "model.feed_forward.experts_per_token", "model.feed_forward.normalised")
 
 
 def a_bias_needs_sigmoid_scores(recipe: Recipe) -> Iterator[Breach]:

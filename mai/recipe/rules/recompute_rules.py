@@ -24,6 +24,9 @@ def experts_include_the_shared_one(recipe: Recipe) -> Iterator[Breach]:
 
 def recomputed_modules_are_there(recipe: Recipe) -> Iterator[Breach]:
     recompute, experts = set(recipe.parallel.recompute), recipe.model.experts
+    if "norms" in recompute and not recipe.model.has_input_norms:
+        rule = "norms are what comes before attention and network, and the model has none there; leave norms out"
+        yield breach(recipe, rule, _PATH, "model.norms")
     if experts is None:
         if not recompute.isdisjoint({"experts", "shared_experts"}):
             rule = "the model has no experts; use feed_forward instead, or model.feed_forward.kind=experts"

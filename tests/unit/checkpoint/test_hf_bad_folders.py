@@ -146,7 +146,7 @@ def test_a_file_cut_at_any_byte_is_told(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(3), "b": torch.zeros(2, 2)}, file)
     whole = file.read_bytes()
-    assert read_headers(tmp_path).keys() == {"a", "b"}
+    assert read_headers(tmp_path)[0].keys() == {"a", "b"}
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match="damaged or cut off"):

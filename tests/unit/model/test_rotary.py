@@ -7,8 +7,10 @@ import pytest
 
 from mai.model import rotary
 from mai.model.families import deepseek_v3, gpt_oss, llama
-from mai.model.hf_config import rotary_parameters
+from mai.model.hf_rotary import rotary_parameters
 from mai.recipe import Llama3Positions, ModelConfig, UnscaledPositions, YarnPositions
+
+LENGTH = 48
 
 MODELS = {
     "llama3": llama.SIZES["405b"],
@@ -26,7 +28,7 @@ def of_transformers(model: ModelConfig) -> tuple[Any, float]:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     parameters = rotary_parameters(model.rotary_base, model.positions)
-    size = rotary.rotary_size(model)
+    size = model.rotary_size
     config = LlamaConfig(hidden_size=size, num_attention_heads=1, head_dim=size, rope_parameters=parameters)
     frequencies, scale = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, device="cpu")
     return frequencies, float(scale)
@@ -35,7 +37,7 @@ def of_transformers(model: ModelConfig) -> tuple[Any, float]:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 def test_frequencies_and_scale_are_those_of_transformers(model: ModelConfig) -> None:
     frequencies, scale = of_transformers(model)
-    assert rotary.frequencies(model) == pytest.approx(frequencies.tolist(), rel=1e-6)
+    assert rotary.frequencies(model, length=LENGTH) == pytest.approx(frequencies.tolist(), rel=1e-6)
     assert rotary.rotation_scale(model) == pytest.approx(scale, rel=1e-6)
 
 
@@ -48,4 +50,4 @@ def test_deepseek_sharpens_the_softmax() -> None:
 def test_unscaled_frequencies_are_powers_of_the_base() -> None:
     """RoFormer, section 3.2.2."""
     model = replace(llama.SIZES["8b"], positions=UnscaledPositions(), head_size=4, rotary_base=10_000.0)
-    assert rotary.frequencies(model) == pytest.approx([1.0, 0.01])
+    assert rotary.frequencies(model, length=LENGTH) == pytest.approx([1.0, 0.01])

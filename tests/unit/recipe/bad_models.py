@@ -73,11 +73,79 @@ BAD_MODELS = {
             "use 3 or less, or model.feed_forward.kind=dense",
         ),
     ),
-    "softmax over one expert": Bad(
+    "one expert that weighs 1": Bad(
         overrides=experts(experts_per_token=1),
         messages=(
-            "model.feed_forward.experts_per_token=1, model.feed_forward.scores=softmax: softmax over one picked ",
-            "use model.feed_forward.experts_per_token=2 or more, or model.feed_forward.scores=sigmoid",
+            "model.feed_forward.experts_per_token=1, model.feed_forward.normalised=true: one picked expert weighs 1 ",
+            "use model.feed_forward.normalised=false, or model.feed_forward.experts_per_token=2 or more",
+        ),
+    ),
+    "groups judged by more than they have": Bad(
+        overrides=experts(num_groups=4, groups_per_token=2, scores_per_group=3),
+        messages=("model.feed_forward.scores_per_group=3, model.feed_forward.num_groups=4: a group has 2 experts",),
+    ),
+    "groups that hold too few": Bad(
+        overrides=experts(experts_per_token=3, num_groups=4, groups_per_token=1, scores_per_group=1),
+        messages=("its groups hold 2; use that or less",),
+    ),
+    "a gate without a shared expert": Bad(
+        overrides=experts(shared_gate="true"),
+        messages=("model.feed_forward.shared_gate=true, model.feed_forward.shared_ffn_hidden_size=0: there is no ",),
+    ),
+    "layers that are not there": Bad(
+        overrides=f"{experts(dense_layers='4')} model.still_layers=9 model.window=8 model.global_layers=1,7",
+        messages=(
+            "model.feed_forward.dense_layers=4, model.num_layers=4: layers are counted from 0; use 3 or less",
+            "model.still_layers=9, model.num_layers=4: ",
+            "model.global_layers=1,7, model.num_layers=4: ",
+        ),
+    ),
+    "every layer dense by name": Bad(
+        overrides=experts(dense_layers="0,1,2,3"),
+        messages=("model.feed_forward.dense_layers=0,1,2,3, model.num_layers=4: no layer is left for the experts",),
+    ),
+    "windows said twice": Bad(
+        overrides="model.window=8 model.global_every=2 model.global_layers=1",
+        messages=("model.global_layers=1, model.window=8, model.global_every=2: ",),
+    ),
+    "biases said twice": Bad(
+        overrides="model.biases=true model.attention.biases=all",
+        messages=("model.biases=true, model.attention.biases=all: model.biases has them everywhere",),
+    ),
+    "norms of all heads without norms": Bad(
+        overrides="model.attention.norm_over=all_heads",
+        messages=("model.attention.norm_over=all_heads, model.attention.qk_norm=false: ",),
+    ),
+    "no pair is turned": Bad(
+        overrides="model.rotary_share=0.01",
+        messages=("model.rotary_share=0.01, model.head_size=16: no pair of a head's 16 numbers is left; use 0.125 ",),
+    ),
+    "a base for windows that are not there": Bad(
+        overrides="model.window_rotary_base=1000",
+        messages=("model.window_rotary_base=1000.0, model.window=none: ",),
+    ),
+    "logits scaled twice": Bad(
+        overrides="model.positions.kind=yarn model.positions.factor=4 model.positions.original_length=64 "
+        "model.positions.softmax_scale=1 model.softmax_scale=0.5",
+        messages=("model.softmax_scale=0.5, model.positions.softmax_scale=1.0: both say",),
+    ),
+    "divisors for pairs that are not there": Bad(
+        overrides="model.positions.kind=long model.positions.short_factors=1,2 model.positions.long_factors=1,2 "
+        "model.positions.original_length=64",
+        messages=(
+            "model.positions.short_factors=1.0,2.0, model.head_size=16: one number above 0 for each pair",
+            "model.positions.long_factors=1.0,2.0, model.head_size=16: ",
+        ),
+    ),
+    "recomputed norms that are not there": Bad(
+        overrides="model.norms=after parallel.recompute=norms",
+        messages=("parallel.recompute=norms, model.norms=after: ",),
+    ),
+    "a scale that another core does not know": Bad(
+        overrides="model.softmax_scale=0.5 model.attention_core=somewhere.py:core",
+        messages=(
+            "model.softmax_scale=0.5, model.attention_core=somewhere.py:core: is of mai's attention core",
+            "model.attention_core=somewhere.py:core: somewhere.py: No such file or directory",
         ),
     ),
     "bias without sigmoid": Bad(

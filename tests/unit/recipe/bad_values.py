@@ -50,9 +50,9 @@ BAD_VALUES = {
         overrides="train.steps=1.7",
         messages=("train.steps=1.7: must be a whole number; the nearest valid value is 2",),
     ),
-    "exponent for a whole number": Bad(
-        overrides="train.seed=1e3",
-        messages=("train.seed=1e3: must be a whole number; the nearest valid value is 1000",),
+    "a thousandth for a whole number": Bad(
+        overrides="train.steps=1.5k train.seed=1e-3",
+        messages=("train.seed=1e-3: must be a whole number",),
     ),
     "whole number beyond 64 bits": Bad(
         overrides=f"train.seed={10**30}", messages=("must be below 9223372036854775808",)
@@ -75,6 +75,10 @@ BAD_VALUES = {
     "Python's None": Bad(
         overrides="checkpoint.every_steps=None",
         messages=("checkpoint.every_steps=None: must be a whole number or none; the nearest valid value is none",),
+    ),
+    "Python's None for a file": Bad(
+        overrides="data.tokenizer=None",
+        messages=("data.tokenizer=None: must be text or none; the nearest valid value is none",),
     ),
     "none where a value must be": Bad(
         overrides="train.steps=none", messages=("train.steps=none: must be a whole number",)

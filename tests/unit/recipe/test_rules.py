@@ -44,7 +44,7 @@ def test_a_good_recipe_breaks_no_rule() -> None:
         (f"{experts()} parallel.expert=4 parallel.expert_tensor=2 parallel.tensor=2 parallel.sequence=true", 8),
         # No layer is dense, so nothing is as wide as model.ffn_hidden_size.
         (f"{experts()} model.ffn_hidden_size=127 parallel.tensor=2 parallel.sequence=true", 2),
-        (f"{experts(experts_per_token=1, scores='sigmoid', bias_update_rate=1e-3)}", 1),
+        (f"{experts(experts_per_token=1, normalised='false', scores='sigmoid', bias_update_rate=1e-3)}", 1),
         (f"{experts(shared_ffn_hidden_size=32, num_dense_layers=1)} parallel.recompute=shared_experts,feed_forward", 1),
         (f"{experts()} parallel.expert=4 parallel.data=8 parallel.sharding_ranks=4", 8),
         (f"{latent(query_rank=15)} model.head_size=15 parallel.tensor=2", 2),
