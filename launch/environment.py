@@ -13,6 +13,9 @@ from mai.parallel.place import VARIABLES, Place
 
 _SLURM_NAMES = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
 
+_TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""torchrun sets it for each of its ranks."""
+
 # Below the kernel's ephemeral range (32768 and up) and Slurm's usual SrunPortRange (60001 and up).
 _FIRST_SLURM_PORT = 20_000
 _NUM_SLURM_PORTS = 9_973  # a prime, so that the jobs and steps that run side by side fall on different ports
@@ -32,12 +35,27 @@ def this_place() -> Place | None:
 def rank_from_environment(environ: Mapping[str, str]) -> Place | None:
     """This process's place in a job that somebody else started; None in a plain shell, where we start the ranks.
 
-    torchrun's variables go before Slurm's, since torchrun may itself run in a step."""
-    if "RANK" not in environ and _is_task_of_many(environ):
-        return _from_slurm(environ)
+    An empty variable is one that is not set. torchrun's go before Slurm's, since torchrun may itself run in a step."""
+    environ = {name: value for name, value in environ.items() if value}
+    if _is_task_of_many(environ) and _TORCHRUN not in environ:
+        place = _from_slurm(environ)
+        _refuse_other_rank(environ, place)
+        return place
     if any(name in environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")):
         return _from_torchrun(environ)
     return None
+
+
+def _refuse_other_rank(environ: Mapping[str, str], place: Place) -> None:
+    """Variables of another starter that were exported before srun would give every task the same place."""
+    own = {"RANK": place.rank, "WORLD_SIZE": place.world_size, "LOCAL_RANK": place.local_rank}
+    others = {name: environ[name] for name, value in own.items() if environ.get(name, str(value)) != str(value)}
+    if others:
+        said = ", ".join(f"{name}={value}" for name, value in others.items())
+        raise RankEnvironmentError(
+            f"{said}, but srun says rank {place.rank} of {place.world_size}, local rank {place.local_rank}: unset "
+            f"{', '.join(others)}, which a batch script or a shell exported; or, if they are meant, unset SLURM_STEP_ID"
+        )
 
 
 def _is_task_of_many(environ: Mapping[str, str]) -> bool:

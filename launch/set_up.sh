@@ -83,9 +83,9 @@ install() {
     if has_gpu; then extras=dev,gpu; fi
     if [ $tool = uv ]; then
         UV_FIND_LINKS=${UV_FIND_LINKS:-$(find_links)} run_uv pip install --python $venv/bin/python \
-            --constraint constraints.txt --build-constraint constraints.txt --editable ".[$extras]"
+            --constraint constraints.txt --build-constraint constraints.txt --editable ".[$extras]" --config-settings editable_mode=compat
     else
-        $venv/bin/python -m pip install --constraint constraints.txt --editable ".[$extras]"
+        $venv/bin/python -m pip install --constraint constraints.txt --editable ".[$extras]" --config-settings editable_mode=compat
     fi
 }
 

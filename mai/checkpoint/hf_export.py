@@ -151,7 +151,8 @@ def _family_and_config(recipe: Recipe, run: RunFolder) -> tuple[ModuleType, dict
 
 
 def _is_same(model: ModelConfig, other: ModelConfig) -> bool:
-    """But for rows that fill up the vocabulary, and for what only training knows."""
+    """But for rows that fill up the vocabulary, further depths, which a config.json names that has none, and what only
+    training knows."""
     return _told(model) == _told(other)
 
 
@@ -159,7 +160,15 @@ def _told(model: ModelConfig) -> ModelConfig:
     feed_forward = model.feed_forward
     if model.experts is not None:
         feed_forward = replace(model.experts, auxiliary_loss="none", auxiliary_loss_weight=0.0, bias_update_rate=0.0)
-    return replace(model, vocab_size=1, init_std=1.0, layer=None, attention_core=None, feed_forward=feed_forward)
+    return replace(
+        model,
+        vocab_size=1,
+        multi_token_depths=0,
+        init_std=1.0,
+        layer=None,
+        attention_core=None,
+        feed_forward=feed_forward,
+    )
 
 
 def _plan(

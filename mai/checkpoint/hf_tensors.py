@@ -81,12 +81,13 @@ def _apart(ours: Tensor, num_kv_heads: int, order: HeadOrder) -> list[Tensor]:
 
 def _ordered(rows: Tensor, order: HeadOrder) -> Tensor:
     """The rows of every head in our order."""
-    return rows.unflatten(0, (-1, order.size))[:, list(order.rows)].flatten(0, 1)
+    by_head = torch.unflatten(rows, 0, (-1, order.size))
+    return by_head[:, list(order.rows)].flatten(0, 1)
 
 
 def _in_their_order(rows: Tensor, order: HeadOrder) -> Tensor:
     back = sorted(range(order.size), key=lambda row: order.rows[row])
-    return rows.unflatten(0, (-1, order.size))[:, back].flatten(0, 1)
+    return torch.unflatten(rows, 0, (-1, order.size))[:, back].flatten(0, 1)
 
 
 def _rotary_rows(tensor: Tensor, making: InterleavedRotary, *, to_halves: bool) -> Tensor:

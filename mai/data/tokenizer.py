@@ -116,7 +116,7 @@ def is_same_tokenizer(path: Path, other: Path) -> bool:
     """Whether both give every text the same tokens; what they add, pad or cut off, nobody here lets them.
 
     Raises DataError where one cannot be read."""
-    return _what_encodes(path) == _what_encodes(other)
+    return bool(_what_encodes(path) == _what_encodes(other))
 
 
 def _what_encodes(path: Path) -> Any:

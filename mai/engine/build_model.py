@@ -11,8 +11,9 @@ from mai.engine.language_model import Model
 from mai.engine.layers import RMSNorm, decoder_block, further_layers
 from mai.engine.mends import mend
 from mai.engine.multi_token import MultiTokenModel, multi_token_block
-from mai.engine.operations import choose, use_weight_gradient
+from mai.engine.operations import choose, compute_dtype, use_weight_gradient
 from mai.engine.optimizer_sharding import OptimizerSharding
+from mai.engine.own_core import check_own_core
 from mai.engine.sharded_state import UpdateRules
 from mai.engine.sharding import Sharding
 from mai.engine.translate import transformer_config
@@ -45,6 +46,7 @@ def build_virtual_stages(
     recipe: Recipe, layout: Layout, groups: Groups, *, device: torch.device, max_length: int, sequence_parallel: bool
 ) -> list[GPTModel]:
     """`build_model` with whatever the memory held before."""
+    check_own_core(recipe.model, dtype=compute_dtype(recipe.precision), device=device)
     config = transformer_config(recipe, layout, sequence_parallel=sequence_parallel)
     further = further_layers(recipe.model, max_length=max_length, device=device)
     return [

@@ -112,10 +112,21 @@ def open_device(kind: DeviceKind, place: Place) -> Device:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.world_size))
         return Device(kind="cpu", index=0)
     count = torch.cuda.device_count()
-    if local_rank >= count:
+    card = card_of(local_rank, count, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if card is None:
         raise EnvironmentMismatchError(
             f"local rank {local_rank} has no GPU of its own: this machine has {count}; "
             "start at most one rank a GPU, or use --device cpu"
         )
-    torch.cuda.set_device(local_rank)
-    return Device(kind="cuda", index=local_rank)
+    torch.cuda.set_device(card)
+    return Device(kind="cuda", index=card)
+
+
+def card_of(local_rank: int, count: int, *, visible: str | None) -> int | None:
+    """Which of the cards that this process sees is its own; None where there is none.
+
+    `visible`: CUDA_VISIBLE_DEVICES. A scheduler that gives each rank a card of its own (srun --gpus-per-task=1) lets it
+    see that one alone, as the first. NCCL refuses two ranks on one card."""
+    if local_rank < count:
+        return local_rank
+    return 0 if count == 1 and visible else None

@@ -82,7 +82,7 @@ class Model(GPTModel):
         return losses_BS
 
 
-def _scaled(embedding: torch.nn.Module, _: Any, embedded: Tensor) -> Tensor:
+def _scaled(embedding: Any, _: Any, embedded: Tensor) -> Tensor:
     """Embeddings times the model's factor, which is rounded as they are (Gemma: transformers, modeling_gemma3.py)."""
     return embedded * torch.tensor(embedding.config.embedding_scale, dtype=embedded.dtype).item()
 

@@ -168,13 +168,13 @@ def decoder_block(model: ModelConfig, *, layers: range, max_length: int, device:
     """The block spec that GPTModel takes, for the layers of one virtual stage, counted from 0 over the whole.
 
     Raises RecipeError when the recipe names a layer or an attention core of its own that cannot be loaded."""
-    tables = {
+    tables: dict[bool, tuple[Tensor, Tensor]] = {
         has_window: _tables(model, max_length, has_window=has_window, device=device)
         for has_window in sorted({model.window_of(layer) is not None for layer in layers})
     }
     if model.window_rotary_base is None:
         # One for all, so that what a batch makes of it is made once.
-        tables = dict.fromkeys(tables, next(iter(tables.values()), None))
+        tables = {has_window: next(iter(tables.values())) for has_window in tables}
     specs = [
         _layer(model, layer, tables[model.window_of(layer) is not None] if model.turns(layer) else None)
         for layer in layers

@@ -15,7 +15,7 @@ RowMatrix = RowParallelLinear
 """Each tensor rank holds what its part of the inputs gives; the ranks' sum is the output."""
 
 
-class BiasedRowMatrix(RowMatrix):
+class BiasedRowMatrix(RowParallelLinear):
     """With a bias, where Megatron's config, which speaks for all matrices, has none."""
 
     def __init__(self, *arguments: Any, bias: bool, **options: Any) -> None:

@@ -79,7 +79,7 @@ def _sharper(factor: float, weight: float) -> float:
 def _growth(positions: DynamicPositions, length: int, *, size: int) -> float:
     """transformers, modeling_rope_utils.py, _compute_dynamic_ntk_parameters."""
     share = max(length, positions.original_length) / positions.original_length
-    return (positions.factor * share - (positions.factor - 1)) ** (size / (size - 2))
+    return math.pow(positions.factor * share - (positions.factor - 1), size / (size - 2))
 
 
 def _llama3(frequency: float, positions: Llama3Positions) -> float:

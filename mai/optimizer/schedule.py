@@ -21,8 +21,9 @@ def _cosine(step: int, schedule: Cosine, steps: int) -> float:
 
 
 def _decay(step: int, schedule: WarmupStableDecay, steps: int) -> float:
-    decay_steps = round(schedule.decay_fraction * steps)
+    decay_steps = schedule.decay_steps(steps)
     if decay_steps == 0:
         return 1.0
-    remaining = (steps - 1 - step) / decay_steps
+    # The end is behind the last step: at rate 0 a batch would be read for nothing.
+    remaining = (steps - step) / decay_steps
     return schedule.final_fraction + (1 - schedule.final_fraction) * min(1.0, max(0.0, remaining))

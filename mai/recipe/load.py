@@ -57,6 +57,8 @@ def find(name: str) -> Callable[[], Recipe]:
     """
     if name.endswith(".json"):
         return partial(_from_recipe_json, Path(name).expanduser())
+    if (Path(name).expanduser() / "recipe.json").is_file():
+        raise RecipeError(f"{name}: is a run folder; its recipe is {Path(name) / 'recipe.json'}")
     if ":" in name or "/" in name or name.endswith(".py"):
         return _from_file(name)
     if "=" in name:

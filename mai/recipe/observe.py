@@ -2,13 +2,26 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 SinkName = Literal["wandb"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
+class WandbConfig:
+    """Where wandb files the run; what WANDB_PROJECT, WANDB_NAME, WANDB_RUN_GROUP and WANDB_TAGS say goes before."""
+
+    project: str = "mai"
+    name: str | None = None
+    """The run's name; None for that of its run folder."""
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
 class ObserveConfig:
     sinks: tuple[SinkName, ...] = ()
     """Besides `metrics.jsonl` and the terminal, which are always there; `wandb` stays offline unless a key is set."""
+
+    wandb: WandbConfig = Field(default_factory=WandbConfig)

@@ -23,9 +23,13 @@ class WarmupStableDecay:
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
     warmup_steps: int = Field(default=0, ge=0)
     decay_fraction: float = Field(default=0.2, ge=0, le=1)
-    """Share of `train.steps` that decays, at the end."""
+    """Share of `train.steps` that decays, at the end: the last two at least, unless it is 0."""
     final_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Learning rate at the last step, as a share of `optimizer.learning_rate`."""
+    """Learning rate behind the last step, as a share of `optimizer.learning_rate`."""
+
+    def decay_steps(self, steps: int) -> int:
+        """How many of so many steps decay."""
+        return min(steps, max(2, round(self.decay_fraction * steps))) if self.decay_fraction else 0
 
 
 Schedule = Annotated[Cosine | WarmupStableDecay, Field(discriminator="kind")]

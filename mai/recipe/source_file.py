@@ -38,11 +38,27 @@ def import_file(file: Path) -> ModuleType:
     # Dataclasses and pydantic look their own module up by name.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _neighbours(file.resolve().parent):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Let a file import those beside it, as a script may; and let another folder's of the same name be another one."""
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in sys.modules.keys() - known:
+            place = getattr(sys.modules[name], "__file__", None)
+            if place is not None and Path(place).is_relative_to(folder):
+                del sys.modules[name]
 
 
 def imported(file: Path) -> ModuleType:

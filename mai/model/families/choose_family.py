@@ -1,6 +1,6 @@
 """The families of published models, by name: sizes, config.json and weight map, both ways, one file each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -71,10 +71,8 @@ def read_model(name: str, config: Mapping[str, Any]) -> ModelConfig:
 
 def family_of(model: ModelConfig) -> str:
     """The `model_type` whose config.json says everything of this model, or the most."""
-    if model.latent_attention is not None:
-        names = _LATENT
-    else:
-        names = _DENSE if model.experts is None else _OF_EXPERTS
+    of_heads = _DENSE if model.experts is None else _OF_EXPERTS
+    names: Sequence[str] = of_heads if model.latent_attention is None else _LATENT
     return min(names, key=lambda name: len(lost(model, name)))
 
 

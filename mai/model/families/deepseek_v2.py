@@ -62,7 +62,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of DeepseekV2Config in transformers.
     "vocab_size": 102_400,
     "hidden_size": 4096,
@@ -116,7 +116,7 @@ def _experts_of(config: HfConfig, num_layers: int) -> MixtureOfExperts | DenseFe
     groups, taken = (config.number(key, int) if is_grouped else 1 for key in ("n_group", "topk_group"))
     config.pass_over("n_group", "topk_group")
     seq_aux, weight = config.value("seq_aux"), config.value("aux_loss_alpha")
-    experts = {
+    experts: dict[str, Any] = {
         "num_experts": config.number("n_routed_experts", int),
         "shared_ffn_hidden_size": size * config.number("n_shared_experts", int),
         "routed_scale": config.number("routed_scaling_factor", float),

@@ -45,7 +45,7 @@ SIZES = {
 }
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of DeepseekV3Config in transformers.
     "vocab_size": 129_280,
     "hidden_size": 7168,

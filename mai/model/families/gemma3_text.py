@@ -70,7 +70,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Gemma3TextConfig in transformers.
     "vocab_size": 262_208,
     "hidden_size": 2304,

@@ -35,7 +35,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Glm4Config in transformers.
     "vocab_size": 151_552,
     "hidden_size": 4096,

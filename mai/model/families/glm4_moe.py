@@ -49,7 +49,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Glm4MoeConfig in transformers.
     "vocab_size": 151_552,
     "hidden_size": 4096,

@@ -50,7 +50,7 @@ SIZES = {
 }
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of GptOssConfig in transformers.
     "vocab_size": 201_088,
     "hidden_size": 2880,

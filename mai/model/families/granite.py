@@ -31,7 +31,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of GraniteConfig in transformers.
     **llama.DEFAULTS,
     "embedding_multiplier": 1.0,
@@ -43,7 +43,7 @@ ALIASES: dict[str, str] = {}
 
 
 def model_of(config: HfConfig) -> ModelConfig:
-    scales = {
+    scales: dict[str, Any] = {
         "embedding_scale": config.number("embedding_multiplier", float),
         "softmax_scale": config.number("attention_multiplier", float),
         "residual_scale": config.number("residual_multiplier", float),

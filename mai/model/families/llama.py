@@ -40,7 +40,7 @@ SIZES = {
 }
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of LlamaConfig in transformers.
     "vocab_size": 32_000,
     "hidden_size": 4096,

@@ -25,7 +25,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of MinistralConfig in transformers.
     "vocab_size": 32_000,
     "hidden_size": 4096,

@@ -24,7 +24,7 @@ SIZES = {
 }
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of MistralConfig in transformers.
     "vocab_size": 32_000,
     "hidden_size": 4096,

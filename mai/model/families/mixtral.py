@@ -38,7 +38,7 @@ SIZES = {
 }
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of MixtralConfig in transformers.
     "vocab_size": 32_000,
     "hidden_size": 4096,

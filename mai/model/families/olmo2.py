@@ -49,7 +49,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Olmo2Config in transformers.
     "vocab_size": 50_304,
     "hidden_size": 4096,

@@ -32,7 +32,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Olmo3Config in transformers.
     **olmo2.DEFAULTS,
     "rope_theta": 500_000.0,

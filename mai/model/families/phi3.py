@@ -44,7 +44,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Phi3Config in transformers.
     "vocab_size": 32_064,
     "hidden_size": 3072,

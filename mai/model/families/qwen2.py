@@ -42,7 +42,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Qwen2Config in transformers.
     "vocab_size": 151_936,
     "hidden_size": 4096,

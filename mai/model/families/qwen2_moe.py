@@ -49,7 +49,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Qwen2MoeConfig in transformers.
     "vocab_size": 151_936,
     "hidden_size": 2048,
@@ -89,7 +89,7 @@ def model_of(config: HfConfig) -> ModelConfig:
         **_windows(config, found["num_layers"]),
         "attention": GroupedQueryAttention(biases="queries_keys_values" if has_biases else "none"),
     }
-    experts = {
+    experts: dict[str, Any] = {
         "num_experts": config.number("num_experts", int),
         "experts_per_token": config.number("num_experts_per_tok", int),
         "ffn_hidden_size": config.number("moe_intermediate_size", int),

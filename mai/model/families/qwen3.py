@@ -38,7 +38,7 @@ SIZES = {
 }
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Qwen3Config in transformers.
     "vocab_size": 151_936,
     "hidden_size": 4096,

@@ -50,7 +50,7 @@ SIZES = {
 }
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of Qwen3MoeConfig in transformers.
     "vocab_size": 151_936,
     "hidden_size": 2048,

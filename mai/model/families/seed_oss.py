@@ -25,7 +25,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of SeedOssConfig in transformers.
     "vocab_size": 155_136,
     "hidden_size": 4096,
@@ -57,8 +57,9 @@ def model_of(config: HfConfig) -> ModelConfig:
     everywhere = config.must_be("mlp_bias", [False, True] if output else [False], because="in the network alone")
     if everywhere:
         return ModelConfig(**found, biases=True)
-    biases = ("all" if output else "queries_keys_values") if inputs else "none"
-    return ModelConfig(**found, attention=GroupedQueryAttention(biases=biases))
+    if not inputs:
+        return ModelConfig(**found)
+    return ModelConfig(**found, attention=GroupedQueryAttention(biases="all" if output else "queries_keys_values"))
 
 
 def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def sigmoid_experts(config: HfConfig, num_layers: int) -> MixtureOfExperts | Den
     shared, dense = config.number("n_shared_experts", int), config.number("first_k_dense_replace", int)
     groups, taken = config.number("n_group", int), config.number("topk_group", int)
     each_token = config.number("num_experts_per_tok", int)
-    experts = {
+    experts: dict[str, Any] = {
         "num_experts": config.number("n_routed_experts", int),
         "routed_scale": config.number("routed_scaling_factor", float),
         "normalised": config.number("norm_topk_prob", bool),

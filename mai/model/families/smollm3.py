@@ -28,7 +28,7 @@ SIZES = {
     ),
 }
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     # Of SmolLM3Config in transformers.
     "vocab_size": 128_256,
     "hidden_size": 2048,

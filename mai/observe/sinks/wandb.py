@@ -1,4 +1,5 @@
-"""Weights & Biases, in its own process: offline inside the run folder unless wandb finds a key of its own accord.
+"""Weights & Biases, in its own process: offline inside the run folder unless wandb finds a key of its own accord, or
+its environment says otherwise.
 
 Upload an offline run later with `wandb sync`, or look at it with `wandb leet`. Steps are an axis of ours, so that a
 resumed run may count some of them again, which wandb's own counter refuses.
@@ -35,20 +36,28 @@ class WandbSink:
             init_timeout=30.0,
             finish_timeout=3.0,
         )
-        wandb.setup(settings)
-        is_online = wandb.login(prompt=False, verify=False)
+        # wandb reads its own variables.
+        said, filed = wandb.setup(settings).settings, run.recipe["observe"]["wandb"]
+        if "mode" in said.model_fields_set:
+            mode = said.mode
+        else:
+            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        is_online = mode in ("online", "shared")
         self._run = wandb.init(
-            project="mai",
-            id=run.run_id,
-            name=run.name,
+            project=said.project or filed["project"],
+            id=said.run_id or run.run_id,
+            name=said.run_name or filed["name"] or self._folder.path.resolve().name,
+            group=said.run_group or filed["group"],
+            tags=said.run_tags or filed["tags"],
             dir=self._folder.path,
             config=run.recipe,
-            mode="online" if is_online else "offline",
+            mode=mode,  # type: ignore[arg-type]  # its settings know two old words more
             resume="allow" if is_online else None,
             settings=settings,
         )
         self._run.define_metric("*", step_metric="step")
-        log.info("wandb writes to %s", self._run.url if is_online else self._run.dir)
+        place = self._run.url if is_online else self._run.dir
+        log.info("wandb writes to %s", "nothing, as WANDB_MODE says" if mode == "disabled" else place)
 
     def record(self, record: StepRecord) -> None:
         assert self._run is not None

@@ -20,7 +20,7 @@ def warm_up_and_decay_do_not_overlap(recipe: Recipe) -> Iterator[Breach]:
     steps, schedule = recipe.train.steps, recipe.optimizer.schedule
     if not isinstance(schedule, WarmupStableDecay) or schedule.warmup_steps >= steps:
         return
-    decay_steps = round(schedule.decay_fraction * steps)
+    decay_steps = schedule.decay_steps(steps)
     if schedule.warmup_steps + decay_steps > steps:
         rule = (
             f"the decay takes the last {decay_steps} of train.steps={steps}, and the warm-up must end before; "

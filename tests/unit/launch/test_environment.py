@@ -44,7 +44,22 @@ def test_torchrun_says_which_rank() -> None:
 
 
 def test_torchrun_inside_a_slurm_step_goes_first() -> None:
-    assert rank_from_environment(SRUN_TASK | TORCHRUN) == rank_from_environment(TORCHRUN)
+    started = TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"}
+    assert rank_from_environment(SRUN_TASK | started) == rank_from_environment(TORCHRUN)
+
+
+def test_what_a_batch_script_exported_makes_no_task_another_rank() -> None:
+    of_another = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}
+    with pytest.raises(RankEnvironmentError, match=r"RANK=0, LOCAL_RANK=0, but srun says rank 3 of 4, local rank 1"):
+        rank_from_environment(SRUN_TASK | of_another)
+    of_itself = {"RANK": "3", "LOCAL_RANK": "1"}
+    assert rank_from_environment(SRUN_TASK | of_itself) == rank_from_environment(SRUN_TASK)
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    emptied = {"MASTER_ADDR": "", "MASTER_PORT": "", "RANK": "", "WORLD_SIZE": ""}
+    assert rank_from_environment(SRUN_TASK | emptied) == rank_from_environment(SRUN_TASK)
+    assert rank_from_environment(emptied) is None
 
 
 def test_a_task_of_srun_is_a_rank_and_meets_the_others_on_the_first_node() -> None:
@@ -113,11 +128,11 @@ def test_a_shell_is_not_a_rank(environ: dict[str, str]) -> None:
         (TORCHRUN | {"WORLD_SIZE": "0", "RANK": "0", "LOCAL_RANK": "0"}, "world size 0"),
         (TORCHRUN | {"RANK": "first"}, "RANK='first'"),
         (TORCHRUN | {"RANK": "-1"}, "RANK='-1'"),
-        (TORCHRUN | {"RANK": ""}, "RANK=''"),
+        (TORCHRUN | {"RANK": ""}, "set, but not RANK"),
         (TORCHRUN | {"WORLD_SIZE": "8.0"}, r"WORLD_SIZE='8\.0'"),
         (TORCHRUN | {"MASTER_PORT": "0"}, "MASTER_PORT=0"),
         (TORCHRUN | {"MASTER_PORT": "70000"}, "MASTER_PORT=70000"),
-        (TORCHRUN | {"MASTER_ADDR": ""}, "MASTER_ADDR="),
+        (TORCHRUN | {"MASTER_ADDR": ""}, "set, but not MASTER_ADDR"),
         (SRUN_TASK | {"SLURM_PROCID": "4"}, "rank 4"),
         (SRUN_TASK | {"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS"),
         ({name: value for name, value in SRUN_TASK.items() if name != "SLURM_STEP_NUM_TASKS"}, "SLURM_STEP_NUM_TASKS"),

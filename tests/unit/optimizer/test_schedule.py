@@ -35,14 +35,22 @@ def test_half_a_cosine_goes_from_the_peak_to_the_final_fraction() -> None:
 
 def test_a_plateau_holds_the_peak_until_the_decay_which_is_a_line() -> None:
     schedule = WarmupStableDecay(warmup_steps=2, decay_fraction=0.4, final_fraction=0.0)
-    # 10 steps: 2 of warm-up, a plateau, and the last 0.4 of them falls to 0, which the last step reaches.
-    expected = [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    # 10 steps: 2 of warm-up, a plateau, and the last 0.4 of them falls to 0, which a step behind the last would have.
+    expected = [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert rates(schedule, steps=10) == pytest.approx(expected)
 
 
 def test_a_decay_ends_at_its_final_fraction() -> None:
     schedule = WarmupStableDecay(decay_fraction=0.4, final_fraction=0.2)
-    assert rates(schedule, steps=10)[-5:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    assert rates(schedule, steps=10)[-5:] == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.4])
+
+
+def test_no_step_is_for_nothing_and_a_decay_of_the_whole_run_begins_at_the_peak() -> None:
+    assert rates(WarmupStableDecay(decay_fraction=1.0), steps=5) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_share_too_small_for_a_step_decays_all_the_same() -> None:
+    assert rates(WarmupStableDecay(decay_fraction=0.05), steps=10) == pytest.approx([1.0] * 9 + [0.5])
 
 
 def test_no_decay_stays_at_the_peak() -> None:
