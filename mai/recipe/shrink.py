@@ -14,7 +14,7 @@ from mai.recipe import override
 from mai.recipe.checkpoint import CheckpointConfig
 from mai.recipe.data import DataConfig
 from mai.recipe.evaluate import EvaluateConfig
-from mai.recipe.model import LatentAttention, MixtureOfExperts, ModelConfig
+from mai.recipe.model import LatentAttention, LongPositions, MixtureOfExperts, ModelConfig
 from mai.recipe.observe import ObserveConfig
 from mai.recipe.optimizer import OptimizerConfig, WarmupStableDecay
 from mai.recipe.parallel import ParallelConfig
@@ -123,11 +123,19 @@ def _model(recipe: Recipe, parallel: ParallelConfig) -> ModelConfig:
         init_std=0.02,
         multi_token_depths=min(model.multi_token_depths, 2),
     )
+    if isinstance(model.positions, LongPositions):
+        small = replace(small, positions=_long(model.positions, small.rotary_size // 2))
     if (latent := model.latent_attention) is not None:
         small = replace(small, attention=_latent(latent))
     if (experts := model.experts) is not None:
         small = replace(small, feed_forward=_experts(experts, recipe.parallel, parallel))
     return small
+
+
+def _long(positions: LongPositions, pairs: int) -> LongPositions:
+    """As many divisors as there are pairs now."""
+    short, long = ((factors * pairs)[:pairs] for factors in (positions.short_factors, positions.long_factors))
+    return replace(positions, short_factors=short, long_factors=long)
 
 
 def _latent(latent: LatentAttention) -> LatentAttention:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mai.hardware.cluster import load_cluster
+from mai.model.families.choose_family import FAMILIES
 from mai.model.flops import flops_per_token
 from mai.optimizer.optimizers import checkpoint_bytes, optimizer_of
 from mai.parallel.layout import Layout, num_micro_batches
@@ -40,6 +41,16 @@ RECIPES = (
     "mai_base_1", "experts_every_axis",
 )  # fmt: skip
 """One of every family, and the kinds of layers that no family has."""
+
+OF_FAMILIES = (
+    "olmo2 32b",
+    "gemma3_text 12b",
+    "granite 3_8b",
+    "glm4 32b",
+    "qwen2_moe 57b_a14b",
+    "deepseek_v2 236b_a21b",
+)
+"""Whose layers have parts that no recipe of ours has: norms behind, norms of all heads, factors, gates."""
 
 LAYOUTS = {
     "one rank": ParallelConfig(data=1),
@@ -89,6 +100,9 @@ class Case(NamedTuple):
 
 def _recipe_with(model: str) -> Recipe:
     """Some that no recipe has."""
+    if model in OF_FAMILIES:
+        family, _, size = model.partition(" ")
+        return replace(load.find("llama3_8b")(), model=FAMILIES[family].SIZES[size])
     if model == "tied":
         llama = load.find("llama3_8b")()
         return replace(llama, model=replace(llama.model, tied_embeddings=True))
@@ -110,7 +124,7 @@ def _with_values_as_wide_as_keys(model: ModelConfig) -> ModelConfig:
 
 
 def _cases() -> Iterable[Case]:
-    models = (*RECIPES, "tied", "latent, dense", "whole queries, two depths")
+    models = (*RECIPES, "tied", "latent, dense", "whole queries, two depths", *OF_FAMILIES)
     yield from (Case(model) for model in models)
     yield from (Case(model, compute="fp32") for model in ("qwen3_8b", "mixtral_8x7b", "deepseek_v3", "gpt_oss_120b"))
     for recompute in (("layer",), ("norms",), ("attention_core",), ("feed_forward",), ("norms", "feed_forward")):
@@ -134,6 +148,12 @@ def _cases() -> Iterable[Case]:
     yield Case("deepseek_v3", "sequence", ("layer",))
     yield Case("deepseek_v3", "sequence", ("norms", "attention_core", "experts"))
     yield Case("llama3_8b", "context 2", ("attention_core",))
+    yield from (Case(model, "sequence") for model in OF_FAMILIES)
+    yield from (Case(model, compute="fp32") for model in ("olmo2 32b", "qwen2_moe 57b_a14b"))
+    yield from (Case(model, "tensor 2") for model in ("olmo2 32b", "gemma3_text 12b"))
+    yield from (Case(model, "full sharding") for model in ("olmo2 32b", "glm4 32b"))
+    yield Case("gemma3_text 12b", "context 2")
+    yield Case("gemma3_text 12b", recompute=("norms",))
 
 
 CASES = list(_cases())

@@ -53,14 +53,23 @@ def kept_bytes(architecture: Architecture, layer: Layer, cut: Cut, recompute: Co
     if "layer" in recompute:
         return kept + cut.own_tokens * architecture.hidden * cut.element_bytes
     kept += _of_residuals(architecture.hidden, layer, cut, recompute) + _of_attention(layer.attention, cut, recompute)
+    if architecture.has_zero_centred_norms:
+        kept += _norm_factor_bytes(architecture, layer, cut, recompute)
     if network is not None and not _recomputes_network(layer, recompute):
         kept += cut.tokens * _of_network(network) * cut.element_bytes // cut.tensor
-        if network.has_gate:
+        if network.gate is not None:
             # What the network gives, and the share that it is multiplied with.
             kept += cut.own_tokens * (architecture.hidden + 1) * cut.element_bytes
     if experts is not None and "experts" not in recompute:
         kept += router_copy_bytes(experts, cut) + _of_choice(experts, cut) + _of_experts(experts, cut)
     return kept
+
+
+def _norm_factor_bytes(architecture: Architecture, layer: Layer, cut: Cut, recompute: Collection[Recomputed]) -> int:
+    """What norms multiply with, where that is not their weights; of those that are not computed once more."""
+    norms = layer.num_output_norms + (0 if "norms" in recompute else layer.num_input_norms)
+    of_heads = layer.attention.num_norm_parameters_on(cut.tensor)
+    return (norms * architecture.num_norm_parameters + of_heads) * cut.element_bytes
 
 
 def _recomputes_network(layer: Layer, recompute: Collection[Recomputed]) -> bool:
@@ -104,9 +113,10 @@ def _of_attention(attention: Attention, cut: Cut, recompute: Collection[Recomput
         norms = 2 if attention.has_query_latent else 1
         kept += cut.own_tokens * (latents * cut.element_bytes + norms * _FP32)
     elif attention.norms_all_heads:
-        # Step by step, in fp32: what is normed, where that is a copy, and normed without its weight.
-        copies = 1 if cut.element_bytes == _FP32 else 2
-        kept += cut.tokens * copies * attention.num_normed * _FP32 // cut.tensor
+        # Step by step, in fp32: what is normed, and normed without its weight; a number a token for queries and one for
+        # keys; the weights, where those are copies.
+        kept += cut.tokens * (2 * attention.num_normed * _FP32 // cut.tensor + 2 * _FP32)
+        kept += (cut.element_bytes != _FP32) * attention.num_norm_parameters_on(cut.tensor) * _FP32
     elif attention.num_normed:
         kept += cut.tokens * attention.products[0].outputs * cut.element_bytes // cut.tensor
     return kept

@@ -61,6 +61,8 @@ class Attention:
     """How many numbers of a key all heads share, in latent attention; 0 in any other."""
     window: int | None = None
     turns: bool = True
+    has_window_table: bool = False
+    """Of cos and sin, where layers with a window have another than those without."""
 
     def num_norm_parameters_on(self, tensor: int) -> int:
         return self.num_norm_parameters // (tensor if self.norms_all_heads else 1)
@@ -88,7 +90,7 @@ class Network:
     products: tuple[Product, Product]
     activation: str = "swiglu"
     """As `model.activation`; all but swiglu are no single operation."""
-    has_gate: bool = False
+    gate: Product | None = None
     """What it gives is multiplied with a share of its own, as of Qwen2-MoE's shared expert."""
 
 
@@ -145,6 +147,8 @@ class Layer:
             yield from self.experts.latent_products
         if self.network is not None:
             yield from self.network.products
+            if self.network.gate is not None:
+                yield self.network.gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,8 @@ class Architecture:
     is_tied: bool
     """The output layer is the embedding."""
     norms_have_bias: bool = False
+    has_zero_centred_norms: bool = False
+    """What they multiply with is made anew of their weights each time."""
     num_positions: int = 0
     """Rows of a learned position embedding."""
     depths: int = 0
@@ -183,9 +189,8 @@ class Architecture:
         """What a tensor rank holds of a layer, without its experts."""
         products = sum(product.num_parameters_on(tensor) for product in layer.products())
         sinks = layer.attention.has_sinks * layer.attention.heads // tensor
-        gate = self.hidden if layer.network is not None and layer.network.has_gate else 0
         norms = (layer.num_input_norms + layer.num_output_norms) * self.num_norm_parameters
-        return products + sinks + gate + layer.attention.num_norm_parameters_on(tensor) + norms
+        return products + sinks + layer.attention.num_norm_parameters_on(tensor) + norms
 
     def num_depth_parameters_on(self, tensor: int) -> int:
         """What a tensor rank holds of one depth of multi-token prediction, without its experts: a matrix, a layer like
@@ -215,6 +220,7 @@ def of_model(model: ModelConfig) -> Architecture:
         hidden=model.hidden_size,
         vocabulary=model.vocab_size,
         layers=tuple(alike.setdefault(layer, layer) for layer in layers),
+        has_zero_centred_norms=model.zero_centred_norms,
         is_tied=model.tied_embeddings,
         depths=model.multi_token_depths,
     )
@@ -236,7 +242,10 @@ def _feed_forward(model: ModelConfig, number: int) -> Network | Experts:
     experts, activation = model.experts, model.activation
     if experts is None or not model.has_experts(number):
         return gated_network(model.hidden_size, model.ffn_hidden_size, has_bias=model.biases, activation=activation)
-    hidden, shared, latent_size = model.hidden_size, experts.shared_ffn_hidden_size, experts.latent_size
+    hidden, shared, latent_size = model.hidden_size, None, experts.latent_size
+    if experts.shared_ffn_hidden_size:
+        gate = Product("gate_weight", hidden, 1, Split.NONE) if experts.shared_gate else None
+        shared = gated_network(hidden, experts.shared_ffn_hidden_size, has_bias=False, activation=activation, gate=gate)
     return Experts(
         number=experts.num_experts,
         per_token=experts.experts_per_token,
@@ -244,9 +253,7 @@ def _feed_forward(model: ModelConfig, number: int) -> Network | Experts:
             latent_size or hidden, experts.ffn_hidden_size, has_bias=model.biases, activation=activation
         ),
         router=Product("router", hidden, experts.num_experts, Split.NONE, has_bias=model.biases),
-        shared=gated_network(hidden, shared, has_bias=False, activation=activation, has_gate=experts.shared_gate)
-        if shared
-        else None,
+        shared=shared,
         latent_products=()
         if latent_size is None
         else (
@@ -258,14 +265,14 @@ def _feed_forward(model: ModelConfig, number: int) -> Network | Experts:
 
 
 def gated_network(
-    inputs: int, width: int, *, has_bias: bool, activation: str = "swiglu", has_gate: bool = False
+    inputs: int, width: int, *, has_bias: bool, activation: str = "swiglu", gate: Product | None = None
 ) -> Network:
     """SwiGLU and its like: gate and up in one product."""
     products = (
         Product("linear_fc1", inputs, 2 * width, Split.GATE_AND_UP_ROWS, has_bias=has_bias),
         Product("linear_fc2", width, inputs, Split.COLUMNS, has_bias=has_bias),
     )
-    return Network(width, is_gated=True, products=products, activation=activation, has_gate=has_gate)
+    return Network(width, is_gated=True, products=products, activation=activation, gate=gate)
 
 
 def _grouped_query(model: ModelConfig, number: int) -> Attention:
@@ -294,6 +301,7 @@ def _grouped_query(model: ModelConfig, number: int) -> Attention:
         has_sinks=kind.sinks,
         window=model.window_of(number),
         turns=model.turns(number),
+        has_window_table=model.window_rotary_base is not None and model.window_of(number) is not None,
     )
 
 

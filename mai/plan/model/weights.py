@@ -50,5 +50,8 @@ def table_bytes(architecture: Architecture, virtual_stages: tuple[VirtualStage, 
     of_virtual_stages = [[architecture.layers[number] for number in each.layers] for each in virtual_stages]
     if any(each.has_loss for each in virtual_stages):
         of_virtual_stages += [list(architecture.layers[-1:])] * architecture.depths
-    sizes = [[layer.attention.turned_size for layer in layers if layer.attention.turns] for layers in of_virtual_stages]
-    return sum(2 * length * max(of_virtual_stage, default=0) * 4 for of_virtual_stage in sizes)
+    tables = [
+        {layer.attention.has_window_table: layer.attention.turned_size for layer in layers if layer.attention.turns}
+        for layers in of_virtual_stages
+    ]
+    return sum(2 * length * sum(of_virtual_stage.values()) * 4 for of_virtual_stage in tables)

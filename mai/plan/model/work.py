@@ -145,8 +145,9 @@ def _of_core(attention: Attention, cut: Cut) -> Work:
 
 def _of_network(network: Network, cut: Cut) -> Work:
     forward, backward = _activation_numbers(network)
+    gate = () if network.gate is None else (network.gate,)
     return Work(
-        products=_multiplications(network.products, cut),
+        products=_multiplications((*network.products, *gate), cut),
         forward_bytes=cut.tokens * forward // cut.tensor * cut.element_bytes,
         backward_bytes=cut.tokens * backward // cut.tensor * cut.element_bytes,
     )
