@@ -16,7 +16,7 @@ PYTEST := .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick test-full test-kernels slowest parity certified mutants weights lint clean
+.PHONY: help setup quickstart test test-quick test-full test-kernels slowest parity reference families certified mutants weights lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,12 @@ slowest: $(STAMP) ## list the twenty tests that took longest when they last ran
 
 parity: $(STAMP) ## train every layout of the parity matrix, write docs/parity.md
 	.venv/bin/python -m tests.parity.matrix
+
+reference: $(STAMP) ## write docs/reference.md from the docstrings of the recipe's fields
+	.venv/bin/python -c "from mai.recipe.field_words import reference; open('docs/reference.md', 'w').write(reference())"
+
+families: $(STAMP) ## hold random configurations of every family against transformers, write docs/families.md
+	.venv/bin/python -m tests.families $(ARGS)
 
 certified: $(STAMP) ## certify the published models, write docs/certified.md
 	.venv/bin/python -m tests.parity.certified

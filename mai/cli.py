@@ -41,6 +41,7 @@ def cli(**_: bool) -> None:
 @click.option("--gpus", type=WholeNumber(min=1), help="A budget: check the most ranks that fit, name the spares.")
 @click.option("--build", "builds", is_flag=True, help="Build every rank that differs from others, without memory.")
 @click.option("--rank", type=click.IntRange(min=0), help="With --build: this rank only.")
+@click.option("--explain", metavar="FIELD", help="Say what this field means, takes and holds, and nothing else.")
 @as_json
 def check(
     recipe: str,
@@ -50,6 +51,7 @@ def check(
     gpus: int | None,
     builds: bool,
     rank: int | None,
+    explain: str | None,
     as_json: bool,
 ) -> None:
     """Check a recipe against all rules and show it, without starting anything.
@@ -60,6 +62,7 @@ def check(
     Example:
       mai check quickstart train.steps=50 parallel.tensor=2 --ranks 8
       mai check mai1_500b --gpus 15000 --build
+      mai check mai1_500b --explain model.window
     """
     from mai.check import check_report
     from mai.recipe import load, override, rules
@@ -67,6 +70,8 @@ def check(
     if rank is not None and not builds:
         raise UsageError("--rank says which rank --build builds; add --build")
     checked = override.apply(load.find(recipe)(), overrides, world_size=ranks)
+    if explain is not None:
+        return _explain(checked, explain, as_json=as_json)
     if gpus is not None:
         ranks = rules.ranks_within(checked.parallel, gpus)
         rules.check(checked, world_size=ranks)
@@ -82,6 +87,19 @@ def check(
     if as_json:
         return echo_json(found)
     for line in check_report.built_lines(found.get("built", [])):
+        click.echo(line)
+    return None
+
+
+def _explain(recipe: Any, field: str, *, as_json: bool) -> None:
+    from dataclasses import MISSING
+
+    from mai.recipe import field_words
+
+    found = field_words.explained(recipe, field)
+    if as_json:
+        return echo_json({name: value for name, value in found.items() if value is not MISSING})
+    for line in field_words.lines(found):
         click.echo(line)
     return None
 

@@ -13,10 +13,16 @@ class WandbConfig:
     """Where wandb files the run; what WANDB_PROJECT, WANDB_NAME, WANDB_RUN_GROUP and WANDB_TAGS say goes before."""
 
     project: str = "mai"
+    """The project that the run is filed under."""
+
     name: str | None = None
     """The run's name; None for that of its run folder."""
+
     group: str | None = None
+    """Runs that belong together, such as those of a sweep."""
+
     tags: tuple[str, ...] = ()
+    """Words to find it by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True))

@@ -12,6 +12,7 @@ class Cosine:
 
     kind: Literal["cosine"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises by equal parts; the last of them has the peak."""
     final_fraction: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step, as a share of `optimizer.learning_rate`."""
 
@@ -22,6 +23,7 @@ class WarmupStableDecay:
 
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises by equal parts; the last of them has the peak."""
     decay_fraction: float = Field(default=0.2, ge=0, le=1)
     """Share of `train.steps` that decays, at the end: the last two at least, unless it is 0."""
     final_fraction: float = Field(default=0.0, ge=0, le=1)
@@ -44,8 +46,13 @@ class OptimizerConfig:
     """`cosine` or `warmup_stable_decay`, chosen by `optimizer.schedule.kind`."""
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the gradients' running mean (Adam, arXiv 1412.6980)."""
+
     beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the running mean of their squares."""
+
     epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of that mean."""
 
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay of matrices; norms and biases decay only where a group says so

@@ -27,6 +27,8 @@ class Recipe:
     Types and ranges are checked here; rules between fields, and against a number of ranks, in `rules.check`."""
 
     name: str = Field(min_length=1)
+    """What people call it; part of no number."""
+
     model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
