@@ -49,10 +49,8 @@ def reference() -> str:
             if knob is None or (name == "kind" and variant != VARIANTS[section][0]):
                 continue
             said = _said(knob)
-            default = (
-                "-" if said["default"] is MISSING else f"`{shown(said['default'])}`" if shown(said["default"]) else ""
-            )
-            parts.append(f"| `{path}` | {_cell(said['meaning'])} | {_cell(said['takes'])} | {default} |")
+            row = (f"`{path}`", said["meaning"], said["takes"], _default_cell(said["default"]))
+            parts.append(f"| {' | '.join(cell.replace('|', _BAR) for cell in row)} |")
     return "\n".join(parts) + "\n"
 
 
@@ -77,6 +75,9 @@ def words_of(knob: Knob) -> str:
 
 def _default_words(found: Mapping[str, Any]) -> str:
     return "has no default" if found["default"] is MISSING else f"default {shown(found['default']) or 'empty'}"
+
+
+_BAR = "\\|"
 
 
 def _default_cell(default: object) -> str:

@@ -9,8 +9,9 @@
                               heartbeat, attempt, estimated_save_seconds, ended (name and exit code, or null)
     events-<attempt>.jsonl    one line for each thing that happened in an attempt
     terminal-<attempt>.json   how that attempt ended (`Terminal`)
-    metrics.jsonl             one line a step, appended by every attempt; what a script logs of a step is a line of its
-                              own behind it: step, attempt, time, logged {name: number}
+    metrics.jsonl             one line a step that the run stands on, appended by every attempt; what a script logs of a
+                              step is a line of its own behind it: step, attempt, time, logged {name: number}
+    undone.jsonl              the lines of steps that were done and not saved, and that a later attempt does again
     lease.json                the live process that owns the folder (`lease.py`)
     stop                      an operator puts it there to stop the run
     checkpoints/  logs/
@@ -218,7 +219,28 @@ class RunFolder:
 
     def read_steps(self) -> Iterator[dict[str, Any]]:
         """One record for each time that a step was done, undone ones included, without what was logged."""
-        return (line for line in read_lines(self.metrics) if "logged" not in line)
+        lines = [line for path in (self._undone, self.metrics) for line in read_lines(path) if "logged" not in line]
+        return iter(sorted(lines, key=lambda line: (line.get("attempt", 0), line.get("step", 0))))
+
+    def undo_metrics(self, *, after: int) -> None:
+        """Move what metrics.jsonl says of steps behind this one to undone.jsonl: they are done again.
+
+        Whoever owns the folder calls, before anything is appended. A crash on the way leaves lines in both files."""
+        if not self.metrics.is_file():
+            return
+        with naming_storage_errors(self.metrics), self.metrics.open("r+b") as file:
+            lines = file.readlines()
+            kept = len(lines)
+            while kept and _step_of(lines[kept - 1], torn=after + 1) > after:
+                kept -= 1
+            if kept == len(lines):
+                return
+            with naming_storage_errors(self._undone), os.fdopen(open_for_appending(self._undone), "ab") as undone:
+                undone.writelines(line if line.endswith(b"\n") else line + b"\n" for line in lines[kept:])
+                undone.flush()
+                os.fsync(undone.fileno())
+            file.truncate(sum(map(len, lines[:kept])))
+            os.fsync(file.fileno())
 
     def _events(self, attempt: int) -> Path:
         return self.path / f"events-{attempt}.jsonl"
@@ -227,8 +249,19 @@ class RunFolder:
         return self.path / f"terminal-{attempt}.json"
 
     @property
+    def _undone(self) -> Path:
+        return self.path / "undone.jsonl"
+
+    @property
     def _lease(self) -> Path:
         return self.path / "lease.json"
+
+
+def _step_of(line: bytes, *, torn: int) -> int:
+    """Of a line of metrics.jsonl; `torn` for one that broke off."""
+    value = parsed_object(line.decode("utf-8", errors="replace"))
+    step = None if value is None else value.get("step")
+    return step if type(step) is int else torn
 
 
 def surviving(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ class Recorder:
 
     def _describe(self, batches: Batches) -> str:
         folder, manifest = self._session.folder, batches.dataset.manifest
+        folder.undo_metrics(after=self.state.step)
         described = records.description(
             self._recipe,
             self._session,

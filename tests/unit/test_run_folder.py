@@ -365,3 +365,26 @@ def test_a_folder_that_met_an_error_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         half()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_that_are_done_again_are_not_counted_twice_and_not_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    lines = [{"step": step, "attempt": 1} for step in (1, 2, 3)] + [{"step": 3, "attempt": 1, "logged": {"a": 1.0}}]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "att')
+    folder.undo_metrics(after=2)
+    assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
+    assert (tmp_path / "undone.jsonl").read_text().count("\n") == 3
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 3, "attempt": 2}\n')
+    assert [line["step"] for line in folder.read_metrics()] == [1, 2, 3]
+    done = [(line["attempt"], line["step"]) for line in folder.read_steps()]
+    assert done == [(1, 1), (1, 2), (1, 3), (2, 3)]
+
+
+def test_nothing_is_undone_where_all_was_saved(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.undo_metrics(after=0)
+    folder.metrics.write_text('{"step": 1, "attempt": 1}\n')
+    folder.undo_metrics(after=1)
+    assert folder.metrics.read_text() == '{"step": 1, "attempt": 1}\n'
+    assert not (tmp_path / "undone.jsonl").exists()

@@ -1,10 +1,11 @@
 """Real records with plain numbers."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mai.observe.record import RunStarted, StepRecord
+from mai.recipe.observe import WandbConfig
 
 
 def run_started(folder: Path, *, steps: int = 10, attempt: int = 1) -> RunStarted:
@@ -19,7 +20,7 @@ def run_started(folder: Path, *, steps: int = 10, attempt: int = 1) -> RunStarte
         layout="tensor 2, data 2",
         device="4 CPU ranks",
         flop_convention="6 per parameter and token",
-        recipe={"name": "tiny", "train": {"steps": steps}},
+        recipe={"name": "tiny", "train": {"steps": steps}, "observe": {"wandb": asdict(WandbConfig())}},
     )
 
 

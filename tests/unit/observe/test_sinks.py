@@ -153,8 +153,48 @@ def test_wandb_keeps_the_run_offline_inside_the_run_folder(folder: RunFolder, mo
     assert [(item["step"], item["loss"]) for item in history] == [(step, 4.0 / step) for step in range(1, 6)]
     assert history[-1]["held_out_bits_per_byte"] == 2.25
     (run,) = [line["run"] for line in lines if line["type"] == "run"]
-    assert (run["run_id"], run["display_name"], run["config"]["update"]["train"]) == ("a1b2c3", "tiny", {"steps": 5})
+    assert (run["run_id"], run["display_name"], run["config"]["update"]["train"]) == ("a1b2c3", "try", {"steps": 5})
     assert lines[-1]["exit"]["exit_code"] == 0
+
+
+FILES_IN_WANDB = """
+import sys
+from pathlib import Path
+from mai.observe.sinks.wandb import WandbSink
+from mai.run_folder import RunFolder
+from tests.unit.observe.samples import run_started
+sink = WandbSink(RunFolder(Path(sys.argv[1])))
+sink.run_started(run_started(Path(sys.argv[1])))
+run = sink._run
+print(run.project, run.name, run.id, run.group, ",".join(run.tags or ()))
+sink.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "filed"),
+    [
+        ({}, "mai try a1b2c3"),
+        (
+            {"WANDB_PROJECT": "p", "WANDB_NAME": "n", "WANDB_RUN_ID": "i", "WANDB_RUN_GROUP": "g", "WANDB_TAGS": "a,b"},
+            "p n i g a,b",
+        ),
+    ],
+    ids=["the recipe", "the environment"],
+)
+def test_wandb_files_the_run_where_its_environment_says_before_the_recipe(
+    said: dict[str, str], filed: str, folder: RunFolder
+) -> None:
+    words = [sys.executable, "-c", FILES_IN_WANDB, folder.path]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | said, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == filed.strip()
+
+
+def test_wandb_that_is_disabled_writes_nothing(folder: RunFolder) -> None:
+    words = [sys.executable, "-c", FILES_IN_WANDB, folder.path]
+    environment = os.environ | {"WANDB_MODE": "disabled"}
+    subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert [path for path in folder.path.rglob("*") if "wandb" in path.name] == []
 
 
 @pytest.mark.parametrize("buffering", ["", "-u"])

@@ -29,7 +29,7 @@ def test_the_reference_has_every_field() -> None:
     [
         (
             ["tiny", "--explain", "model.window"],
-            ["model.window=none", "Last positions that a query sees", "at least 1"],
+            ["model.window=none", "Last positions that a query", "at least 1"],
         ),
         (["tiny", "model.window=8", "--explain", "model.window"], ["model.window=8", "default none"]),
         (["tiny", "--explain", "model.attention.kind"], ["one of grouped_query, latent"]),
