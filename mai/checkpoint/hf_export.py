@@ -145,9 +145,20 @@ def _family_and_config(recipe: Recipe, run: RunFolder) -> tuple[ModuleType, dict
     if missing := lost(model, name):
         raise RecipeError(*(f"model.{field}: {name} has no such thing, so it cannot be exported" for field in missing))
     made: dict[str, Any] = FAMILIES[name].config_of(model, context=length)
-    end_token = (run.read_json("run.json") or {})["end_token"]
-    tokens = {"bos_token_id": None, "eos_token_id": end_token, "pad_token_id": None}
+    tokens = _token_ids(run)
     return FAMILIES[name], {**made, **tokens, "dtype": recipe.precision.format.torch}
+
+
+def _token_ids(run: RunFolder) -> dict[str, Any]:
+    """Of a model that did not come from there: without them transformers takes tokens of its own."""
+    said = run.read_json("run.json") or {}
+    roles = said.get("tokens") or {"document_end": said["end_token"]}
+    ends = [roles[role] for role in ("document_end", "message_end") if role in roles]
+    return {
+        "bos_token_id": roles.get("beginning"),
+        "eos_token_id": ends if len(ends) > 1 else ends[0],
+        "pad_token_id": roles.get("padding"),
+    }
 
 
 def _is_same(model: ModelConfig, other: ModelConfig) -> bool:

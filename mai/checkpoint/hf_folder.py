@@ -83,7 +83,7 @@ def noting(wrong: list[str]) -> Iterator[None]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The folder's config.json; raises CheckpointError."""
-    return _json(path / "config.json")
+    return read_json(path / "config.json")
 
 
 def read_headers(path: Path) -> tuple[dict[str, Located], int]:
@@ -136,7 +136,7 @@ def _index(path: Path) -> dict[str, str]:
     file = path / _INDEX
     if not file.exists():
         return {}
-    names = _json(file).get("weight_map")
+    names = read_json(file).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{file}: weight_map does not say which tensor is in which file")
     strange = {name for name in names.values() if Path(name).name != name or not (path / name).is_file()}
@@ -153,7 +153,8 @@ def _single(path: Path) -> Path:
     raise CheckpointError(f"{path}: has neither {_SINGLE} nor {_INDEX}{has}")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The file's one object; raises CheckpointError."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except OSError as error:

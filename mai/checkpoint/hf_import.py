@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,9 +146,3 @@ def _keep_side_files(source: HfFolder, run: RunFolder) -> None:
     take_side_files(source.path, run)
     dtypes = {name: located.dtype for name, located in source.tensors.items()}
     (run.path / CAME_AS).write_text(json.dumps(dtypes, indent=1), encoding="ascii")
-
-
-def end_token_of(config: Mapping[str, Any]) -> int | None:
-    """The token that ends a text, as config.json says."""
-    token = config.get("eos_token_id")
-    return token[0] if isinstance(token, list) and token else token if isinstance(token, int) else None

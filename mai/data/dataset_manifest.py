@@ -27,6 +27,8 @@ class Settings:
     tokenizer: str | None
     vocab_size: int
     held_out_fraction: float
+    document_end: str | None = None
+    beginning: str | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Settings":
@@ -35,6 +37,8 @@ class Settings:
             tokenizer=recipe.data.tokenizer or inherited_tokenizer(recipe),
             vocab_size=recipe.model.vocab_size,
             held_out_fraction=recipe.data.held_out_fraction,
+            document_end=recipe.data.tokens.document_end,
+            beginning=recipe.data.tokens.beginning,
         )
 
 
@@ -74,12 +78,15 @@ class DatasetManifest:
     num_ids: int
     """Every token is smaller."""
     end_token: int
+    """Behind every document."""
     splits: Mapping[Split, SplitRecord]
     rejected: Mapping[str, int]
     """Documents left out, by reason."""
     num_altered: int
     """Documents that the tokenizer does not reproduce byte for byte (it normalises)."""
     files: Mapping[str, FileRecord]
+    beginning_token: int | None = None
+    """Before every document."""
 
     @property
     def token_type(self) -> np.dtype[Any]:
@@ -88,10 +95,19 @@ class DatasetManifest:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over all of the above: equal for equal data, whoever prepared it."""
-        return _fingerprint(asdict(self))
+        return _fingerprint(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        """Without what is not said and was not known when older folders were prepared: theirs stay what they are."""
+        content = asdict(self)
+        for values, names in ((content, ("beginning_token",)), (content["settings"], ("document_end", "beginning"))):
+            for name in names:
+                if values[name] is None:
+                    del values[name]
+        return content
 
     def to_json(self) -> bytes:
-        content = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        content = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, **self._content()}
         return (json.dumps(content, indent=1) + "\n").encode()
 
 
@@ -128,6 +144,8 @@ def differing_fields(ours: Settings, theirs: Settings) -> list[str]:
             ("data.tokenizer", ours.tokenizer, theirs.tokenizer),
             ("model.vocab_size", ours.vocab_size, theirs.vocab_size),
             ("data.held_out_fraction", ours.held_out_fraction, theirs.held_out_fraction),
+            ("data.tokens.document_end", ours.document_end, theirs.document_end),
+            ("data.tokens.beginning", ours.beginning, theirs.beginning),
         )
         if was != now
     ]

@@ -31,11 +31,13 @@ from mai.data.index import Dataset
 from mai.data.progress_bar import byte_progress
 from mai.data.split import SPLITS, Split, split_of
 from mai.data.survey import Survey, survey_corpus
+from mai.data.token_roles import Roles, find_roles
 from mai.data.token_text import TokenText
 from mai.data.tokenise import tokenise
-from mai.data.tokenizer import check_trainable, find_end_token, load_tokenizer, token_texts, train_tokenizer
+from mai.data.tokenizer import check_trainable, load_tokenizer, token_texts, train_tokenizer
 from mai.data.writer import SplitWriter
 from mai.errors import DataError
+from mai.recipe.data import TokenRoles
 from mai.recipe.recipe import Recipe
 from mai.run_folder import sync_folder
 
@@ -131,9 +133,11 @@ def _build(
         shutil.rmtree(staging, ignore_errors=True)  # what a killed process left
         staging.mkdir()
         try:
-            text = _write_tokenizer(staging, survey, settings)
+            text, roles = _write_tokenizer(staging, survey, settings)
             files = {path.name: _record(path) for path in sorted(staging.iterdir())}
-            shards = _write_shards(staging, pieces, survey, settings, text, workers=workers, progress=progress)
+            shards = _write_shards(
+                staging, pieces, survey, settings, text, roles.beginning, workers=workers, progress=progress
+            )
             manifest = DatasetManifest(
                 settings=settings,
                 corpus_sha256=survey.corpus_sha256,
@@ -143,6 +147,7 @@ def _build(
                 rejected=survey.rejected,
                 num_altered=shards.num_altered,
                 files=files | shards.files,
+                beginning_token=roles.beginning,
             )
             _commit(folder, staging, manifest)
         finally:
@@ -150,7 +155,7 @@ def _build(
     return Dataset(folder, manifest)
 
 
-def _write_tokenizer(staging: Path, survey: Survey, settings: Settings) -> TokenText:
+def _write_tokenizer(staging: Path, survey: Survey, settings: Settings) -> tuple[TokenText, Roles]:
     path = staging / TOKENIZER_NAME
     if settings.tokenizer is None:
         tokenizer = train_tokenizer(survey.sample, vocab_size=settings.vocab_size)
@@ -160,11 +165,11 @@ def _write_tokenizer(staging: Path, survey: Survey, settings: Settings) -> Token
         source = Path(settings.tokenizer).expanduser()
         write_durably(path, source.read_bytes())
     tokenizer = load_tokenizer(path, vocab_size=settings.vocab_size)
-    end_token = find_end_token(tokenizer, source)
-    text = TokenText.of(token_texts(tokenizer, source), end_token=end_token)
+    roles = find_roles(tokenizer, TokenRoles(document_end=settings.document_end, beginning=settings.beginning), source)
+    text = TokenText.of(token_texts(tokenizer, source), end_token=roles.document_end)
     for name, content in text.files().items():
         write_durably(staging / name, content)
-    return text
+    return text, roles
 
 
 def _write_shards(
@@ -173,6 +178,7 @@ def _write_shards(
     survey: Survey,
     settings: Settings,
     text: TokenText,
+    beginning: int | None,
     *,
     workers: int,
     progress: bool,
@@ -184,7 +190,9 @@ def _write_shards(
     groups = group_pieces(pieces, group_bytes=GROUP_BYTES)
     total_bytes = sum(piece.num_bytes for piece in pieces)
     with (
-        closing(tokenise(groups, folder=staging, end_token=text.end_token, workers=workers)) as tokenised,
+        closing(
+            tokenise(groups, folder=staging, end_token=text.end_token, beginning=beginning, workers=workers)
+        ) as tokenised,
         byte_progress("tokenise", total_bytes, shown=progress) as advance,
     ):
         for group, documents in zip(groups, tokenised, strict=True):

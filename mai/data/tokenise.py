@@ -27,20 +27,24 @@ class TokenisedDocument:
 
 
 def tokenise(
-    groups: Sequence[Sequence[Piece]], *, folder: Path, end_token: int, workers: int
+    groups: Sequence[Sequence[Piece]], *, folder: Path, end_token: int, beginning: int | None, workers: int
 ) -> Generator[list[TokenisedDocument], None, None]:
-    """The kept documents of each group, in order, by the tokenizer in `folder`."""
+    """The kept documents of each group, in order, by the tokenizer in `folder`; each behind its beginning."""
+    work = partial(tokenise_group, folder=folder, end_token=end_token, beginning=beginning)
     with Workers(min(workers, len(groups))) as processes:
-        yield from processes.in_order(partial(tokenise_group, folder=folder, end_token=end_token), groups)
+        yield from processes.in_order(work, groups)
 
 
-def tokenise_group(group: Sequence[Piece], folder: Path, end_token: int) -> list[TokenisedDocument]:
+def tokenise_group(
+    group: Sequence[Piece], folder: Path, end_token: int, beginning: int | None
+) -> list[TokenisedDocument]:
     tokenizer, text = _open(folder, end_token)
+    before = [] if beginning is None else [beginning]
     tokenised = []
     for document in (document for piece in group for document in read_piece(piece)):
         if document.rejection is not None:
             continue
-        tokens = np.array(encode(tokenizer, document.content.decode()), np.uint32)
+        tokens = np.array(before + encode(tokenizer, document.content.decode()), np.uint32)
         text_bytes = text.num_bytes(tokens)
         is_altered = text_bytes != len(document.content)
         tokenised.append(TokenisedDocument(document.digest, tokens, text_bytes, is_altered))

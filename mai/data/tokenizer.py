@@ -17,12 +17,15 @@ from mai.recipe.rules import BYTE_LEVEL_TOKENS
 
 TRAINED_END_TOKEN = "<|end|>"
 END_TOKENS = (
-    TRAINED_END_TOKEN,
     "<|endoftext|>",
     "<|end_of_text|>",
     "</s>",
     "<eos>",
     "<\uff5cend\u2581of\u2581sentence\uff5c>",  # DeepSeek
+    "[EOS]",
+    "<seed:eos>",
+    # Last: beside any of the others it is the end of a message (gpt-oss, Phi).
+    TRAINED_END_TOKEN,
 )
 
 # Where the text is cut before merging: the pattern of Llama 3 (and, but for details, of GPT-4). On Python sources it
@@ -70,8 +73,9 @@ def load_tokenizer(path: Path, *, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer that takes every text literally: no special token in it, nothing added, padded or cut off."""
+def read_tokenizer(path: Path, *, takes_special: bool = False) -> Tokenizer:
+    """A tokenizer that takes every text literally: no special token in it, nothing added, padded or cut off; with
+    `takes_special`, text that spells a special token is that token."""
     if not path.is_file():
         raise DataError(_missing(path))
     try:
@@ -79,7 +83,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     except Exception as error:  # tokenizers raises a bare Exception for a file it cannot read
         raise DataError(f"{path} is not a Hugging Face tokenizer.json ({error}); export it again") from error
     # Text that spells "<|end|>" is text: it must not end a document.
-    tokenizer.encode_special_tokens = True
+    tokenizer.encode_special_tokens = not takes_special
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -96,20 +100,18 @@ def num_ids(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def find_end_token(tokenizer: Tokenizer, path: Path) -> int:
-    """The id of the token that ends a document."""
-    for content in END_TOKENS:
-        token = tokenizer.token_to_id(content)
-        if token is None:
-            continue
-        if token in encode(tokenizer, content):
-            raise DataError(f"data.tokenizer={path}: {content} is not marked special, so any text may spell it")
-        return int(token)
+def special_token(tokenizer: Tokenizer, content: str, path: Path) -> int | None:
+    """Its id, or None; DataError where any text may spell it."""
+    token = tokenizer.token_to_id(content)
+    if token is not None and token in encode(tokenizer, content):
+        raise DataError(f"data.tokenizer={path}: {content} is not marked special, so any text may spell it")
+    return token
+
+
+def special_tokens(tokenizer: Tokenizer) -> str:
+    """All that there are, for people to choose from."""
     special = [added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special]
-    raise DataError(
-        f"data.tokenizer={path} has no end-of-document token: none of {' '.join(END_TOKENS)}; "
-        f"its special tokens are {' '.join(special) or 'none'}; add one of those named first"
-    )
+    return " ".join(special) or "none"
 
 
 def is_same_tokenizer(path: Path, other: Path) -> bool:

@@ -1,5 +1,6 @@
 """A model that does not train: it speaks and scores, without an optimizer and without gradients."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -52,7 +53,9 @@ class FrozenModel:
         return self._passes.log_probs(batch)
 
     @torch.no_grad()
-    def generate(self, tokens_BS: Tensor, *, num_tokens: int, sampling: Sampling, end_token: int | None) -> Tensor:
+    def generate(
+        self, tokens_BS: Tensor, *, num_tokens: int, sampling: Sampling, end_tokens: Collection[int]
+    ) -> Tensor:
         """Continue the sequences; returns the new tokens [B, N]. All ranks must call alike.
 
         RecipeError where the layout cuts the sequence, or a stage into virtual stages."""
@@ -64,5 +67,5 @@ class FrozenModel:
             )
         (module,) = self._virtual_stages
         tokens = tokens_BS.to(self._device.torch_device)
-        new = generate(module, self._groups, tokens, num_tokens=num_tokens, sampling=sampling, end_token=end_token)
+        new = generate(module, self._groups, tokens, num_tokens=num_tokens, sampling=sampling, end_tokens=end_tokens)
         return new.cpu()

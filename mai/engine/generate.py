@@ -5,7 +5,7 @@ draws the next token and tells everyone. Shapes: B sequences, S tokens, V vocabu
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,16 +29,23 @@ class Sampling:
 
 @torch.no_grad()
 def generate(
-    model: GPTModel, groups: Groups, tokens_BS: Tensor, *, num_tokens: int, sampling: Sampling, end_token: int | None
+    model: GPTModel,
+    groups: Groups,
+    tokens_BS: Tensor,
+    *,
+    num_tokens: int,
+    sampling: Sampling,
+    end_tokens: Collection[int],
 ) -> Tensor:
     """Continue each sequence by up to `num_tokens`; returns the new tokens [B, N]. All ranks must call alike.
 
-    Stops early when every sequence has said `end_token`."""
+    Stops early when every sequence has said one of `end_tokens`."""
     generator = torch.Generator().manual_seed(sampling.seed)
     source = groups.last_stage_rank
     new_tokens: list[Tensor] = []
     inputs_BS = tokens_BS
     is_done_B = torch.zeros(tokens_BS.size(0), dtype=torch.bool)
+    ends = torch.tensor(sorted(end_tokens), dtype=torch.int64)
     with _decoding(model):
         for _ in range(num_tokens):
             logits_BSV = _through_stages(model, groups, inputs_BS)
@@ -49,7 +56,7 @@ def generate(
             dist.broadcast(next_B, src=source)
             new_tokens.append(next_B)
             inputs_BS = next_B[:, None]
-            is_done_B |= next_B.cpu() == end_token
+            is_done_B |= torch.isin(next_B.cpu(), ends)
             if is_done_B.all():
                 break
     return torch.stack(new_tokens, dim=1)

@@ -8,9 +8,9 @@ from typing import Any
 
 from mai.checkpoint import hf_export, hf_import
 from mai.checkpoint.hf_fit import fit
-from mai.checkpoint.hf_folder import HfFolder, noting, read_config
+from mai.checkpoint.hf_folder import HfFolder, noting, read_config, read_json
 from mai.data.progress_bar import folder_progress
-from mai.data.tokenizer import find_end_token, read_tokenizer
+from mai.data.token_roles import Roles, roles_that_are_said
 from mai.errors import CheckpointError, DataError, UsageError
 from mai.model.shapes import num_parameters
 from mai.recipe import (
@@ -27,6 +27,7 @@ from mai.recipe import (
     override,
     to_dict,
 )
+from mai.recipe.data import TokenRoles
 from mai.recipe.precision import FORMATS, FormatName
 from mai.run_folder import RunFolder, naming_storage_errors, utc_now, whole_or_nothing
 from mai.train.versions import commit, versions
@@ -59,10 +60,10 @@ def import_run(
     with noting(wrong):
         fitted = fit(source)
     with noting(wrong):
-        end_token = _end_token(source)
+        wanted, roles, about_tokens = _tokens(HfFolder(source, read_config(source), {}))
     if wrong:
         raise CheckpointError("\n".join(dict.fromkeys(wrong)))
-    recipe = override.apply(_recipe(fitted.model, fitted.folder, run), overrides)
+    recipe = override.apply(_recipe(fitted.model, fitted.folder, run, wanted), overrides)
     _check_same_model(fitted.model, recipe.model)
     total_bytes = 4 * num_parameters(recipe.model)
     with naming_storage_errors(run.path), whole_or_nothing(run.path.absolute()) as path:
@@ -72,7 +73,7 @@ def import_run(
             workers = workers or _workers_for(total_bytes)
             done = hf_import.import_hf(fitted.folder, fitted.rules, recipe, made, workers=workers)
         made.write_json("recipe.json", to_dict(recipe))
-        made.write_json("run.json", _description(source, recipe, end_token))
+        made.write_json("run.json", _description(source, recipe, roles))
     return ImportedRun(
         recipe=str(run.path / "recipe.json"),
         parameters=num_parameters(recipe.model),
@@ -80,7 +81,7 @@ def import_run(
         dequantised=done.num_quantised,
         files=done.shard_files,
         peak_memory_bytes=done.peak_memory_bytes,
-        told=fitted.told,
+        told=[*fitted.told, *about_tokens],
     )
 
 
@@ -105,7 +106,7 @@ def _workers_for(fp32_bytes: int) -> int:
     return min(os.cpu_count() or 1, 8, 1 + fp32_bytes // 2**31)
 
 
-def _recipe(model: ModelConfig, source: HfFolder, run: RunFolder) -> Recipe:
+def _recipe(model: ModelConfig, source: HfFolder, run: RunFolder, tokens: TokenRoles) -> Recipe:
     """What `mai train` goes on with: gentle steps on Python's own sources until another text is named."""
     longest = source.config.get("max_position_embeddings")
     length = min(_MOST_SEQUENCE, longest) if isinstance(longest, int) and longest > 0 else _MOST_SEQUENCE
@@ -119,6 +120,7 @@ def _recipe(model: ModelConfig, source: HfFolder, run: RunFolder) -> Recipe:
             folder=f"data/{folder.path.name}",
             sequence_length=length,
             tokenizer=str(folder.tokenizer),
+            tokens=tokens,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-5, schedule=Cosine(warmup_steps=10)),
         precision=PrecisionConfig(compute=_compute(source)),
@@ -147,18 +149,39 @@ def _check_same_model(model: ModelConfig, changed: ModelConfig) -> None:
         )
 
 
-def _end_token(source: Path) -> int:
-    """What config.json names; else what the tokenizer ends documents with. Raises DataError, of the tokenizer too."""
-    path = source / "tokenizer.json"
-    tokenizer = read_tokenizer(path) if path.is_file() else None
-    if (token := hf_import.end_token_of(read_config(source))) is not None:
-        return token
-    if tokenizer is None:
-        raise DataError(f"{source}: config.json names no eos_token_id, and there is no tokenizer.json that has one")
-    return find_end_token(tokenizer, path)
+def _tokens(folder: HfFolder) -> tuple[TokenRoles, Roles, list[str]]:
+    """Which tokens play which part; their ids; and what is to be told. Raises DataError, of the tokenizer too."""
+    path, said = folder.path / "tokenizer.json", _said_tokens(folder)
+    if path.is_file():
+        return roles_that_are_said(said, path)
+    if not said["eos_token_id"]:
+        raise DataError(
+            f"{folder.path}: config.json names no eos_token_id, and there is no tokenizer.json that has one"
+        )
+    return TokenRoles(), Roles(document_end=said["eos_token_id"][0]), ["there is no tokenizer.json: it cannot speak"]
 
 
-def _description(source: Path, recipe: Recipe, end_token: int) -> dict[str, Any]:
+def _said_tokens(folder: HfFolder) -> dict[str, list[int]]:
+    """What generation_config.json says, else config.json; each as a list. Raises DataError for a token that the
+    vocabulary does not have."""
+    generation = folder.path / "generation_config.json"
+    sources = [read_json(generation) if generation.is_file() else {}, folder.config]
+    found: dict[str, list[int]] = {}
+    wrong = []
+    for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        values = [source[key] for source in sources if source.get(key) is not None]
+        for value in values:
+            tokens = value if isinstance(value, list) else [value]
+            if not all(isinstance(token, int) and 0 <= token < folder.config["vocab_size"] for token in tokens):
+                wrong.append(f"{folder.path}: {key}={value!r}: the vocabulary has {folder.config['vocab_size']} tokens")
+            found.setdefault(key, tokens)
+        found.setdefault(key, [])
+    if wrong:
+        raise DataError("\n".join(dict.fromkeys(wrong)))
+    return found
+
+
+def _description(source: Path, recipe: Recipe, roles: Roles) -> dict[str, Any]:
     return {
         "run_id": fingerprint(recipe)[:12],
         "created": utc_now(),
@@ -167,5 +190,5 @@ def _description(source: Path, recipe: Recipe, end_token: int) -> dict[str, Any]
         "versions": versions(),
         "commit": commit(),
         "num_parameters": num_parameters(recipe.model),
-        "end_token": end_token,
+        "tokens": roles.to_json(),
     }

@@ -7,6 +7,9 @@ from typing import Any, SupportsFloat
 
 from torch import Tensor
 
+from mai.data.dataset_manifest import TOKENIZER_NAME
+from mai.data.token_roles import find_roles
+from mai.data.tokenizer import read_tokenizer
 from mai.engine.engine import Gradients
 from mai.errors import ExitCode, UsageError
 from mai.evaluate.bits_per_byte import HeldOut
@@ -52,18 +55,19 @@ class Recorder:
 
     def _describe(self, batches: Batches) -> str:
         folder, manifest = self._session.folder, batches.dataset.manifest
+        tokenizer = batches.dataset.folder / TOKENIZER_NAME
         folder.undo_metrics(after=self.state.step)
         described = records.description(
             self._recipe,
             self._session,
             data_fingerprint=manifest.fingerprint,
-            end_token=manifest.end_token,
+            roles=find_roles(read_tokenizer(tokenizer), self._recipe.data.tokens, tokenizer),
             old=folder.read_json("run.json") or {},
         )
         folder.write_json("run.json", described)
         # With its tokenizer the run folder can speak without the data it was trained on.
         copy = folder.tokenizer.with_suffix(".tmp")
-        shutil.copyfile(batches.dataset.folder / "tokenizer.json", copy)
+        shutil.copyfile(tokenizer, copy)
         copy.replace(folder.tokenizer)
         return str(described["run_id"])
 

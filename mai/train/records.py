@@ -3,6 +3,7 @@
 import uuid
 from typing import Any
 
+from mai.data.token_roles import Roles
 from mai.engine.operations import described
 from mai.errors import ExitCode
 from mai.model.flops import FLOP_CONVENTION
@@ -22,7 +23,7 @@ _SUGGESTIONS = {
 
 
 def description(
-    recipe: Recipe, session: Session, *, data_fingerprint: str, end_token: int, old: dict[str, Any]
+    recipe: Recipe, session: Session, *, data_fingerprint: str, roles: Roles, old: dict[str, Any]
 ) -> dict[str, Any]:
     """What runs, for run.json; `old` is what the file said before, whose identity stays."""
     return {
@@ -36,7 +37,7 @@ def description(
         "device": session.device.kind,
         "kernels": described(recipe, session.device.kind),
         "num_parameters": num_parameters(recipe.model),
-        "end_token": end_token,
+        "tokens": roles.to_json(),
     }
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from mai.checkpoint import resume, store
+from mai.data.token_roles import Roles
 from mai.data.tokenizer import encode, read_tokenizer
 from mai.engine.device import DeviceKind, open_device
 from mai.engine.frozen_model import FrozenModel
@@ -43,13 +44,17 @@ def sample(
 ) -> Sample:
     """Continue the prompt with the folder's newest whole checkpoint, or that of `step`; all ranks must call.
 
-    The recipe's layout must fit `place.world_size`: `one_rank(recipe)` fits 1. Raises CheckpointError."""
+    Text of a special token in the prompt is that token. The recipe's layout must fit `place.world_size`:
+    `one_rank(recipe)` fits 1. Raises CheckpointError."""
     opened, timeout_seconds = open_device(device, place), recipe.resilience.peer_timeout_seconds
     if not store.committed_steps(folder.checkpoints):
         raise CheckpointError(f"{folder.checkpoints} holds no checkpoint; train first, with mai train")
-    tokenizer, end_token = read_tokenizer(folder.tokenizer), int((folder.read_json("run.json") or {})["end_token"])
-    # An empty prompt starts a new document.
-    tokens = encode(tokenizer, prompt) or [end_token]
+    roles = Roles.of_run(folder.read_json("run.json") or {})
+    tokenizer = read_tokenizer(folder.tokenizer, takes_special=True)
+    before = [] if roles.beginning is None else [roles.beginning]
+    # An empty prompt starts a new document. One that says its beginning itself has it once.
+    tokens = encode(tokenizer, prompt)
+    tokens = (tokens if tokens[:1] == before else before + tokens) or [roles.document_end]
     join_world(backend=opened.backend, place=place, timeout_seconds=timeout_seconds)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
     groups = build_groups(layout, timeout_seconds=timeout_seconds)
@@ -64,9 +69,11 @@ def sample(
     )
     assert manifest is not None, "there was a checkpoint a moment ago"
     speaker.finish_load()
-    new_tokens = speaker.generate(torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_token=end_token)
+    new_tokens = speaker.generate(
+        torch.tensor([tokens]), num_tokens=num_tokens, sampling=sampling, end_tokens=roles.ends
+    )
     leave_world()
-    said = [token for token in new_tokens[0].tolist() if token != end_token]
+    said = [token for token in new_tokens[0].tolist() if token not in roles.ends]
     return Sample(prompt=prompt, text=tokenizer.decode(said), step=manifest.progress.step, num_tokens=len(said))
 
 

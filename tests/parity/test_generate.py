@@ -36,6 +36,10 @@ def open_frozen(place: Place, recipe: Recipe, checkpoints: Path) -> Any:
     return frozen
 
 
+def _all_of(end_token: int | None) -> set[int]:
+    return set() if end_token is None else {end_token}
+
+
 def greedy(
     place: Place, recipe: Recipe, checkpoints: Path, prompts: list[list[int]], end_token: int | None
 ) -> list[list[int]]:
@@ -44,7 +48,7 @@ def greedy(
 
     frozen = open_frozen(place, recipe, checkpoints)
     new = frozen.generate(
-        torch.tensor(prompts), num_tokens=NEW_TOKENS, sampling=Sampling(temperature=0.0), end_token=end_token
+        torch.tensor(prompts), num_tokens=NEW_TOKENS, sampling=Sampling(temperature=0.0), end_tokens=_all_of(end_token)
     )
     return new.tolist()  # type: ignore[no-any-return]
 
@@ -106,7 +110,9 @@ def drawn_without_and_with_an_end(place: Place, recipe: Recipe, checkpoints: Pat
 
     def draw(end_token: int | None) -> list[list[int]]:
         sampling = Sampling(temperature=1.0, seed=3)
-        new = frozen.generate(torch.tensor(PROMPTS), num_tokens=NEW_TOKENS, sampling=sampling, end_token=end_token)
+        new = frozen.generate(
+            torch.tensor(PROMPTS), num_tokens=NEW_TOKENS, sampling=sampling, end_tokens=_all_of(end_token)
+        )
         return new.tolist()  # type: ignore[no-any-return]
 
     whole = draw(None)

@@ -21,5 +21,5 @@ def test_there_are_no_more_processes_than_groups(
 
     monkeypatch.setattr(tokenise, "Workers", Noted)
     monkeypatch.setattr(tokenise, "tokenise_group", lambda group, **_: group)
-    found: Any = list(tokenise.tokenise([[]] * groups, folder=tmp_path, end_token=0, workers=4))
+    found: Any = list(tokenise.tokenise([[]] * groups, folder=tmp_path, end_token=0, beginning=None, workers=4))
     assert (len(found), asked) == (groups, [processes])

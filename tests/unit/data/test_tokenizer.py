@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from mai.data.token_roles import Roles, find_roles
 from mai.data.token_text import TokenText
 from mai.data.tokenizer import (
     check_trainable,
     encode,
-    find_end_token,
     load_tokenizer,
     num_ids,
     read_tokenizer,
@@ -19,6 +19,7 @@ from mai.data.tokenizer import (
     train_tokenizer,
 )
 from mai.errors import DataError, RecipeError
+from mai.recipe.data import TokenRoles
 
 TEXTS = ["def add(a, b):\n    return a + b\n" * 3, "caf\u00e9 \u4f60\u597d \U0001f600 12345\r\n\t  x  \x01 "]
 
@@ -42,7 +43,7 @@ def test_training_twice_gives_the_same_tokenizer():
 
 def test_the_end_of_a_document_is_id_0_and_the_vocabulary_is_as_asked(trained):
     tokenizer = read_tokenizer(trained)
-    assert find_end_token(tokenizer, trained) == 0
+    assert find_roles(tokenizer, TokenRoles(), trained) == Roles(document_end=0)
     assert num_ids(tokenizer) == 280
 
 
@@ -108,8 +109,8 @@ def test_a_tokenizer_without_end_token_lists_what_was_looked_for_and_what_it_has
     model = json.loads(trained.read_text())["model"]
     model["vocab"]["<|begin|>"] = model["vocab"].pop("<|end|>")
     path = edited(trained, added_tokens=added, model=model)
-    with pytest.raises(DataError, match=r"none of <\|end\|> <\|endoftext\|>.*its special tokens are <\|begin\|>"):
-        find_end_token(read_tokenizer(path), path)
+    with pytest.raises(DataError, match=r"none of <\|endoftext\|>.*<\|end\|>; its special tokens are <\|begin\|>"):
+        find_roles(read_tokenizer(path), TokenRoles(), path)
 
 
 def test_an_end_token_that_text_can_spell_is_refused(trained):
@@ -117,7 +118,7 @@ def test_an_end_token_that_text_can_spell_is_refused(trained):
     added[0]["special"] = False
     path = edited(trained, added_tokens=added)
     with pytest.raises(DataError, match=r"<\|end\|> is not marked special"):
-        find_end_token(read_tokenizer(path), path)
+        find_roles(read_tokenizer(path), TokenRoles(), path)
 
 
 def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
