@@ -45,10 +45,11 @@ GENERATION = frozenset(
 """How it is spoken with; transformers takes them from generation_config.json, and passes over them here."""
 
 
-_CHANCE = (
+CHANCE = (
     *("attention_dropout", "hidden_dropout", "residual_dropout", "resid_pdrop", "embd_pdrop"),
     "router_jitter_noise",
 )
+"""What transformers leaves out by chance, or adds noise to, while it trains."""
 
 
 def is_a(value: object, kind: type) -> bool:
@@ -146,7 +147,7 @@ class HfConfig:
 
     def _tell_what_only_training_knows(self) -> None:
         """transformers leaves out by chance, or adds noise, while it trains."""
-        for key in _CHANCE:
+        for key in CHANCE:
             if self.value(key):
                 self.told.append(f"{self._prefix}{key}={self.value(key)!r} is not obeyed: mai trains without chance")
         self.must_be("is_encoder_decoder", [False, None])

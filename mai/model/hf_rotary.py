@@ -29,8 +29,8 @@ _KNOWN = (
 """Keys of any kind; transformers passes over those of other kinds than its own."""
 
 
-def rotary_of(config: HfConfig) -> dict[str, Any]:
-    """The fields of ModelConfig that say how queries and keys are turned."""
+def rotary_of(config: HfConfig, *, kinds: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The fields of ModelConfig that say how queries and keys are turned. `kinds`: what a family calls a type."""
     said = config.value("rope_scaling")
     key, said = ("rope_scaling", said) if said else ("rope_parameters", config.value("rope_parameters"))
     config.pass_over("rope_parameters", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
@@ -38,17 +38,17 @@ def rotary_of(config: HfConfig) -> dict[str, Any]:
         config.refuse(key, "a JSON object is needed")
         said = None
     rotary = config.below(key, said or {}, {})
-    return rotary_below(config, rotary)
+    return rotary_below(config, rotary, kinds=kinds or {})
 
 
-def rotary_below(config: HfConfig, rotary: HfConfig) -> dict[str, Any]:
+def rotary_below(config: HfConfig, rotary: HfConfig, *, kinds: Mapping[str, str]) -> dict[str, Any]:
     """Of one object of parameters, with what stands beside it."""
     rotary.pass_over(*_KNOWN)
     rotary.note_unknown()
     inside = rotary if rotary.has("rope_theta") else config
     return {
         "rotary_base": inside.number("rope_theta", float),
-        "positions": _positions(config, rotary),
+        "positions": _positions(config, rotary, kinds),
         "rotary_share": _share(config, rotary),
     }
 
@@ -66,7 +66,7 @@ def rotary_of_both_kinds(config: HfConfig, *, window_base: float) -> dict[str, A
     if not isinstance(said, dict) or said.keys() - kinds:
         config.refuse("rope_parameters", f"an object each for {' and '.join(kinds)} is needed")
     full, windowed = (config.below(f"rope_parameters.{kind}", found, {}) for kind, found in kinds.items())
-    fields = rotary_below(config, full)
+    fields = rotary_below(config, full, kinds={})
     windowed.pass_over(*_KNOWN)
     windowed.note_unknown()
     base = windowed.number("rope_theta", float) if windowed.has("rope_theta") else window_base
@@ -98,8 +98,9 @@ def _share(config: HfConfig, rotary: HfConfig) -> float:
     return said.number("partial_rotary_factor", float)
 
 
-def _positions(config: HfConfig, rotary: HfConfig) -> Positions:
+def _positions(config: HfConfig, rotary: HfConfig, kinds: Mapping[str, str]) -> Positions:
     kind = rotary.value("rope_type") or rotary.value("type") or "default"
+    kind = kinds.get(kind, kind) if isinstance(kind, str) else kind
     if kind not in ("default", "yarn") and rotary.value("mscale_all_dim") and config.has("kv_lora_rank"):
         rotary.refuse("mscale_all_dim", f"mai sharpens the softmax with rope_type 'yarn' only, not with {kind!r}")
     if kind == "default":

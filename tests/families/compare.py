@@ -34,6 +34,8 @@ class Case:
     """Why transformers does not take it."""
     refused: str = ""
     """What mai says."""
+    failure: str = ""
+    """What ended a rank, where it was not refused."""
     expected: torch.Tensor | None = None
     differences: dict[str, float] = field(default_factory=dict)
     """By layout: the largest of a logit."""
@@ -145,7 +147,7 @@ def _difference(case: Case, parallel: ParallelConfig) -> float:
     try:
         answers = on_ranks(parallel.model_ranks, logits, [(case.run, parallel)], tokens().numpy())
     except RankError as error:
-        case.refused = f"A RANK FAILED: {str(error).strip().splitlines()[-1]}"
+        case.failure = f"a rank failed: {str(error).strip().splitlines()[-1]}"
         return float("nan")
     return _distance(case, answers[-1][0])
 

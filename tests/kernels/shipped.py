@@ -209,7 +209,8 @@ def _routing(scores: str, *, num_experts: int, picks: int, groups: int = 1) -> I
     is_sigmoid = scores == "sigmoid"
     of = f"{picks} of {num_experts} by {scores}" + (f" in {groups} groups" if groups > 1 else "")
     tokens, block = routing.shape_of_launch(num_experts, numbers=routing.FORWARD_NUMBERS)
-    constants = {"K": picks, "IS_SIGMOID": is_sigmoid, "BLOCK": block}
+    constants = {"K": picks, "IS_SIGMOID": is_sigmoid, "IS_NORMALISED": True, "BLOCK": block}
+    open_groups = groups // 2 or 1
     yield Shipped(
         f"routing, {of}",
         routing.forward_kernel,
@@ -219,7 +220,14 @@ def _routing(scores: str, *, num_experts: int, picks: int, groups: int = 1) -> I
             "preference_stride": WHOLE,
             **numbers,
         },
-        {**constants, "TOKENS": tokens, "PREFERS": is_sigmoid, "GROUPS": groups, "OPEN_GROUPS": groups // 2 or 1},
+        {
+            **constants,
+            "TOKENS": tokens,
+            "PREFERS": is_sigmoid,
+            "GROUPS": groups,
+            "OPEN_GROUPS": open_groups,
+            "BEST_OF_GROUP": picks // open_groups,
+        },
         routing.NUM_WARPS,
     )
     tokens, _ = routing.shape_of_launch(num_experts, numbers=routing.BACKWARD_NUMBERS)

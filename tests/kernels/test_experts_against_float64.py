@@ -1,6 +1,7 @@
 """Routing and permutation in Triton against float64, as in test_against_float64.py; moved rows to the bit."""
 
 from dataclasses import astuple
+from typing import Literal
 
 import pytest
 import torch
@@ -13,20 +14,29 @@ from tests.kernels.exact import DEVICE, assert_close, draw, each_dtype, exact_gr
 
 pytestmark = on_gpu_or_interpreted
 
+
+def groups(*, scores: Literal["softmax", "sigmoid"] = "sigmoid", **fields: int) -> routing.Rule:
+    return routing.Rule(scores=scores, scale=2.5, **fields)
+
+
 ROUTINGS = {
     "softmax": (5, 7, routing.Rule(experts_per_token=3, scores="softmax", scale=1.5)),
     "softmax, all": (3, 4, routing.Rule(experts_per_token=4, scores="softmax", scale=1.0)),
     "sigmoid": (37, 100, routing.Rule(experts_per_token=6, scores="sigmoid", scale=2.5)),
-    "sigmoid of one": (3, 128, routing.Rule(experts_per_token=1, scores="sigmoid", scale=2.5)),
-    "groups": (
-        19,
-        96,
-        routing.Rule(experts_per_token=8, scores="sigmoid", scale=2.5, num_groups=8, groups_per_token=4),
+    "sigmoid of one": (3, 128, routing.Rule(experts_per_token=1, scores="sigmoid", scale=2.5, is_normalised=False)),
+    "sigmoid of one, normalised": (3, 16, routing.Rule(experts_per_token=1, scores="sigmoid", scale=2.5)),
+    "sigmoids as they are": (
+        5,
+        24,
+        routing.Rule(experts_per_token=6, scores="sigmoid", scale=2.5, is_normalised=False),
     ),
+    "groups": (19, 96, groups(experts_per_token=8, num_groups=8, groups_per_token=4, scores_per_group=2)),
+    "groups by their best": (7, 32, groups(experts_per_token=3, num_groups=8, groups_per_token=2, scores_per_group=1)),
+    "groups by two, filled": (7, 32, groups(experts_per_token=6, num_groups=8, groups_per_token=2, scores_per_group=2)),
     "groups of logits": (
         3,
         256,
-        routing.Rule(experts_per_token=8, scores="softmax", scale=1.0, num_groups=4, groups_per_token=2),
+        groups(experts_per_token=8, scores="softmax", num_groups=4, groups_per_token=2, scores_per_group=4),
     ),
     "nothing": (0, 8, routing.Rule(experts_per_token=2, scores="softmax", scale=1.0)),
 }
@@ -51,7 +61,7 @@ def test_routing(name: str, preference: str | None) -> None:
 
     above = draw(rule.experts_per_token, tokens, seed=2).t()
     (of_logits,) = exact_gradients(lambda x: routing.reference(x, added, rule)[0], logits, gradient=above)
-    ours = gpu_routing.backward(picked, experts, above, num_experts, rule.scores, rule.scale)
+    ours = gpu_routing.backward(picked, experts, above, num_experts, rule.scores, rule.scale, rule.is_normalised)
     assert_close(ours, of_logits)
 
 

@@ -33,7 +33,7 @@ SIZES = {
 
 DEFAULTS: dict[str, Any] = {
     # Of GraniteConfig in transformers.
-    **llama.DEFAULTS,
+    **{key: value for key, value in llama.DEFAULTS.items() if key != "head_dim"},
     "embedding_multiplier": 1.0,
     "attention_multiplier": 1.0,
     "residual_multiplier": 1.0,

@@ -73,7 +73,8 @@ def model_of(config: HfConfig) -> ModelConfig:
     config.must_be("interpolate_factor", [1, None])
     config.must_be("lm_head_bias", [False, None])
     config.must_be("mlp_bias", [False, None])
-    found = sizes(config)
+    # Names of older files (Phi3Config, convert_rope_params_to_dict).
+    found = sizes(config, kinds={"su": "longrope", "yarn": "longrope"})
     if not isinstance(found["positions"], UnscaledPositions | LongPositions):
         config.refuse("rope_parameters", "Phi-3 knows the types 'default' and 'longrope'")
     return ModelConfig(**found, window=config.optional("sliding_window"))

@@ -9,10 +9,10 @@ from mai.model.hf_rules import HeadOrder, OfHeads, Rule, Same, Source, Stacked, 
 from mai.recipe import DynamicPositions, ModelConfig
 
 
-def sizes(config: HfConfig) -> dict[str, Any]:
-    """The fields of ModelConfig that every family's config.json calls the same."""
+def sizes(config: HfConfig, *, kinds: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The fields of ModelConfig that every family's config.json calls the same; `kinds` as in `rotary_of`."""
     config.must_be("hidden_act", ["silu", "swish"])
-    return {**sizes_but_for_positions(config), **rotary_of(config)}
+    return {**sizes_but_for_positions(config), **rotary_of(config, kinds=kinds)}
 
 
 def sizes_but_for_positions(config: HfConfig) -> dict[str, Any]:
