@@ -52,14 +52,21 @@ def roles_that_are_said(said: Mapping[str, Sequence[int]], path: Path) -> tuple[
     `said`: ids that its configs have for eos_token_id (several: what ends its messages too) and pad_token_id. Raises
     DataError, of the tokenizer too."""
     tokenizer = read_tokenizer(path)
-    ends = [text for token in said["eos_token_id"] if (text := tokenizer.id_to_token(token)) is not None]
-    document_end = next((text for text in (*END_TOKENS, *ends) if tokenizer.token_to_id(text) is not None), None)
+    special = {token: added.content for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    ends = [special[token] for token in said["eos_token_id"] if token in special]
+    document_end = next((text for text in (*END_TOKENS, *ends) if text in special.values()), None)
     roles = TokenRoles(
         document_end=document_end,
         message_end=next((text for text in ends if text != document_end), None),
-        padding=next((tokenizer.id_to_token(token) for token in said["pad_token_id"]), None),
+        padding=next((special[token] for token in said["pad_token_id"] if token in special), None),
     )
-    return roles, find_roles(tokenizer, roles, path), _about_training(tokenizer, path)
+    told = [
+        f"{key}={token} is no special token of tokenizer.json, and plays no part here"
+        for key in ("eos_token_id", "pad_token_id")
+        for token in said[key]
+        if token not in special
+    ]
+    return roles, find_roles(tokenizer, roles, path), [*told, *_about_training(tokenizer, path)]
 
 
 def _about_training(tokenizer: Tokenizer, path: Path) -> list[str]:

@@ -134,8 +134,9 @@ def expert_fields(model: ModelConfig, layout: Layout) -> dict[str, Any]:
         "num_moe_experts": experts.num_experts,
         "moe_router_topk": experts.experts_per_token,
         "moe_router_score_function": experts.scores,
-        # Megatron's word for scores over all experts, which it asks for where one is picked.
-        "moe_router_pre_softmax": experts.scores == "softmax" and not experts.normalised,
+        # Megatron's word for scores over all experts, which it asks for where one is picked; our router does not ask.
+        "moe_router_pre_softmax": experts.scores == "softmax"
+        and (not experts.normalised or experts.experts_per_token == 1),
         "moe_ffn_hidden_size": experts.ffn_hidden_size,
         "moe_shared_expert_intermediate_size": experts.shared_ffn_hidden_size or None,
         "moe_shared_expert_gate": experts.shared_gate,

@@ -74,8 +74,8 @@ def document(found: dict[str, list[Case]]) -> str:
             "(`tests/families/draw.py`), filled with random weights by transformers, imported by `mai import hf`, and",
             f"computed in fp32. Equal is a largest difference of logits of at most {TOLERANCE:g}, at one rank and cut",
             "over tensor 2 x pipeline 2 (pipeline 2 alone where two ranks cannot share the key heads). Refused is by",
-            "name, before anything is written. Draws that transformers itself does not take are drawn again. Kimi K2 is",
-            "DeepSeek-V3 under another name.",
+            "name, before anything is written. Draws that transformers itself does not take are drawn again. Kimi K2",
+            "is DeepSeek-V3 under another name.",
             "",
             "| family | tried | equal | refused | wrong | largest difference, one rank | cut |",
             "|---|---|---|---|---|---|---|",
@@ -106,9 +106,8 @@ def _row(family: str, cases: Sequence[Case]) -> str:
 
 def _reasons(case: Case) -> list[str]:
     """One a line, without what is only of this draw."""
-    return [
-        re.sub(r"\[[^\]]*\]", "[...]", reason.removeprefix("config.json: ")) for reason in case.refused.splitlines()
-    ]
+    lines = (reason.removeprefix("config.json: ") for reason in case.refused.splitlines())
+    return [re.sub(r"\[[^\]]*\]", "[...]", reason) for reason in lines]
 
 
 def say(text: str) -> None:

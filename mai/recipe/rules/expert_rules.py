@@ -99,9 +99,11 @@ def a_gate_has_a_shared_expert(recipe: Recipe) -> Iterator[Breach]:
 
 
 def a_router_learns_something(recipe: Recipe) -> Iterator[Breach]:
-    """Megatron-Core refuses it as well (transformer/transformer_config.py, moe_router_topk == 1)."""
+    """Megatron-Core refuses it as well (transformer/transformer_config.py, moe_router_topk == 1). A model that comes
+    with weights has learned elsewhere."""
     experts = recipe.model.experts
-    if experts and experts.experts_per_token == 1 and experts.normalised:
+    is_new = recipe.checkpoint.start_from is None
+    if experts and experts.experts_per_token == 1 and experts.normalised and is_new:
         rule = (
             "one picked expert weighs 1 whatever the router says, so it would learn nothing from the loss; "
             "use model.feed_forward.normalised=false, or model.feed_forward.experts_per_token=2 or more"

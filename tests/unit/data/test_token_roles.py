@@ -85,6 +85,13 @@ def test_what_a_models_configs_say_becomes_a_recipes_words(path: Path) -> None:
     assert told == []
 
 
+def test_an_end_that_any_text_may_spell_ends_nothing_and_is_told(path: Path) -> None:
+    end, spelled = ids(path, "<|endoftext|>", "be")
+    _, found, told = roles_that_are_said({"eos_token_id": [spelled], "pad_token_id": []}, path)
+    assert found == Roles(document_end=end)
+    assert told == [f"eos_token_id={spelled} is no special token of tokenizer.json, and plays no part here"]
+
+
 def test_run_json_of_an_older_mai_knows_the_end_of_a_document() -> None:
     assert Roles.of_run({"end_token": 7}) == Roles(document_end=7)
     said = Roles(document_end=7, beginning=3)
