@@ -168,7 +168,8 @@ def _said_tokens(folder: HfFolder) -> dict[str, list[int]]:
     sources = [read_json(generation) if generation.is_file() else {}, folder.config]
     found: dict[str, list[int]] = {}
     wrong = []
-    for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+    # What begins a text, the tokenizer says.
+    for key in ("eos_token_id", "pad_token_id"):
         values = [source[key] for source in sources if source.get(key) is not None]
         for value in values:
             tokens = value if isinstance(value, list) else [value]

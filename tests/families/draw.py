@@ -238,6 +238,7 @@ def smollm3(dice: random.Random) -> dict[str, Any]:
     layers = dice.choice([2, 4, 4])
     return {
         "num_hidden_layers": layers,
+        "pad_token_id": None,
         "attention_bias": dice.choice([LEFT_OUT, False, True]),
         "mlp_bias": dice.choice([LEFT_OUT, LEFT_OUT, False, True]),
         "use_sliding_window": dice.choice([LEFT_OUT, False, True]),
