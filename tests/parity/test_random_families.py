@@ -2,7 +2,6 @@
 more of them and writes docs/families.md."""
 
 from itertools import islice
-from pathlib import Path
 
 import pytest
 

@@ -9,7 +9,6 @@ from mai.model.families.shared_parts import (
     ends,
     gated_network,
     grouped_query_attention,
-    layer_types,
     layer_types_of,
     norms,
     ours,
@@ -17,7 +16,7 @@ from mai.model.families.shared_parts import (
     sizes,
     sparse_layers,
     theirs,
-    windows,
+    windows_in_use,
 )
 from mai.model.hf_config import HfConfig
 from mai.model.hf_rules import Rule
@@ -109,10 +108,7 @@ def _windows(config: HfConfig, num_layers: int) -> dict[str, Any]:
     window, first = config.optional("sliding_window") if is_used else None, config.number("max_window_layers", int)
     config.pass_over("sliding_window")
     usual = [is_used and layer % 2 == 0 and layer < first for layer in range(num_layers)]
-    has_window = layer_types(config, usual)
-    if any(has_window) and not is_used:
-        config.refuse("layer_types", "names windows that use_sliding_window says are not used")
-    return windows(window, has_window)
+    return windows_in_use(config, window, usual)
 
 
 def config_of(model: ModelConfig, *, context: int) -> dict[str, Any]:

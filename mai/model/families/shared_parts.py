@@ -62,7 +62,16 @@ def upper_windows(config: HfConfig, num_layers: int) -> dict[str, Any]:
     window = config.optional("sliding_window") if config.number("use_sliding_window", bool) else None
     config.pass_over("sliding_window")
     first = config.number("max_window_layers", int)
-    return windows(window, layer_types(config, [layer >= first for layer in range(num_layers)]))
+    return windows_in_use(config, window, [window is not None and layer >= first for layer in range(num_layers)])
+
+
+def windows_in_use(config: HfConfig, window: int | None, usual: Sequence[bool]) -> dict[str, Any]:
+    """Where `use_sliding_window` says whether there are any: layers that it contradicts are refused, as one part of
+    transformers takes its word and another theirs."""
+    has_window = layer_types(config, usual)
+    if window is None and any(has_window):
+        config.refuse("layer_types", "names windows, and use_sliding_window says that there are none")
+    return windows(window, has_window)
 
 
 def upper_windows_of(model: ModelConfig) -> dict[str, Any]:

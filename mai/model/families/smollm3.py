@@ -5,7 +5,7 @@ from typing import Any
 
 from mai.model.families import llama
 from mai.model.families.llama import rules
-from mai.model.families.shared_parts import base_config, layer_types, layer_types_of, windows
+from mai.model.families.shared_parts import base_config, layer_types_of, windows_in_use
 from mai.model.hf_config import HfConfig
 from mai.recipe import ModelConfig
 
@@ -60,7 +60,7 @@ def model_of(config: HfConfig) -> ModelConfig:
     config.pass_over("sliding_window")
     return ModelConfig(
         **found,
-        **windows(window, layer_types(config, [window is not None and not one for one in turns])),
+        **windows_in_use(config, window, [window is not None and not one for one in turns]),
         still_layers=tuple(layer for layer, one in enumerate(turns) if not one),
     )
 
