@@ -131,7 +131,7 @@ def _checkpoint(run: RunFolder, step: int | None) -> tuple[Path, Manifest]:
 
 
 def _family_and_config(recipe: Recipe, run: RunFolder) -> tuple[ModuleType, dict[str, Any]]:
-    """Of a run that was imported, or that starts from one, what came, as far as the model is still that."""
+    """What came, where the run was imported or starts from one that was and is still that model; else what we write."""
     model, length = recipe.model, recipe.data.sequence_length
     came = run.read_json(CONFIG)
     if came is not None:
@@ -150,7 +150,7 @@ def _family_and_config(recipe: Recipe, run: RunFolder) -> tuple[ModuleType, dict
 
 
 def _token_ids(run: RunFolder) -> dict[str, Any]:
-    """Of a model that did not come from there: without them transformers takes tokens of its own."""
+    """What plays which part, for a model that did not come from there: else transformers takes tokens of its own."""
     said = run.read_json("run.json") or {}
     roles = said.get("tokens") or {"document_end": said["end_token"]}
     ends = [roles[role] for role in ("document_end", "message_end") if role in roles]

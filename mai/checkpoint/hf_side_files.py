@@ -21,7 +21,7 @@ COPIED = (
 
 
 def take_side_files(source: Path, run: RunFolder) -> None:
-    """Of a Hugging Face folder."""
+    """Keep those of a Hugging Face folder."""
     folder = run.path / FOLDER
     folder.mkdir(mode=0o750, exist_ok=True)
     for name in ("config.json", *COPIED):
@@ -30,7 +30,7 @@ def take_side_files(source: Path, run: RunFolder) -> None:
 
 
 def keep_side_files(origin: RunFolder, run: RunFolder) -> None:
-    """Of the run that this one starts from; nothing where that was not imported."""
+    """Keep those of the run that this one starts from; nothing where that was not imported."""
     if not (origin.path / FOLDER).is_dir():
         return
     (run.path / FOLDER).mkdir(mode=0o750, exist_ok=True)

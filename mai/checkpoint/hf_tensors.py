@@ -66,7 +66,7 @@ def to_theirs(making: Making, ours: Tensor) -> dict[Source, Tensor]:
 
 
 def _by_head(parts: Sequence[Tensor], num_kv_heads: int, order: HeadOrder) -> Tensor:
-    """Of the rows of queries, keys and values."""
+    """Our rows, made of those of queries, keys and values."""
     query, key, value = parts
     by_head = [part.unflatten(0, (num_kv_heads, -1)) for part in (_ordered(query, order), _ordered(key, order), value)]
     return torch.cat(by_head, dim=1).flatten(0, 1)

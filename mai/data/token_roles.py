@@ -47,7 +47,7 @@ def find_roles(tokenizer: Tokenizer, wanted: TokenRoles, path: Path) -> Roles:
 
 
 def roles_that_are_said(said: Mapping[str, Sequence[int]], path: Path) -> tuple[TokenRoles, Roles, list[str]]:
-    """Of a model that comes with the tokenizer in `path`: what a recipe says, the ids, and what is to be told.
+    """What a recipe says of a model that comes with the tokenizer in `path`; the ids; and what is to be told.
 
     `said`: ids that its configs have for eos_token_id (several: what ends its messages too) and pad_token_id. Raises
     DataError, of the tokenizer too."""

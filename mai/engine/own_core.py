@@ -32,7 +32,7 @@ def check_own_core(model: ModelConfig, *, dtype: torch.dtype, device: torch.devi
 
 
 def _sizes(model: ModelConfig) -> tuple[int, int]:
-    """Of a query and key, and of a value."""
+    """Numbers of a query and key, and of a value."""
     latent = model.latent_attention
     if latent is None:
         return model.head_size, model.head_size

@@ -42,7 +42,7 @@ def rotary_of(config: HfConfig, *, kinds: Mapping[str, str] | None = None) -> di
 
 
 def rotary_below(config: HfConfig, rotary: HfConfig, *, kinds: Mapping[str, str]) -> dict[str, Any]:
-    """Of one object of parameters, with what stands beside it."""
+    """The same of one object of parameters, with what stands beside it."""
     rotary.pass_over(*_KNOWN)
     rotary.note_unknown()
     inside = rotary if rotary.has("rope_theta") else config
@@ -87,7 +87,7 @@ def both_kinds_of(model: ModelConfig) -> dict[str, Any]:
 
 
 def _share(config: HfConfig, rotary: HfConfig) -> float:
-    """Of a head, where the family turns a part of it."""
+    """The share of a head that is turned, where the family turns a part of it."""
     said = rotary if rotary.has("partial_rotary_factor") else config
     share = said.value("partial_rotary_factor")
     if share is None:

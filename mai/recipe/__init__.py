@@ -5,21 +5,23 @@ from mai.recipe.data import DataConfig
 from mai.recipe.evaluate import EvaluateConfig
 from mai.recipe.model import (
     DenseFeedForward,
-    DynamicPositions,
     GroupedQueryAttention,
     LatentAttention,
-    LinearPositions,
-    Llama3Positions,
-    LongPositions,
     MixtureOfExperts,
     ModelConfig,
-    UnscaledPositions,
-    YarnPositions,
 )
 from mai.recipe.objective import ObjectiveConfig
 from mai.recipe.observe import ObserveConfig
 from mai.recipe.optimizer import Cosine, OptimizerConfig, WarmupStableDecay
 from mai.recipe.parallel import ParallelConfig
+from mai.recipe.positions import (
+    DynamicPositions,
+    LinearPositions,
+    Llama3Positions,
+    LongPositions,
+    UnscaledPositions,
+    YarnPositions,
+)
 from mai.recipe.precision import PrecisionConfig
 from mai.recipe.recipe import Recipe, fingerprint, to_dict
 from mai.recipe.resilience import ResilienceConfig

@@ -25,7 +25,7 @@ class Knob:
     type: str
     """JSON's name: integer, number, boolean, string, or array."""
     item_type: str = ""
-    """Of what, in an array."""
+    """What an array holds."""
     choices: tuple[str, ...] = ()
     """The only texts that it takes; empty for any."""
     takes_none: bool = False

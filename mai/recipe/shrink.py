@@ -14,10 +14,11 @@ from mai.recipe import override
 from mai.recipe.checkpoint import CheckpointConfig
 from mai.recipe.data import DataConfig
 from mai.recipe.evaluate import EvaluateConfig
-from mai.recipe.model import LatentAttention, LongPositions, MixtureOfExperts, ModelConfig
+from mai.recipe.model import LatentAttention, MixtureOfExperts, ModelConfig
 from mai.recipe.observe import ObserveConfig
 from mai.recipe.optimizer import OptimizerConfig, WarmupStableDecay
 from mai.recipe.parallel import ParallelConfig
+from mai.recipe.positions import LongPositions
 from mai.recipe.recipe import Recipe
 from mai.recipe.shrink_layout import small_layout, traits
 from mai.recipe.stage_text import BALANCED, EVEN, written_out

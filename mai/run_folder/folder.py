@@ -258,7 +258,7 @@ class RunFolder:
 
 
 def _step_of(line: bytes, *, torn: int) -> int:
-    """Of a line of metrics.jsonl; `torn` for one that broke off."""
+    """The step of a line of metrics.jsonl; `torn` for one that broke off."""
     value = parsed_object(line.decode("utf-8", errors="replace"))
     step = None if value is None else value.get("step")
     return step if type(step) is int else torn

@@ -10,7 +10,7 @@ from mai.run_folder.folder import CHECKPOINTS, STEP_NAME, RunFolder
 class Origin:
     run: RunFolder
     step: int | None
-    """Of the checkpoint; None for the newest."""
+    """Which checkpoint; None for the newest."""
 
 
 def origin_of(start_from: str) -> Origin:

@@ -8,17 +8,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-VOCAB_SIZE = 300
-Draw = Callable[[random.Random], dict[str, Any]]
+from tests.families.draw_parts import LEFT_OUT, SCALINGS, common, head_size, layer_types, window
 
-LEFT_OUT = object()
-"""For a key that is not there."""
+Draw = Callable[[random.Random], dict[str, Any]]
 
 
 def draw(family: str, number: int) -> dict[str, Any]:
     """A config.json, always the same for the same number."""
     dice = random.Random(f"{family} {number}")
-    config = {"model_type": family, **_common(dice), **FAMILIES[family](dice)}
+    config = {"model_type": family, **common(dice), **FAMILIES[family](dice)}
     if dice.random() < 0.3:
         config |= dice.choice(CHANGE_NOTHING)
     return {key: value for key, value in config.items() if value is not LEFT_OUT}
@@ -31,92 +29,23 @@ CHANGE_NOTHING: list[dict[str, Any]] = [
 ]
 
 
-def _common(dice: random.Random) -> dict[str, Any]:
-    heads = dice.choice([2, 4, 8])
-    return {
-        "vocab_size": VOCAB_SIZE,
-        "eos_token_id": 0,
-        "hidden_size": heads * dice.choice([8, 16]),
-        "intermediate_size": dice.choice([64, 96, 130]),
-        "num_hidden_layers": dice.choice([2, 2, 4]),
-        "num_attention_heads": heads,
-        "num_key_value_heads": dice.choice([heads, max(1, heads // 2), 2, 1]),
-        "max_position_embeddings": dice.choice([32, 64, 128]),
-        "hidden_act": dice.choice([LEFT_OUT, "silu", "swish"]),
-        "rms_norm_eps": dice.choice([LEFT_OUT, 1e-6, 1e-5, 1e-3]),
-        "tie_word_embeddings": dice.choice([LEFT_OUT, False, True]),
-        "initializer_range": dice.choice([LEFT_OUT, 0.02, 0.05]),
-        **_rotary(dice),
-    }
-
-
-def _head_size(dice: random.Random) -> dict[str, Any]:
-    return {"head_dim": dice.choice([LEFT_OUT, 8, 16, 32])}
-
-
-def _rotary(dice: random.Random) -> dict[str, Any]:
-    """In today's words, in those of older files, or in a mixture of both."""
-    base = dice.choice([10_000.0, 500_000.0, 1e6])
-    kind = dice.choice([{}, {}, *_SCALINGS])
-    if dice.random() < 0.4:
-        kind = {("type" if key == "rope_type" and dice.random() < 0.5 else key): value for key, value in kind.items()}
-        return {
-            "rope_theta": dice.choice([LEFT_OUT, base]),
-            "rope_scaling": dice.choice([kind or None, kind or None, LEFT_OUT]),
-            "original_max_position_embeddings": dice.choice([LEFT_OUT, LEFT_OUT, LEFT_OUT, 16, 64]),
-        }
-    inside = dice.random() < 0.7
-    return {
-        "rope_parameters": {
-            **(kind or {"rope_type": "default"}),
-            **({"rope_theta": base} if inside else {}),
-        },
-        "rope_theta": LEFT_OUT if inside else base,
-        "rope_scaling": dice.choice([LEFT_OUT, LEFT_OUT, LEFT_OUT, dice.choice(_SCALINGS)]),
-    }
-
-
-_LENGTH = {"original_max_position_embeddings": 16}
-_SCALINGS: list[dict[str, Any]] = [
-    {"rope_type": "linear", "factor": 4.0},
-    {"rope_type": "dynamic", "factor": 2.0},
-    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **_LENGTH},
-    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-    {"rope_type": "yarn", "factor": 4.0, **_LENGTH},
-    {"rope_type": "yarn", "factor": 4.0},
-    {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "truncate": False, **_LENGTH},
-    {"rope_type": "yarn", "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 16, **_LENGTH},
-    {"rope_type": "yarn", "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_slow": 2, **_LENGTH},
-]
-
-
-def _layer_types(dice: random.Random, layers: int = 4) -> dict[str, Any]:
-    kinds = ["full_attention", "sliding_attention"]
-    drawn = [dice.choice(kinds) for _ in range(layers)]
-    return {"num_hidden_layers": layers, "layer_types": dice.choice([LEFT_OUT, None, drawn, drawn])}
-
-
-def _window(dice: random.Random) -> dict[str, Any]:
-    return {"sliding_window": dice.choice([LEFT_OUT, None, 4, 16])}
-
-
 def llama(dice: random.Random) -> dict[str, Any]:
     return {
-        **_head_size(dice),
+        **head_size(dice),
         "attention_bias": dice.choice([LEFT_OUT, False, True]),
         "mlp_bias": dice.choice([LEFT_OUT, LEFT_OUT, False, True]),
     }
 
 
 def mistral(dice: random.Random) -> dict[str, Any]:
-    return {**_head_size(dice), **_window(dice), **(_layer_types(dice) if dice.random() < 0.1 else {})}
+    return {**head_size(dice), **window(dice), **(layer_types(dice) if dice.random() < 0.1 else {})}
 
 
 def mixtral(dice: random.Random) -> dict[str, Any]:
     experts = dice.choice([4, 6, 8])
     return {
-        **_head_size(dice),
-        **_window(dice),
+        **head_size(dice),
+        **window(dice),
         dice.choice(["num_local_experts", "num_local_experts", "num_experts"]): experts,
         "num_experts_per_tok": dice.choice([LEFT_OUT, 1, 2, 3, 4]),
         "router_aux_loss_coef": dice.choice([LEFT_OUT, 0.02]),
@@ -137,7 +66,7 @@ def qwen3(dice: random.Random) -> dict[str, Any]:
         "head_dim": dice.choice([8, 16, 32]),
         "attention_bias": dice.choice([LEFT_OUT, False, True]),
         **_upper_windows(dice),
-        **(_layer_types(dice) if dice.random() < 0.3 else {}),
+        **(layer_types(dice) if dice.random() < 0.3 else {}),
     }
 
 
@@ -208,7 +137,7 @@ def gpt_oss(dice: random.Random) -> dict[str, Any]:
         "head_dim": dice.choice([8, 16, 32]),
         "sliding_window": dice.choice([4, 16]),
         "attention_bias": dice.choice([LEFT_OUT, LEFT_OUT, True, False]),
-        **_layer_types(dice, dice.choice([2, 4])),
+        **layer_types(dice, dice.choice([2, 4])),
         dice.choice(["num_local_experts", "num_experts"]): dice.choice([4, 6, 8]),
         "num_experts_per_tok": dice.choice([1, 2, 4]),
         **({"rope_parameters": LEFT_OUT, "rope_scaling": LEFT_OUT} if dice.random() < 0.3 else {}),
@@ -216,11 +145,11 @@ def gpt_oss(dice: random.Random) -> dict[str, Any]:
 
 
 def qwen2(dice: random.Random) -> dict[str, Any]:
-    return {**_upper_windows(dice), **(_layer_types(dice) if dice.random() < 0.3 else {})}
+    return {**_upper_windows(dice), **(layer_types(dice) if dice.random() < 0.3 else {})}
 
 
 def ministral(dice: random.Random) -> dict[str, Any]:
-    return {**_head_size(dice), **_window(dice), **_layer_types(dice, dice.choice([2, 4]))}
+    return {**head_size(dice), **window(dice), **layer_types(dice, dice.choice([2, 4]))}
 
 
 def seed_oss(dice: random.Random) -> dict[str, Any]:
@@ -242,10 +171,10 @@ def smollm3(dice: random.Random) -> dict[str, Any]:
         "attention_bias": dice.choice([LEFT_OUT, False, True]),
         "mlp_bias": dice.choice([LEFT_OUT, LEFT_OUT, False, True]),
         "use_sliding_window": dice.choice([LEFT_OUT, False, True]),
-        **_window(dice),
+        **window(dice),
         "no_rope_layer_interval": dice.choice([LEFT_OUT, 2, 3, 4]),
         "no_rope_layers": dice.choice([LEFT_OUT, LEFT_OUT, [dice.choice([0, 1]) for _ in range(layers)]]),
-        **(_layer_types(dice, layers) if dice.random() < 0.3 else {}),
+        **(layer_types(dice, layers) if dice.random() < 0.3 else {}),
     }
 
 
@@ -273,7 +202,7 @@ def qwen2_moe(dice: random.Random) -> dict[str, Any]:
         "shared_expert_intermediate_size": dice.choice([32, 64]),
         "qkv_bias": dice.choice([LEFT_OUT, False, True]),
         **_upper_windows(dice),
-        **(_layer_types(dice, drawn["num_hidden_layers"]) if dice.random() < 0.2 else {}),
+        **(layer_types(dice, drawn["num_hidden_layers"]) if dice.random() < 0.2 else {}),
     }
 
 
@@ -332,7 +261,7 @@ def olmo2(dice: random.Random) -> dict[str, Any]:
 
 
 def _both_kinds(dice: random.Random, local: str) -> dict[str, Any]:
-    yarn = dice.choice([_SCALINGS[0], _SCALINGS[4], _SCALINGS[6]])
+    yarn = dice.choice([SCALINGS[0], SCALINGS[4], SCALINGS[6]])
     full = dice.choice([{}, {"rope_type": "default"}, {**yarn, "rope_theta": 50_000.0}, yarn])
     nested = {"full_attention": full or {"rope_type": "default"}, "sliding_attention": {"rope_type": "default"}}
     if dice.random() < 0.5:
@@ -352,12 +281,12 @@ def olmo3(dice: random.Random) -> dict[str, Any]:
         **olmo2(dice),
         **_both_kinds(dice, ""),
         "sliding_window": dice.choice([4, 16]),
-        **_layer_types(dice, dice.choice([4, 4, 2])),
+        **layer_types(dice, dice.choice([4, 4, 2])),
     }
 
 
 def gemma3_text(dice: random.Random) -> dict[str, Any]:
-    drawn = _layer_types(dice, dice.choice([2, 4]))
+    drawn = layer_types(dice, dice.choice([2, 4]))
     return {
         "hidden_act": LEFT_OUT,
         "hidden_activation": dice.choice([LEFT_OUT, "gelu_pytorch_tanh"]),

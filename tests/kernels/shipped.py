@@ -221,13 +221,9 @@ def _routing(scores: str, *, num_experts: int, picks: int, groups: int = 1) -> I
             **numbers,
         },
         {
-            **constants,
-            "TOKENS": tokens,
-            "PREFERS": is_sigmoid,
-            "GROUPS": groups,
-            "OPEN_GROUPS": open_groups,
+            **constants, "TOKENS": tokens, "PREFERS": is_sigmoid, "GROUPS": groups, "OPEN_GROUPS": open_groups,
             "BEST_OF_GROUP": picks // open_groups,
-        },
+        },  # fmt: skip
         routing.NUM_WARPS,
     )
     tokens, _ = routing.shape_of_launch(num_experts, numbers=routing.BACKWARD_NUMBERS)

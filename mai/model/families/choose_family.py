@@ -64,7 +64,7 @@ def reader(name: str, config: Mapping[str, Any]) -> HfConfig:
 
 
 def read_model(name: str, config: Mapping[str, Any]) -> ModelConfig:
-    """Of a config.json that was read before, and found to be whole."""
+    """The model of a config.json that was read before, and found to be whole."""
     model: ModelConfig = FAMILIES[name].model_of(reader(name, config))
     return model
 
@@ -82,7 +82,7 @@ _DENSE = (
     *("granite", "olmo2", "olmo3", "gemma3_text"),
 )
 _OF_EXPERTS = ("mixtral", "qwen3_moe", "qwen2_moe", "glm4_moe", "gpt_oss")
-"""Of each kind, the plainest first."""
+"""The plainest of each kind first."""
 
 
 def lost(model: ModelConfig, name: str) -> list[str]:

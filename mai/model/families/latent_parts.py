@@ -10,7 +10,7 @@ from mai.model.hf_rules import InterleavedRotary, Rule, Source, Target
 from mai.recipe import LatentAttention, ModelConfig
 
 _EPSILON = 1e-6
-"""Of the norms of latent vectors, whatever rms_norm_eps says (modeling_deepseek_v3.py, DeepseekV3Attention)."""
+"""What norms of latent vectors add, whatever rms_norm_eps says (modeling_deepseek_v3.py, DeepseekV3Attention)."""
 
 
 def latent_sizes(config: HfConfig) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def model_of(config: HfConfig) -> ModelConfig:
 
 
 def fields(config: HfConfig) -> dict[str, Any]:
-    """Of ModelConfig; for other families too, whose config.json has these keys and more."""
+    """Those of ModelConfig; for other families too, whose config.json has these keys and more."""
     found, biases = sizes(config), attention_biases(config)
     if config.must_be("mlp_bias", [False] if biases == "none" else [False, True], because="in the network alone"):
         return {**found, "biases": True}

@@ -26,7 +26,7 @@ def grouped_query_attention(caller: Caller, name: str) -> list[Module]:
 
 
 def _norms(caller: Caller, name: str) -> list[Module]:
-    """Of queries and keys; over all heads, tensor ranks add up their squares (mai/engine/all_heads_norm.py)."""
+    """Norms of queries and keys; over all heads, tensor ranks add up their squares (mai/engine/all_heads_norm.py)."""
     model = caller.recipe.model
     if not model.has_head_norms:
         return []

@@ -62,7 +62,7 @@ class Attention:
     window: int | None = None
     turns: bool = True
     has_window_table: bool = False
-    """Of cos and sin, where layers with a window have another than those without."""
+    """Whether layers with a window have another table of cos and sin than those without, and this is one."""
 
     def num_norm_parameters_on(self, tensor: int) -> int:
         return self.num_norm_parameters // (tensor if self.norms_all_heads else 1)
@@ -120,9 +120,9 @@ class Layer:
     attention: Attention
     feed_forward: Network | Experts
     num_input_norms: int = 2
-    """Of what attention and network take."""
+    """Norms of what attention and network take."""
     num_output_norms: int = 0
-    """Of what they give."""
+    """Norms of what they give."""
     scales_outputs: bool = False
     """What they give is multiplied before it is added."""
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from mai.recipe.breach import Breach, listed
-from mai.recipe.model import GroupedQueryAttention, LongPositions, YarnPositions
+from mai.recipe.model import GroupedQueryAttention
+from mai.recipe.positions import LongPositions, YarnPositions
 from mai.recipe.recipe import Recipe
 from mai.recipe.rules.breach_wording import breach, divisors, multiples_near, one_of
 
