@@ -49,10 +49,15 @@ STATED: Mapping[str, Mapping[str, str]] = {
 """As certificates state them, by format and kind."""
 
 
+def gradient_scale(reference: NDArray[np.float32], *, norm: float, num_elements: int) -> float:
+    """What a difference between elements of this gradient is relative to; `norm` and `num_elements` are the whole
+    model's."""
+    return max(float(np.abs(reference).max()), SMALLEST_SCALE * norm / math.sqrt(num_elements))
+
+
 def gradient(reference: NDArray[np.float32], *, norm: float, num_elements: int) -> float:
-    """What an element of this gradient may differ by; `norm` and `num_elements` are the whole model's."""
-    smallest = SMALLEST_SCALE * norm / math.sqrt(num_elements)
-    return GRADIENT * max(float(np.abs(reference).max()), smallest)
+    """What an element of this gradient may differ by."""
+    return GRADIENT * gradient_scale(reference, norm=norm, num_elements=num_elements)
 
 
 class WeightAllowance:

@@ -15,9 +15,20 @@ CAME_AS = f"{FOLDER}/dtypes.json"
 
 COPIED = (
     *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "NOTICE"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "tiktoken.model", "tekken.json"),
+    *("chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"),
 )
 """As they are; tokenizer.json stands where every run has it, and config.json may change with the model."""
+
+
+_READ = ("config.json", "tokenizer.json")
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
+
+
+def passed_over(source: Path) -> list[str]:
+    """What of a Hugging Face folder is neither read nor goes along: code, the card of the model as it was."""
+    names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
+    return [name for name in names if name not in (*_READ, *COPIED) and not name.endswith(_WEIGHTS)]
 
 
 def take_side_files(source: Path, run: RunFolder) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from mai.checkpoint import hf_export, hf_import
 from mai.checkpoint.hf_fit import fit
 from mai.checkpoint.hf_folder import HfFolder, noting, read_config, read_json
+from mai.checkpoint.hf_side_files import passed_over
 from mai.data.progress_bar import folder_progress
 from mai.data.token_roles import Roles, roles_that_are_said
 from mai.errors import CheckpointError, DataError, UsageError
@@ -81,7 +82,7 @@ def import_run(
         dequantised=done.num_quantised,
         files=done.shard_files,
         peak_memory_bytes=done.peak_memory_bytes,
-        told=[*fitted.told, *about_tokens],
+        told=[*fitted.told, *about_tokens, *_about_files(source)],
     )
 
 
@@ -159,6 +160,11 @@ def _tokens(folder: HfFolder) -> tuple[TokenRoles, Roles, list[str]]:
             f"{folder.path}: config.json names no eos_token_id, and there is no tokenizer.json that has one"
         )
     return TokenRoles(), Roles(document_end=said["eos_token_id"][0]), ["there is no tokenizer.json: it cannot speak"]
+
+
+def _about_files(source: Path) -> list[str]:
+    names = passed_over(source)
+    return [f"neither read nor kept for an export: {', '.join(names)}"] if names else []
 
 
 def _said_tokens(folder: HfFolder) -> dict[str, list[int]]:

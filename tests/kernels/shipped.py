@@ -211,6 +211,7 @@ def _routing(scores: str, *, num_experts: int, picks: int, groups: int = 1) -> I
     tokens, block = routing.shape_of_launch(num_experts, numbers=routing.FORWARD_NUMBERS)
     constants = {"K": picks, "IS_SIGMOID": is_sigmoid, "IS_NORMALISED": True, "BLOCK": block}
     open_groups = groups // 2 or 1
+    of_groups = {"GROUPS": groups, "OPEN_GROUPS": open_groups, "BEST_OF_GROUP": picks // open_groups}
     yield Shipped(
         f"routing, {of}",
         routing.forward_kernel,
@@ -220,10 +221,7 @@ def _routing(scores: str, *, num_experts: int, picks: int, groups: int = 1) -> I
             "preference_stride": WHOLE,
             **numbers,
         },
-        {
-            **constants, "TOKENS": tokens, "PREFERS": is_sigmoid, "GROUPS": groups, "OPEN_GROUPS": open_groups,
-            "BEST_OF_GROUP": picks // open_groups,
-        },  # fmt: skip
+        {**constants, **of_groups, "TOKENS": tokens, "PREFERS": is_sigmoid},
         routing.NUM_WARPS,
     )
     tokens, _ = routing.shape_of_launch(num_experts, numbers=routing.BACKWARD_NUMBERS)

@@ -10,6 +10,7 @@ tolerance runs again with the routing of one rank.
 import datetime as dt
 import importlib.metadata
 import itertools
+import math
 import os
 import sys
 import time
@@ -20,12 +21,13 @@ from typing import Any
 
 import torch
 
+from mai.certify import tolerance
 from mai.recipe import ModelConfig, ParallelConfig, Recipe
 from recipes.debug.every_axis import dense_every_axis, experts_every_axis, latent_every_axis
 from recipes.debug.tiny import tiny
 from tests.corpus import changed
-from tests.parity.steps import Picks, layouts, one_rank
-from tests.parity.trainer import STEPS, Curve, name_of, num_ranks
+from tests.parity.steps import LayoutSteps, Picks, layouts, one_rank
+from tests.parity.trainer import STEPS, name_of, num_ranks
 
 TOLERANCE = 1e-5
 LEAST_AGREED_STEPS = 2
@@ -129,6 +131,8 @@ class Cell:
     """Largest relative difference of any step's loss, and of the held-out loss."""
     norm: float
     """Of any step's gradient norm."""
+    gradient: float
+    """Of any element of the first step's gradients, relative to its parameter's largest, as certificates have it."""
     agreed_steps: int
     """How many steps from the first on were within the tolerance, without replay."""
     before_replay: tuple[float, float] | None = None
@@ -137,7 +141,11 @@ class Cell:
     @property
     def passes(self) -> bool:
         """A router that chooses wrongly is wrong from the first step on, and a replay would hide it."""
-        return self.loss <= TOLERANCE and self.norm <= TOLERANCE and self.agreed_steps >= LEAST_AGREED_STEPS
+        return self.is_near and self.agreed_steps >= LEAST_AGREED_STEPS
+
+    @property
+    def is_near(self) -> bool:
+        return self.loss <= TOLERANCE and self.norm <= TOLERANCE and self.gradient <= tolerance.GRADIENT
 
 
 def cells(shapes: Iterable[str], some: Iterable[Layout]) -> Iterator[Cell]:
@@ -146,34 +154,47 @@ def cells(shapes: Iterable[str], some: Iterable[Layout]) -> Iterator[Cell]:
     for shape in shapes:
         alone = one_rank(recipe_of(shape, ONE_RANK), is_synthetic=True)
         first = _trained(shape, chosen, replay=None)
-        found = [_cell(shape, layout, curve, alone.curve) for layout, curve in first.items()]
+        found = [_cell(shape, layout, steps, alone) for layout, steps in first.items()]
         has_experts = SHAPES[shape].experts is not None
-        again = [cell.layout for cell in found if max(cell.loss, cell.norm) > TOLERANCE and has_experts]
+        again = [cell.layout for cell in found if not cell.is_near and has_experts]
         replayed = _trained(shape, again, replay=alone.ranks[0].routing)
         for first_cell in found:
             if first_cell.layout not in replayed:
                 yield first_cell
                 continue
-            second = _cell(shape, first_cell.layout, replayed[first_cell.layout], alone.curve)
+            second = _cell(shape, first_cell.layout, replayed[first_cell.layout], alone)
             before = (first_cell.loss, first_cell.norm)
             yield replace(second, agreed_steps=first_cell.agreed_steps, before_replay=before)
 
 
-def _trained(shape: str, chosen: list[Layout], *, replay: Sequence[Picks] | None) -> dict[Layout, Curve]:
+def _trained(shape: str, chosen: list[Layout], *, replay: Sequence[Picks] | None) -> dict[Layout, LayoutSteps]:
     parallels = {layout: layout.parallel(SHAPES[shape]) for layout in chosen}
     found = layouts(recipe_of(shape, ONE_RANK), list(parallels.values()), replay=replay, is_synthetic=True)
-    return {layout: found[name_of(parallel)].curve for layout, parallel in parallels.items()}
+    return {layout: found[name_of(parallel)] for layout, parallel in parallels.items()}
 
 
-def _cell(shape: str, layout: Layout, ours: Curve, theirs: Curve) -> Cell:
+def _cell(shape: str, layout: Layout, ours: LayoutSteps, theirs: LayoutSteps) -> Cell:
     """The last pair of a curve is the held-out loss with its number of tokens."""
     differences = [
         tuple(abs(our - their) / abs(their) for our, their in zip(*pairs, strict=True))
-        for pairs in zip(ours, theirs, strict=True)
+        for pairs in zip(ours.curve, theirs.curve, strict=True)
     ]
     agreed = itertools.takewhile(lambda pair: max(pair) <= TOLERANCE, differences[:STEPS])
     largest_loss, largest_norm = (max(pair[which] for pair in differences) for which in (0, 1))
-    return Cell(shape, layout, largest_loss, largest_norm, agreed_steps=len(list(agreed)))
+    gradient = largest_of_gradients(ours, theirs)
+    return Cell(shape, layout, largest_loss, largest_norm, gradient, agreed_steps=len(list(agreed)))
+
+
+def largest_of_gradients(ours: LayoutSteps, theirs: LayoutSteps) -> float:
+    """Difference of an element in the first step, relative to the scale of its parameter's gradient."""
+    (_, norm), mine, expected = theirs.curve[0], ours.gradients(), theirs.gradients()
+    assert mine.keys() == expected.keys()
+    num_elements = sum(gradient.numel() for gradient in expected.values())
+    return max(
+        float((mine[name] - gradient).abs().nan_to_num(nan=math.inf).max())
+        / tolerance.gradient_scale(gradient.numpy(), norm=norm, num_elements=num_elements)
+        for name, gradient in expected.items()
+    )
 
 
 def main() -> None:
@@ -197,7 +218,10 @@ on {cores} cores.
 
 Each line is a layout, trained for {steps} steps in fp32 from the same weights on the same tokens as one rank with the
 same micro-batch size. A cell holds the largest relative difference of any step's loss (the held-out loss at the end
-included) and of any step's gradient norm. At most {tolerance:g} passes; {passed} of {all} do.
+included), of any step's gradient norm, and of any element of the first step's gradients. The last is relative to the
+largest element of its parameter's gradient, as in a certificate: queries and keys hardly move loss or norm at first,
+and a wrong position on one rank shows nowhere else. At most {tolerance:g} passes, of gradients {gradient:g};
+{passed} of {all} do.
 
 `r` marks cells with experts that were beyond that at first, because tokens went to other experts: where two experts
 score almost alike, rounding decides, and every layout rounds in its own way. They were trained again with the routing
@@ -226,11 +250,12 @@ def document(found: list[Cell], *, seconds: float) -> str:
             cores=len(os.sched_getaffinity(0)),
             steps=STEPS,
             tolerance=TOLERANCE,
+            gradient=tolerance.GRADIENT,
             least=LEAST_AGREED_STEPS,
             passed=sum(cell.passes for cell in found),
             all=len(found),
         ),
-        f"| ranks | layout | with experts also | {' | '.join(f'{shape}: loss, norm' for shape in SHAPES)} |",
+        f"| ranks | layout | with experts also | {' | '.join(f'{shape}: loss, norm, gradient' for shape in SHAPES)} |",
         f"|---|---|---|{'---|' * len(SHAPES)}",
     ]
     for layout in LAYOUTS:
@@ -262,7 +287,7 @@ def _cell_text(text: str) -> str:
 
 
 def _shown(cell: Cell) -> str:
-    text = f"{cell.loss:.1e}, {cell.norm:.1e}{' r' if cell.before_replay else ''}"
+    text = f"{cell.loss:.1e}, {cell.norm:.1e}, {cell.gradient:.1e}{' r' if cell.before_replay else ''}"
     return text if cell.passes else f"**{text}**"
 
 

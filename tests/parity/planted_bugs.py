@@ -159,6 +159,17 @@ def lost_gradient_of_the_rotary_key() -> None:
     attention.copy_to_tensor_model_parallel_region = lambda x, **_: x
 
 
+def shifted_positions() -> None:
+    """One context rank rotates its queries and keys as if they stood one place earlier."""
+    positions = importlib.import_module("mai.engine.context_attention").Positions
+    of_this_rank = positions._of_this_rank
+
+    def of_bad_rank(self: Any, table_SD: Any, *arguments: Any) -> Any:
+        return of_this_rank(self, table_SD.roll(1, 0) if _is_bad_rank() else table_SD, *arguments)
+
+    positions._of_this_rank = of_bad_rank
+
+
 def unshared_embedding() -> None:
     """The gradients of the embedding and of its copy on the last stage are not summed."""
     module = importlib.import_module("megatron.core.distributed.finalize_model_grads")
@@ -298,7 +309,8 @@ def killed_rank() -> None:
 
 def silent_rank() -> None:
     """One rank never calls the collective that the others wait in, who lose patience early."""
-    importlib.import_module("mai.certify.trial")._PEER_TIMEOUT_SECONDS = 3.0
+    trial = importlib.import_module("mai.certify.trial")
+    trial._IMPATIENT = dataclasses.replace(trial._IMPATIENT, peer_timeout_seconds=10.0)
     _instead_of_steps(lambda *_, **__: time.sleep(600))
 
 

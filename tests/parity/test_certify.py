@@ -12,6 +12,7 @@ from tests.parity.planted_bugs import BAD_RANK, Plant, certify
 
 TENSOR = ("parallel.tensor=2", "parallel.sequence=true", "parallel.data=1")
 PIPELINE = ("parallel.pipeline=2", "parallel.data=1")
+CONTEXT = ("parallel.context=2", "parallel.data=1")
 DATA = ("parallel.data=2",)
 EXPERTS = (
     "model.feed_forward.kind=experts",
@@ -108,6 +109,14 @@ def test_the_lost_gradient_of_a_rotary_key_is_found(tmp_path: Path) -> None:
     assert max(gradients, key=lambda finding: finding["used"])["name"].endswith("linear_kv_down_proj.weight")
 
 
+def test_shifted_positions_of_a_context_rank_are_found_in_the_gradients_and_nowhere_else(tmp_path: Path) -> None:
+    outcome = certify(bugs.shifted_positions, *CONTEXT, folder=tmp_path)
+    assert outcome.code == 88, outcome.stderr
+    assert {finding["kind"] for finding in outcome.wrong} == {"gradient", "weight"}
+    gradients = [finding for finding in outcome.wrong if finding["kind"] == "gradient"]
+    assert max(gradients, key=lambda finding: finding["used"])["name"].endswith("linear_qkv.weight")
+
+
 def test_multi_token_prediction_passes(tmp_path: Path) -> None:
     outcome = certify(bugs.none, *FURTHER_TOKENS, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
@@ -170,9 +179,6 @@ def test_a_rank_that_updates_faster_is_found_and_its_peers_replica_said_to_be_ri
     assert (norm["wrong_ranks"], norm["right_ranks"]) == ([BAD_RANK], [1 - BAD_RANK])
     embedding = outcome.first_parameter
     assert (embedding["wrong_ranks"], embedding["right_ranks"]) == ([BAD_RANK], [])
-
-
-CONTEXT = ("parallel.context=2", "parallel.data=1")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ SIDE_FILES = {
     "tokenizer_config.json": {"eos_token": "<|end|>", "model_max_length": 128, "added_tokens_decoder": {}},
     "special_tokens_map.json": {"eos_token": "<|end|>"},
 }
+PASSED_OVER = ["README.md", "modeling_own.py"]
 TEMPLATE = "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
 
 
@@ -50,6 +51,9 @@ def trained(cpu_engine: None, documents: Path, tmp_path_factory: pytest.TempPath
         (folder / "hf" / name).write_text(json.dumps(content))
     (folder / "hf/chat_template.jinja").write_text(TEMPLATE)
     (folder / "hf/LICENSE").write_text("as it came")
+    (folder / "hf/tokenizer.model").write_bytes(b"\x0a\x0b")
+    for name in PASSED_OVER:
+        (folder / "hf" / name).write_text("# of the model as it was")
     import_(folder / "hf", folder / "run")
     words = [f"data.documents={documents}", f"data.folder={folder / 'data'}", "data.held_out_fraction=0.2"]
     done = train(folder / "run/recipe.json", folder / "more", *words)
@@ -59,9 +63,16 @@ def trained(cpu_engine: None, documents: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_every_side_file_goes_out_as_it_came(trained: Path) -> None:
-    for name in (*SIDE_FILES, "chat_template.jinja", "LICENSE", "tokenizer.json"):
+    for name in (*SIDE_FILES, "chat_template.jinja", "LICENSE", "tokenizer.model", "tokenizer.json"):
         assert (trained / "out" / name).read_bytes() == (trained / "hf" / name).read_bytes(), name
     assert config_of(trained / "out") == config_of(trained / "hf")
+
+
+def test_what_does_not_go_along_is_told(trained: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mai", "import", "hf", trained / "hf", tmp_path / "run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"neither read nor kept for an export: {', '.join(PASSED_OVER)}" in done.stdout
+    assert not [name for name in PASSED_OVER if (trained / "out" / name).exists()]
 
 
 def test_transformers_computes_what_the_training_left(trained: Path, tmp_path: Path) -> None:

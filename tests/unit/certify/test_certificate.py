@@ -194,6 +194,13 @@ def test_groups_of_the_optimizer_are_unproven(recipe: Recipe) -> None:
     assert not [sentence for sentence in certified(recipe, evidence())["unproven"] if "optimizer.groups" in sentence]
 
 
+def test_one_more_rounding_of_a_gradient_is_unproven_where_all_is_rounded(recipe: Recipe) -> None:
+    in_bf16 = changed(recipe, precision={"compute": "bf16"})
+    for one, said in ((recipe, 0), (in_bf16, 1)):
+        sentences = certified(one, evidence())["unproven"]
+        assert len([sentence for sentence in sentences if "one more rounding of a gradient" in sentence]) == said
+
+
 def test_a_failed_one_says_what_is_wrong_and_is_marked(recipe: Recipe) -> None:
     value = certified(recipe, evidence(gradient=3.0))
     assert value["passed"] is False

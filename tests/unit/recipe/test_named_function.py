@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from mai.errors import ExitCode, RecipeError
 from mai.recipe import load
 from mai.recipe.named_function import call_function, check_function, load_function
+from tests.unit.recipe.samples import small
 
 TEXT = """
 calls = []
@@ -65,6 +67,26 @@ def test_files_of_one_name_are_two_files(tmp_path: Path) -> None:
         (tmp_path / folder / "mine.py").write_text(f"def f():\n    return {folder!r}\n")
     found = [load_function(f"{tmp_path}/{folder}/mine.py:f", knob="model.layer")() for folder in ("one", "two")]
     assert found == ["one", "two"]
+
+
+def test_a_file_imports_those_beside_it_and_leaves_them_to_no_other_folder(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "sizes.py").write_text(f"NAME = {folder!r}\n")
+        (tmp_path / folder / "mine.py").write_text("from sizes import NAME\n\ndef f():\n    return NAME\n")
+    before = list(sys.path)
+    found = [load_function(f"{tmp_path}/{folder}/mine.py:f", knob="model.layer")() for folder in ("one", "two")]
+    assert found == ["one", "two"]
+    assert sys.path == before
+    assert "sizes" not in sys.modules
+
+
+def test_a_recipe_imports_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text("from tests.unit.recipe.samples import small\n")
+    (tmp_path / "mine.py").write_text(
+        "from mai.recipe import Recipe\nfrom shared import small\n\ndef mine() -> Recipe:\n    return small()\n"
+    )
+    assert load.find(f"{tmp_path}/mine.py:mine")() == small()
 
 
 @pytest.mark.parametrize(
