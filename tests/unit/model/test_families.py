@@ -6,12 +6,34 @@ from typing import Any
 import pytest
 
 from mai.errors import RecipeError
-from mai.model.families import deepseek_v3, gpt_oss, llama, mistral, mixtral, qwen3, qwen3_moe
+from mai.model.families import (
+    deepseek_v2,
+    deepseek_v3,
+    gemma3_text,
+    glm,
+    glm4,
+    glm4_moe,
+    gpt_oss,
+    granite,
+    llama,
+    ministral,
+    mistral,
+    mixtral,
+    olmo2,
+    olmo3,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    seed_oss,
+    smollm3,
+)
 from mai.model.families.choose_family import FAMILIES, family_of, lost, reader
 from mai.model.shapes import buffers, num_active_parameters, num_parameters, parameters
 from mai.recipe import ModelConfig
 
-# Billions of parameters, in all and active, as the model cards and papers have them.
+# Billions of parameters, in all and active, as the model cards, their weights' index and papers have them.
 PUBLISHED: dict[str, tuple[ModelConfig, float, float | None]] = {
     "Llama 3 8B": (llama.SIZES["8b"], 8.03, None),
     "Llama 3 70B": (llama.SIZES["70b"], 70.55, None),
@@ -27,7 +49,29 @@ PUBLISHED: dict[str, tuple[ModelConfig, float, float | None]] = {
     "DeepSeek-V3": (deepseek_v3.SIZES["671b_a37b"], 682.64, 37.55),
     "gpt-oss 20B": (gpt_oss.SIZES["20b"], 20.91, None),
     "gpt-oss 120B": (gpt_oss.SIZES["120b"], 116.83, None),
+    "Qwen2.5 0.5B": (qwen2.SIZES["0.5b"], 0.494, None),
+    "Qwen2.5 7B": (qwen2.SIZES["7b"], 7.62, None),
+    "Qwen2.5 72B": (qwen2.SIZES["72b"], 72.71, None),
+    "Qwen2 57B-A14B": (qwen2_moe.SIZES["57b_a14b"], 57.41, 14.25),
+    "Phi-3 mini": (phi3.SIZES["3_mini_4k"], 3.82, None),
+    "Phi-4": (phi3.SIZES["4_14b"], 14.66, None),
+    "GLM-4 9B": (glm.SIZES["4_9b"], 9.40, None),
+    "GLM-4 32B": (glm4.SIZES["32b"], 32.57, None),
+    # 358.34, of which 1.55 are copies of embedding and output layer with the further depth.
+    "GLM-4.5": (glm4_moe.SIZES["355b_a32b"], 356.79, None),
+    "Granite 3.3 8B": (granite.SIZES["3_8b"], 8.17, None),
+    "Ministral 8B": (ministral.SIZES["8b"], 8.02, None),
+    "Seed-OSS 36B": (seed_oss.SIZES["36b"], 36.15, None),
+    "SmolLM3 3B": (smollm3.SIZES["3b"], 3.08, None),
+    "OLMo 2 7B": (olmo2.SIZES["7b"], 7.30, None),
+    "OLMo 2 32B": (olmo2.SIZES["32b"], 32.23, None),
+    "OLMo 3 7B": (olmo3.SIZES["7b"], 7.30, None),
+    # arXiv 2503.19786, table 1: 1,012 million of the embedding and 10,759 others.
+    "Gemma 3 12B": (gemma3_text.SIZES["12b"], 11.77, None),
+    "DeepSeek-V2-Lite": (deepseek_v2.SIZES["lite_16b_a2b"], 15.71, None),
+    "DeepSeek-V2": (deepseek_v2.SIZES["236b_a21b"], 235.74, 21.38),
 }
+"""Kimi K2 is published as a trillion, 32 of them active, and nothing closer."""
 SIZES = [(name, size) for name, family in FAMILIES.items() for size in family.SIZES]
 
 
