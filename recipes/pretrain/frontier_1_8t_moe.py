@@ -7,7 +7,7 @@ from recipes.pretrain.mai1_500b_moe import mai1_500b_moe
 
 
 def frontier_1_8t_moe() -> Recipe:
-    """Experts, 1.8T parameters, 16 experts, two a token: tensor 8 x pipeline 15 x data 124 = 14,880 of 15,000 H100s."""
+    """1.8T parameters, 16 experts, two a token: tensor 8 x context 4 x pipeline 15 x data 31 = 14,880 H100s."""
     base = mai1_500b_moe()
     # Estimated by the press in 2023: 120 layers, 16 experts of about 111B parameters each, two for each token. All
     # other numbers are assumed so that the sum is met.
@@ -35,7 +35,9 @@ def frontier_1_8t_moe() -> Recipe:
         data=replace(base.data, folder="data/frontier-1.8t-moe", sequence_length=8192),
         # 1,860 sequences of 8,192: 15.2 million tokens; 850,000 steps are 13 trillion, the estimate.
         train=TrainConfig(steps=850_000, batch_tokens=15 * 124 * 8192),
-        # A stage has 8 layers. Of its 992 ranks 16 hold all experts, and there are 62 copies.
-        parallel=ParallelConfig(tensor=8, sequence=True, pipeline=15, data=124, expert=16, recompute=("layer",)),
+        # A stage has 8 layers, each a virtual stage. Of its 992 ranks 32 hold all experts, each half of one.
+        parallel=ParallelConfig(
+            tensor=8, sequence=True, context=4, pipeline=15, virtual_stages=8, data=31, expert=16, expert_tensor=2
+        ),
         evaluate=replace(base.evaluate, sequences=15 * 124),
     )

@@ -60,7 +60,7 @@ def mai1_500b() -> Recipe:
 
 
 def mai1_500b_256k() -> Recipe:
-    """Its phase of 262,144 tokens a sequence: tensor 8 x context 16 x pipeline 16 x data 7 = 14,336 H100s."""
+    """Its phase of 262,144 tokens a sequence: tensor 8 x context 16 x data 112, all of it in shards = 14,336 H100s."""
     base = mai1_500b()
     return replace(
         base,
@@ -72,10 +72,8 @@ def mai1_500b_256k() -> Recipe:
         # (section 3.4.2).
         checkpoint=replace(base.checkpoint, start_from="runs/mai1-500b"),
         optimizer=replace(base.optimizer, learning_rate=8e-7, schedule=Cosine(warmup_steps=200, final_fraction=1.0)),
-        train=replace(base.train, steps=27_000, batch_tokens=16 * 7 * 2**18),
+        train=replace(base.train, steps=27_000, batch_tokens=112 * 2**18),
         # Every rank holds 16,384 tokens of a sequence, as 16 context ranks share it (section 3.3.2).
-        parallel=ParallelConfig(
-            tensor=8, sequence=True, context=16, pipeline=16, virtual_stages=8, data=7, recompute=("layer",)
-        ),
-        evaluate=replace(base.evaluate, sequences=16 * 7),
+        parallel=ParallelConfig(tensor=8, sequence=True, context=16, data=112, sharding="full", recompute=("layer",)),
+        evaluate=replace(base.evaluate, sequences=112),
     )

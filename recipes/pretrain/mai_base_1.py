@@ -26,7 +26,7 @@ from recipes.pretrain.mai1_500b import mai1_500b
 
 
 def mai_base_1() -> Recipe:
-    """The published shape, 965B parameters, 38B active: context 2 x pipeline 13 x data 512 = 13,312 of 15,000 H100s."""
+    """The published shape, 965B, 38B active: tensor 4 x context 4 x pipeline 13 x data 64 = 13,312 of 15,000 H100s."""
     base = mai1_500b()
     experts = MixtureOfExperts(
         num_experts=512,
@@ -58,6 +58,6 @@ def mai_base_1() -> Recipe:
         # 8,192 x 16,384 = 134 million tokens, as published; 224,000 steps are 30 trillion.
         train=TrainConfig(steps=224_000, batch_tokens=8192 * 16_384),
         # Six layers a stage, of which three have experts; 64 expert ranks hold 8 experts each.
-        parallel=ParallelConfig(pipeline=13, data=512, context=2, expert=64, recompute=("layer",)),
+        parallel=ParallelConfig(tensor=4, sequence=True, context=4, pipeline=13, data=64, expert=64),
         evaluate=replace(base.evaluate, sequences=512 * 13),
     )

@@ -4,6 +4,7 @@ import pytest
 
 from mai.hardware.cluster import load_cluster
 from mai.plan.memory.memory import memory
+from mai.plan.report.ranking import ranked
 from mai.plan.setting.of_recipe import setting_of
 from mai.plan.software import load_software
 from mai.recipe import load, rules
@@ -25,3 +26,29 @@ def test_a_recipe_with_a_layout_fits_the_h100s_that_it_is_for(recipe_name: str) 
     setting = setting_of(recipe, load_cluster("h100"), load_software("mai"), imbalance=imbalance)
     largest = memory(setting).largest
     assert memory(setting).fits, f"stage {largest.stage} needs {largest.needed_bytes / 2**30:.1f} GiB"
+
+
+OTHER_REASONS = {
+    "llama3_405b": "the layout of its paper",
+    "deepseek_v3": "the layout of its paper",
+    "quickstart": "shows axes on eight processes of a laptop",
+    "dense_every_axis": "has every axis there is",
+    "experts_every_axis": "has every axis there is",
+    "latent_every_axis": "has every axis there is",
+}
+"""Recipes whose layout is not chosen for its speed."""
+MOST = 1.03
+"""Of the best layout's time: what is left for a simpler one, or for one of another pipeline."""
+
+
+@pytest.mark.parametrize(
+    "recipe_name", [name for name in load.names() if load.find(name)().parallel.data and name not in OTHER_REASONS]
+)
+def test_a_recipe_has_a_layout_that_the_search_would_choose_for_as_many_gpus(recipe_name: str) -> None:
+    recipe = load.find(recipe_name)()
+    imbalance = WITH_EXPERTS if recipe.model.experts else 1.0
+    gpus = recipe.parallel.model_ranks * (recipe.parallel.data or 1)
+    found = ranked(recipe, load_cluster("h100"), load_software("mai"), gpus=gpus, imbalance=imbalance, number=1)
+    assert found.own is not None
+    behind = found.own.planned.step_seconds / found.best[0].step_seconds
+    assert behind <= MOST, f"{behind:.2f} times as long as with {' '.join(found.best[0].overrides)}"
