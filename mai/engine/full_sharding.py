@@ -168,6 +168,7 @@ def _share_out(module: GPTModel, units: Iterable[tuple[Any, DeviceMesh]], dtype:
     for unit, mesh in units:
         for parameter in unit.parameters():
             parameter.data = parameter.data.float()
+        unit.register_forward_hook(_in_memory_of_its_own)
         # Freed after forward, always. FSDP2 would keep what the outermost unit holds for a backward pass; after an
         # evaluation there is none, and a checkpoint that is loaded then would not reach the next forward pass.
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
@@ -179,6 +180,15 @@ def _share_out(module: GPTModel, units: Iterable[tuple[Any, DeviceMesh]], dtype:
         # These parameters are new, without the marks that Megatron's layers had made (pytorch issue 136929).
         vars(parameter).update(marks[name])
     return sharded
+
+
+def _in_memory_of_its_own(unit: Any, inputs: Any, output: Any) -> Any:
+    """The output, copied if it is a view of something.
+
+    Megatron transposes the embedding's output and the losses: a view where a micro-batch is one sequence. FSDP2 warns
+    of views, since an operation on one in place would drop the hook that gathers the weights for the backward pass.
+    """
+    return output.clone() if isinstance(output, Tensor) and output._base is not None else output
 
 
 def _units(module: GPTModel) -> list[Any]:

@@ -6,6 +6,7 @@ fp32: relative difference of every loss and gradient norm at most 1e-5 over 20 s
 
 import itertools
 import math
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,26 @@ def test_what_is_loaded_after_an_evaluation_is_what_the_next_one_computes_with(
     for rank in held:
         assert rank.loss == pytest.approx(math.log(prepared.model.vocab_size), rel=1e-6)
         assert rank.updates == 7
+
+
+def train_with_warnings_of_views_as_errors(place: Place, recipes: list[Recipe]) -> None:
+    """Runs on every rank."""
+    for recipe in recipes:
+        trainer = open_trainer(place, recipe)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="FSDP2-wrapped module")
+            trainer.curve(range(1))
+        trainer.close()
+
+
+@pytest.mark.slow
+def test_no_unit_gives_a_view_that_an_operation_in_place_could_take_the_gathering_of_weights_from(
+    prepared: Recipe,
+) -> None:
+    """Transposing is a view where a micro-batch is one sequence, after the embedding and after the loss."""
+    alone = replace(prepared, parallel=cut(data=2, micro_batch_sequences=1))
+    tied = changed(alone, model={"tied_embeddings": True})
+    on_ranks(2, train_with_warnings_of_views_as_errors, [alone, tied])
 
 
 def train_and_save(place: Place, recipe: Recipe, out: Path) -> None:
