@@ -46,7 +46,13 @@ def main(words: Sequence[str]) -> None:
     # Now, as the copies are made now: whoever edits the tree meanwhile changes nothing of what is tried.
     sources = {mutant.file: digest(mutant.file) for mutant, _ in drawn}
     tests = {room: digest_of_tests(room) for room in asked.rooms}
-    known = {mutant: notes.of(mutant, source=sources[mutant.file], tests=tests[mutant.room]) for mutant, _ in drawn}
+    explained = explanations()
+    known = {
+        mutant: notes.of(
+            mutant, source=sources[mutant.file], tests=tests[mutant.room], is_explained=mutant.key in explained
+        )
+        for mutant, _ in drawn
+    }
     found = {mutant: one for mutant, one in known.items() if one is not None}
     say(f"{len(drawn)} mutants, {len(found)} of them known from before")
     left = [one for one in drawn if one[0] not in found]
@@ -67,7 +73,7 @@ def main(words: Sequence[str]) -> None:
     in_order = [found[mutant] for mutant, _ in drawn]
     say(f"{sum(one.killed for one in in_order)} of {len(in_order)} killed")
     if list(asked.rooms) == list(ROOMS):
-        told = document(in_order, explanations(), commit=began_at, number=asked.number, seed=asked.seed)
+        told = document(in_order, explained, commit=began_at, number=asked.number, seed=asked.seed)
         DOCUMENT.write_text(told)
         say(f"{DOCUMENT.relative_to(ROOT)} is written")
 
@@ -162,7 +168,8 @@ class Whole:
 
     def left_out(self, room: str) -> tuple[str, ...]:
         """The room's tests that fail all the same."""
-        return tuple(tests for tests in ROOMS[room].tests if self._seconds.get(tests, 0.0) is None)
+        of_parts = [tests for these in ROOMS[room].of_parts.values() for tests in these]
+        return tuple(tests for tests in (*ROOMS[room].tests, *of_parts) if self._seconds.get(tests, 0.0) is None)
 
     def passes(self, copy: Copy, test: str) -> bool:
         """Whether the one that noticed passes where nothing is broken, now and alone: else it noticed the machine."""
