@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
@@ -114,7 +114,7 @@ def mutants_of(room: str, file: str) -> list[Drawn]:
 
 
 def tried(drawn: Sequence[Drawn], *, at_once: int) -> Iterator[tuple[Mutant, Answer, tuple[str, ...]]]:
-    """What the tests say of each, in order, and which of them were left out."""
+    """What the tests say of each, as they are done, and which of them were left out."""
     copies: SimpleQueue[Copy] = SimpleQueue()
     whole = Whole()
 
@@ -130,7 +130,7 @@ def tried(drawn: Sequence[Drawn], *, at_once: int) -> Iterator[tuple[Mutant, Ans
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for number in range(at_once):
             copies.put(stack.enter_context(copied(folder / str(number))))
-        yield from threads.map(try_one, drawn)
+        yield from (done.result() for done in as_completed([threads.submit(try_one, one) for one in drawn]))
 
 
 def noticed(copy: Copy, mutant: Mutant, mutation: Mutation, whole: "Whole") -> Answer:
