@@ -45,6 +45,6 @@ def test_a_further_depth_keeps_its_layer_what_its_matrix_reads_and_what_its_last
     without, with_one = (kept_bytes_of_virtual_stage(one, whole, CUT) for one in (LLAMA, depth))
     # Of the loss: the gradient of what the output layer reads, its input, two numbers of the loss in fp32.
     of_loss = 2 * 4096 * 2 + 2 * 4
-    # The tokens and which of them are there; the embedding, both halves of what the matrix reads, the last norm's input.
+    # The tokens and which are there; the embedding, both halves of what the matrix reads, the last norm's input.
     of_depth = 2 * 8 + 4 * 4096 * 2 + 3 * 4
     assert with_one - without == kept_bytes(depth, depth.layers[-1], CUT) + 8192 * (of_loss + of_depth)
