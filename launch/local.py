@@ -26,6 +26,7 @@ from typing import Any
 
 from launch.family import Family
 from launch.job import Job
+from launch.port import ADDRESS, reserved_port
 from launch.rank_process import RELAYED
 from launch.verdict import SUGGESTIONS, RankEnd, find_culprit, job_code, paragraph
 from mai.errors import ExitCode, MaiError
@@ -33,14 +34,12 @@ from mai.log import log, point_nowhere
 from mai.parallel.place import Place
 from mai.run_folder import Terminal
 
-_ADDRESS = "127.0.0.1"
-
 
 def run_ranks(job: Job) -> ExitCode:
     """Start the ranks, wait for all of them, and say how the job ended: in the run folder, on stderr, as a code."""
     assert threading.active_count() == 1, "fork copies one thread; locks that another one holds stay locked for ever"
     family = Family(note=lambda kind, **fields: _note(job, kind, fields))
-    with _reserved_port() as port, _signals_as_bytes() as signals:
+    with reserved_port() as port, _signals_as_bytes() as signals:
         try:
             with _signals_held_back():
                 for rank in range(job.num_ranks):
@@ -52,26 +51,11 @@ def run_ranks(job: Job) -> ExitCode:
 
 
 def _place(rank: int, num_ranks: int, port: int) -> Place:
-    return Place(rank=rank, world_size=num_ranks, local_rank=rank, master_address=_ADDRESS, master_port=port)
+    return Place(rank=rank, world_size=num_ranks, local_rank=rank, master_address=ADDRESS, master_port=port)
 
 
 def _log_path(job: Job, rank: int) -> Path:
     return job.folder.logs / f"rank-{rank:05d}-attempt-{job.attempt}.log"
-
-
-@contextmanager
-def _reserved_port() -> Iterator[int]:
-    """A port on which rank 0, and nobody else, can listen while the block runs.
-
-    It stays bound here without listening. The kernel then gives it to no socket that asks for any free port, neither
-    by bind nor by connect (a rank that connects before rank 0 listens could even meet itself); rank 0 may listen on
-    it, because both sockets have SO_REUSEADDR, as torch's TCPStore and libuv set it. What remains: a foreign program
-    that asks for this very number; rank 0 then fails at once with "address already in use".
-    """
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind((_ADDRESS, 0))
-        yield holder.getsockname()[1]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from mai.parallel.place import Place
 from mai.recipe import Recipe
 from mai.run_folder import RunFolder
 from tests.jobs import on_corpus, start_program
-from tests.ranks import free_port, on_ranks
+from tests.ranks import on_ranks, port_of_own
 
 LARGEST_NORM = 0.15
 
@@ -30,7 +30,7 @@ def test_norms_by_layer_clips_and_logs_under_torchrun(prepared: Recipe, tmp_path
         "--nproc-per-node",
         "2",
         "--master-port",
-        str(free_port()),
+        str(port_of_own()),
     ]
     command = [*torchrun, "examples/norms_by_layer.py", str(folder.path), *words(prepared), "parallel.tensor=2"]
     job = start_program(command, folder=folder.path, log=tmp_path / "said")

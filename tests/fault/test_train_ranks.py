@@ -9,7 +9,7 @@ from pathlib import Path
 from mai.recipe import Recipe
 from tests.fault.small_run import assert_failed_well, committed, resumed_at, train
 from tests.jobs import Job, start_program, wait_until
-from tests.ranks import free_port
+from tests.ranks import port_of_own
 
 Launch = Callable[..., Job]
 
@@ -18,7 +18,7 @@ def as_ranks(
     num_ranks: int, command: Callable[[int], list[str]], folder: Path, launch: Launch, *, port: int | None = None
 ) -> list[Job]:
     """The command of each rank, started as torchrun starts them."""
-    port = port or free_port()
+    port = port or port_of_own()
     environment = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         launch(
@@ -35,7 +35,7 @@ def test_torchrun_starts_the_ranks_and_all_of_them_train(prepared: Recipe, tmp_p
     command = train(prepared, folder, "train.steps=3", "optimizer.schedule.warmup_steps=1")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
     # Without `--` torchrun takes mai's --run for the beginning of its own --run-path.
-    words = [*torchrun, str(free_port()), "-m", "--", "mai", *command]
+    words = [*torchrun, str(port_of_own()), "-m", "--", "mai", *command]
     job = start_program(words, folder=folder, log=tmp_path / "said")
     try:
         assert job.exit_code() == 0, job.stderr

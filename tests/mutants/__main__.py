@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
@@ -46,7 +46,13 @@ def main(words: Sequence[str]) -> None:
     # Now, as the copies are made now: whoever edits the tree meanwhile changes nothing of what is tried.
     sources = {mutant.file: digest(mutant.file) for mutant, _ in drawn}
     tests = {room: digest_of_tests(room) for room in asked.rooms}
-    known = {mutant: notes.of(mutant, source=sources[mutant.file], tests=tests[mutant.room]) for mutant, _ in drawn}
+    explained = explanations()
+    known = {
+        mutant: notes.of(
+            mutant, source=sources[mutant.file], tests=tests[mutant.room], is_explained=mutant.key in explained
+        )
+        for mutant, _ in drawn
+    }
     found = {mutant: one for mutant, one in known.items() if one is not None}
     say(f"{len(drawn)} mutants, {len(found)} of them known from before")
     left = [one for one in drawn if one[0] not in found]
@@ -67,7 +73,7 @@ def main(words: Sequence[str]) -> None:
     in_order = [found[mutant] for mutant, _ in drawn]
     say(f"{sum(one.killed for one in in_order)} of {len(in_order)} killed")
     if list(asked.rooms) == list(ROOMS):
-        told = document(in_order, explanations(), commit=began_at, number=asked.number, seed=asked.seed)
+        told = document(in_order, explained, commit=began_at, number=asked.number, seed=asked.seed)
         DOCUMENT.write_text(told)
         say(f"{DOCUMENT.relative_to(ROOT)} is written")
 
@@ -108,7 +114,7 @@ def mutants_of(room: str, file: str) -> list[Drawn]:
 
 
 def tried(drawn: Sequence[Drawn], *, at_once: int) -> Iterator[tuple[Mutant, Answer, tuple[str, ...]]]:
-    """What the tests say of each, in order, and which of them were left out."""
+    """What the tests say of each, as they are done, and which of them were left out."""
     copies: SimpleQueue[Copy] = SimpleQueue()
     whole = Whole()
 
@@ -124,7 +130,7 @@ def tried(drawn: Sequence[Drawn], *, at_once: int) -> Iterator[tuple[Mutant, Ans
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for number in range(at_once):
             copies.put(stack.enter_context(copied(folder / str(number))))
-        yield from threads.map(try_one, drawn)
+        yield from (done.result() for done in as_completed([threads.submit(try_one, one) for one in drawn]))
 
 
 def noticed(copy: Copy, mutant: Mutant, mutation: Mutation, whole: "Whole") -> Answer:
@@ -162,7 +168,8 @@ class Whole:
 
     def left_out(self, room: str) -> tuple[str, ...]:
         """The room's tests that fail all the same."""
-        return tuple(tests for tests in ROOMS[room].tests if self._seconds.get(tests, 0.0) is None)
+        of_parts = [tests for these in ROOMS[room].of_parts.values() for tests in these]
+        return tuple(tests for tests in (*ROOMS[room].tests, *of_parts) if self._seconds.get(tests, 0.0) is None)
 
     def passes(self, copy: Copy, test: str) -> bool:
         """Whether the one that noticed passes where nothing is broken, now and alone: else it noticed the machine."""

@@ -62,14 +62,15 @@ class Notes:
         lines = path.read_text().splitlines() if path.exists() else []
         self._found = [_from_json(line) for line in lines]
 
-    def of(self, mutant: Mutant, *, source: str, tests: str) -> Found | None:
+    def of(self, mutant: Mutant, *, source: str, tests: str, is_explained: bool = False) -> Found | None:
         """The newest word of it that still holds: a kill while the file and the test are the same, a survival while all
-        tests are, of which none was left out."""
+        tests are, of which none was left out. One that is explained is not tried again while the file is the same."""
         for found in reversed(self._found):
             is_same = (found.mutant.file, found.mutant.start, found.mutant.kind) == (
                 mutant.file, mutant.start, mutant.kind,
             )  # fmt: skip
             holds = digest_of_test(found.noticed_by) == found.noticing if found.killed else found.tests == tests
+            holds |= is_explained and not found.killed
             if is_same and found.source == source and holds and not found.left_out:
                 return found
         return None
@@ -87,7 +88,7 @@ def _from_json(line: str) -> Found:
 
 def digest_of_tests(room: str) -> str:
     """SHA-256 over every file of tests/ but this tool's, and which of them are the room's."""
-    digest = hashlib.sha256(repr(ROOMS[room].tests).encode())
+    digest = hashlib.sha256(repr((ROOMS[room].tests, ROOMS[room].of_parts)).encode())
     for path in sorted((ROOT / "tests").rglob("*")):
         if path.is_file() and path.parent != Path(__file__).parent and path.suffix in _SUFFIXES:
             digest.update(path.read_bytes())

@@ -1,6 +1,7 @@
 """Which files a room has, and which tests are to notice when one of them is broken: the nearest and fastest first."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +16,8 @@ class Room:
     """Paths for pytest, one process each."""
     paths: tuple[str, ...] = ()
     """Files and folders; none for the folder of mai with the room's name."""
+    of_parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tests that reach one folder of the room alone, by that folder; after the others."""
 
 
 ROOMS = {
@@ -40,8 +43,8 @@ ROOMS = {
             "tests/unit/plan",
             "tests/unit/test_cli_plan.py",
             "tests/house/test_docs.py",
-            "tests/parity/test_programs_equal_engine.py",
-        )
+        ),
+        of_parts={"mai/plan/communication": ("tests/parity/test_programs_equal_engine.py",)},
     ),
     "kernels": Room(("tests/unit/kernels", "tests/unit/engine/test_self_test.py", "tests/parity/test_layouts.py")),
     "engine": Room(
@@ -114,12 +117,14 @@ ROOMS = {
 
 def nearest_first(name: str, file: str) -> list[str]:
     """What is to notice when the room's file is broken: its own test and those of its folder, if there are any, then
-    the room's."""
+    the room's, and those of its part of the room."""
     inside = Path(file).relative_to("mai") if file.startswith("mai/") else Path(file)
     folder = Path("tests/unit") / inside.parent
     own = [folder / f"test_{inside.stem}.py", folder] if len(inside.parts) > 1 else []
     nearest = [path.as_posix() for path in own if (ROOT / path).exists()]
-    return [*nearest, *(tests for tests in ROOMS[name].tests if tests not in nearest)]
+    room = ROOMS[name]
+    of_part = [tests for part, these in room.of_parts.items() if file.startswith(f"{part}/") for tests in these]
+    return [*nearest, *(tests for tests in room.tests if tests not in nearest), *of_part]
 
 
 def files_of(name: str) -> list[str]:

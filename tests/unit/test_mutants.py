@@ -109,7 +109,9 @@ def test_every_file_of_mai_is_in_one_room_and_every_test_of_a_room_is_there() ->
     assert sorted(in_rooms) == [file for file in files if not file.startswith(LEFT_OUT)]
     for room in ROOMS.values():
         assert room.tests
-        assert [tests for tests in room.tests if not (ROOT / tests).exists()] == []
+        of_parts = [tests for these in room.of_parts.values() for tests in these]
+        assert [tests for tests in (*room.tests, *of_parts) if not (ROOT / tests).exists()] == []
+        assert [part for part in room.of_parts if not (ROOT / part).is_dir()] == []
 
 
 MUTANT = Mutant("data", "mai/data/order.py", 3, "return a < b", "`<` turned, to `>=`", 17)
@@ -134,6 +136,7 @@ def test_a_kill_is_known_while_the_file_stands_and_a_survival_while_the_tests_do
     notes.add(of(killed=False))
     assert Notes(path).of(MUTANT, source="s", tests="t") == of(killed=False)
     assert Notes(path).of(MUTANT, source="s", tests="newer") is None
+    assert Notes(path).of(MUTANT, source="s", tests="newer", is_explained=True) == of(killed=False)
     notes.add(of(killed=True, tests="newer"))
     assert Notes(path).of(MUTANT, source="s", tests="newest") == of(killed=True, tests="newer")
     assert Notes(path).of(MUTANT, source="other", tests="newer") is None
@@ -164,6 +167,8 @@ def test_a_file_s_own_test_and_those_of_its_folder_come_first() -> None:
     found = nearest_first("plan", "mai/plan/telling/proof_lines.py")
     nearest = ["tests/unit/plan/telling/test_proof_lines.py", "tests/unit/plan/telling"]
     assert found == [*nearest, *ROOMS["plan"].tests]
+    found = nearest_first("plan", "mai/plan/communication/buckets.py")
+    assert found[-1] == "tests/parity/test_programs_equal_engine.py"
     assert nearest_first("data", "mai/data/order.py") == ["tests/unit/data/test_order.py", *ROOMS["data"].tests]
     assert nearest_first("doors", "mai/cli.py") == list(ROOMS["doors"].tests)
 

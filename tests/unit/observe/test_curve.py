@@ -17,6 +17,16 @@ def test_a_falling_line_falls_from_the_top_left_to_the_bottom_right() -> None:
     ]
 
 
+def test_a_gap_is_crossed_by_a_straight_line() -> None:
+    lines = curve([0, 100], [0.0, 100.0], width=26, height=6)
+    assert lines[:4] == [
+        " 100 \u2524\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u2880\u2860\u2814\u280a",
+        "     \u2502\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u28c0\u2824\u280a\u2801\u2800\u2800\u2800",
+        "37.5 \u2524\u2800\u2800\u2800\u2880\u2860\u2812\u2809\u2800\u2800\u2800\u2800\u2800\u2800\u2800",
+        "   0 \u2524\u2860\u2814\u280a\u2801\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u2800\u2800",
+    ]
+
+
 def test_every_column_of_dots_has_a_dot() -> None:
     lines = curve([0, 50, 100], [1.0, 3.0, 2.0], width=40, height=10)
     plot = [line.split("\u2524")[-1].split("\u2502")[-1] for line in lines[:8]]

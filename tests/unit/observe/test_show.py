@@ -101,6 +101,16 @@ def test_parts_of_the_page_stand_apart(tmp_path: Path) -> None:
         assert lines[lines.index(curve) + 1] == "", f"no line between {curve} and its curve"
 
 
+def test_a_long_event_is_folded_and_not_cut(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "try")
+    folder.event(1, "fault", words="x" * 150)
+    assert page(folder).count("x") >= 150
+
+
+def test_one_point_makes_no_curve(tmp_path: Path) -> None:
+    assert "training loss" not in page(make_run(tmp_path / "try", steps=1))
+
+
 def test_an_ended_run_names_the_culprit_and_the_way_out(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "try")
     end(folder, 1)

@@ -234,6 +234,14 @@ def test_without_a_terminal_the_run_speaks_in_plain_searchable_lines(folder: Run
     assert lines[-2:] == ["checkpoint committed step=40", "ended COMPLETE (0) at step 5: all steps done"]
 
 
+def test_a_stream_that_is_full_fails_once_and_then_takes_everything_in_silence() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as stream:
+        sink = LineSink(stream)
+        with pytest.raises(OSError, match="No space left"):
+            sink.event("saved", {})
+        sink.event("saved", {})
+
+
 def test_a_plain_line_is_ascii_whatever_the_names_are(folder: RunFolder) -> None:
     stream = io.StringIO()
     sink = LineSink(stream)

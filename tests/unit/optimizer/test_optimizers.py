@@ -1,5 +1,6 @@
 """What an optimizer says of itself, held to what is done."""
 
+import pytest
 import torch
 
 from mai.kernels import adamw
@@ -29,3 +30,13 @@ def test_the_kernel_of_its_name_takes_its_states_and_its_numbers() -> None:
     kernel = {"adamw": adamw.fused}[optimizer.name]
     kernel(weight, *states, gradient, None, numbers)
     torch.testing.assert_close(weight, theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_adamw_says_how_far_a_gradient_that_is_off_moves_an_update() -> None:
+    """The first update is g / (|g| + epsilon), whose bound is (1 + 1) / (|g| + epsilon)."""
+    config = tiny().optimizer
+    optimizer = optimizer_of(config)
+    assert optimizer.steepest(1) == pytest.approx(1.0)
+    squares = torch.tensor([4.0, 0.25], dtype=torch.float64) * (1 - config.beta2)
+    bound = optimizer.sensitivity(squares, 1)
+    assert bound.tolist() == pytest.approx([2 / (2.0 + config.epsilon), 2 / (0.5 + config.epsilon)])

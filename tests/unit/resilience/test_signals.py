@@ -103,8 +103,13 @@ def test_the_same_signal_again_ends_at_once(numbers: str, exit_code: int) -> Non
 
 def test_sigquit_shows_every_stack_and_goes_on() -> None:
     script = (
-        "import signal\n"
+        "import signal, threading\n"
         "from mai.resilience.signals import StopSignals\n"
+        "started, done = threading.Event(), threading.Event()\n"
+        "def beside():\n"
+        "    started.set(); done.wait()\n"
+        "threading.Thread(target=beside, daemon=True).start()\n"
+        "started.wait()\n"
         "def waiting_for_a_peer():\n"
         "    signal.raise_signal(signal.SIGQUIT)\n"
         "with StopSignals():\n"
@@ -114,4 +119,5 @@ def test_sigquit_shows_every_stack_and_goes_on() -> None:
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0
     assert "waiting_for_a_peer" in ended.stderr
+    assert "beside" in ended.stderr, "of every thread"
     assert ended.stdout == "went on\n"

@@ -37,3 +37,14 @@ def test_the_expert_rank_with_twice_the_rows_keeps_twice_as_many() -> None:
     even, busy = (kept_bytes(MIXTRAL, layer, replace(CUT, imbalance=imbalance)) for imbalance in (1.0, 2.0))
     of_row = 2 * (4096 + 3 * 14336) + 4
     assert busy - even == 2 * 8192 * of_row
+
+
+def test_a_further_depth_keeps_its_layer_what_its_matrix_reads_and_what_its_last_norm_reads() -> None:
+    depth = of_model(replace(load.find("llama3_8b")().model, multi_token_depths=1))
+    (whole,) = all_virtual_stages(32, ParallelConfig())
+    without, with_one = (kept_bytes_of_virtual_stage(one, whole, CUT) for one in (LLAMA, depth))
+    # Of the loss: the gradient of what the output layer reads, its input, two numbers of the loss in fp32.
+    of_loss = 2 * 4096 * 2 + 2 * 4
+    # The tokens and which are there; the embedding, both halves of what the matrix reads, the last norm's input.
+    of_depth = 2 * 8 + 4 * 4096 * 2 + 3 * 4
+    assert with_one - without == kept_bytes(depth, depth.layers[-1], CUT) + 8192 * (of_loss + of_depth)

@@ -34,6 +34,10 @@ def test_a_stage_is_as_wide_as_its_ranks_and_cut_at_the_end_of_each_leaf() -> No
         ("stage 2", "stage2", 2),
         ("spare", "bubble", 4),
     ]
+    begins = [bar["x"] for bar in shapes(picture, "rect")]
+    ends = [begin + width for begin, (_, _, width) in zip(begins, drawn, strict=True)]
+    assert all(end <= begin + 0.1 for end, begin in zip(ends, begins[1:], strict=False)), "none over another"
+    assert ends[-1] <= float(picture.partition('viewBox="0 0 ')[2].partition(" ")[0])
     assert drawn[1][0] == "stage 0: ranks 0-13, nodes 0-3"
     assert drawn[-1][0] == "spare: nodes 11"
 
