@@ -17,6 +17,7 @@ from tests.mutants.rooms import ROOT
 
 MARK = "MAI_MUTANT"
 """In the environment of all that a test run starts, whoever its parent is by then."""
+TIME_RAN_OUT = "time ran out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Copy:
                 end_all(mark)
                 process.wait()
             said.seek(0)
-            noticed_by = "" if code == 0 else "time ran out" if code is None else first_failure(said.read())
+            noticed_by = "" if code == 0 else TIME_RAN_OUT if code is None else first_failure(said.read())
         return Answer(code == 0, time.monotonic() - started, noticed_by)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.house.sources import python_files
-from tests.mutants.__main__ import draw, mutants_of
-from tests.mutants.copy import Copy, first_failure
+from tests.mutants.__main__ import Whole, draw, mutants_of, noticed
+from tests.mutants.copy import TIME_RAN_OUT, Answer, Copy, first_failure
 from tests.mutants.mutations import mutations_of
 from tests.mutants.results import Found, Mutant, Notes, digest_of_test, document, explanations
 from tests.mutants.rooms import LEFT_OUT, ROOMS, ROOT, files_of, nearest_first
@@ -186,8 +186,16 @@ def test_tests_in_a_copy_see_what_is_broken_there_and_one_that_hangs_has_noticed
         answer = copy.test("test_it.py", timeout_seconds=60)
     assert (answer.passed, answer.noticed_by) == (False, "test_it.py::test_limit")
     with copy.broken("broken.py", "LIMIT = 3\n"):
-        assert copy.test("test_it.py", timeout_seconds=5).noticed_by == "time ran out"
+        assert copy.test("test_it.py", timeout_seconds=5).noticed_by == TIME_RAN_OUT
     assert copy.test("test_it.py", timeout_seconds=60).passed
+
+
+def test_a_machine_on_which_sound_code_takes_as_long_has_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Copy, "test", lambda *_, **__: Answer(passed=False, seconds=1.0, noticed_by=TIME_RAN_OUT))
+    monkeypatch.setattr(Whole, "seconds", lambda *_: 1.0)
+    monkeypatch.setattr(Copy, "_write", lambda *_: None)
+    mutant, mutation = mutants_of("data", "mai/data/order.py")[0]
+    assert noticed(Copy(ROOT), mutant, mutation, Whole()).passed
 
 
 def test_who_noticed_is_read_from_what_pytest_says() -> None:
