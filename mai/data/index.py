@@ -5,7 +5,7 @@ Opening compares every file's size and the tokenizer's hash with dataset.json; `
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mai.data.dataset_manifest import (
 from mai.data.files import sha256_of
 from mai.data.split import Split
 from mai.data.token_text import TokenText
+from mai.data.tokenizer_file import is_same_tokenizer
 from mai.errors import DataError
 from mai.recipe.recipe import Recipe
 
@@ -81,7 +82,10 @@ class Dataset:
 
     def check_belongs(self, recipe: Recipe) -> None:
         """DataError when this folder was prepared for other documents, another tokenizer or another vocabulary."""
-        wanted = Settings.of(recipe)
+        wanted, ours = Settings.of(recipe), self.folder / TOKENIZER_NAME
+        if recipe.data.tokenizer is None and wanted.tokenizer and is_same_tokenizer(Path(wanted.tokenizer), ours):
+            # That of the run whose weights this one begins with, which most often read this very folder.
+            wanted = replace(wanted, tokenizer=self.manifest.settings.tokenizer)
         fields = differing_fields(self.manifest.settings, wanted)
         source = Path(wanted.tokenizer).expanduser() if wanted.tokenizer else None
         if source and source.is_file() and sha256_of(source) != self.manifest.files[TOKENIZER_NAME].sha256:

@@ -4,14 +4,12 @@ Only byte-level tokenizers are taken: every token then stands for a known string
 the loss can be given in bits per byte.
 """
 
-import difflib
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from mai.data.tokenizer_file import missing
 from mai.errors import DataError, RecipeError
 from mai.recipe.rules import BYTE_LEVEL_TOKENS
 
@@ -77,7 +75,7 @@ def read_tokenizer(path: Path, *, takes_special: bool = False) -> Tokenizer:
     """A tokenizer that takes every text literally: no special token in it, nothing added, padded or cut off; with
     `takes_special`, text that spells a special token is that token."""
     if not path.is_file():
-        raise DataError(_missing(path))
+        raise DataError(missing(path))
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises a bare Exception for a file it cannot read
@@ -114,26 +112,6 @@ def special_tokens(tokenizer: Tokenizer) -> str:
     return " ".join(special) or "none"
 
 
-def is_same_tokenizer(path: Path, other: Path) -> bool:
-    """Whether both give every text the same tokens; what they add, pad or cut off, nobody here lets them.
-
-    Raises DataError where one cannot be read."""
-    return bool(_what_encodes(path) == _what_encodes(other))
-
-
-def _what_encodes(path: Path) -> Any:
-    if not path.is_file():
-        raise DataError(_missing(path))
-    try:
-        said = json.loads(path.read_bytes())
-        return {key: value for key, value in said.items() if key not in _WHAT_IS_ADDED}
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path} is not a Hugging Face tokenizer.json ({error}); export it again") from error
-
-
-_WHAT_IS_ADDED = ("truncation", "padding", "post_processor", "decoder", "version")
-
-
 def token_texts(tokenizer: Tokenizer, path: Path) -> list[bytes]:
     """The bytes that each id stands for in text; nothing for special tokens and holes."""
     added = tokenizer.get_added_tokens_decoder()
@@ -160,12 +138,3 @@ def _bytes_by_character() -> dict[str, int]:
 
 
 _BYTE_OF = _bytes_by_character()
-
-
-def _missing(path: Path) -> str:
-    if path.is_dir():
-        return f"data.tokenizer={path} is a folder; name the file, {path / 'tokenizer.json'}"
-    siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.5)
-    hint = f"did you mean {path.parent / near[0]}?" if near else "leave it out to train one on the documents"
-    return f"data.tokenizer={path}: there is no such file (a Hugging Face tokenizer.json); {hint}"

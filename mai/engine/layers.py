@@ -114,7 +114,12 @@ class Layer(TransformerLayer):
     so, what attention and network give is normed and scaled before it is added."""
 
     def __init__(
-        self, config: TransformerConfig, *arguments: Any, norms_outputs: bool, output_scale: float, **options: Any
+        self,
+        config: TransformerConfig,
+        *arguments: Any,
+        norms_outputs: bool = False,
+        output_scale: float = 1.0,
+        **options: Any,
     ) -> None:
         super().__init__(config, *arguments, **options)
         self._normed: Tensor | None = None
@@ -216,9 +221,13 @@ def _layer(model: ModelConfig, layer: int, tables: tuple[Tensor, Tensor] | None)
         activation_func=_ACTIVATIONS[model.activation],
     )
     norm = RMSNorm if model.has_input_norms else IdentityOp
+    changes_outputs = model.has_output_norms or model.residual_scale != 1
     return ModuleSpec(
         module=Layer,
-        params={"norms_outputs": model.has_output_norms, "output_scale": model.residual_scale},
+        # None where nothing is changed: a layer of a recipe's own may be Megatron's, which knows none.
+        params={"norms_outputs": model.has_output_norms, "output_scale": model.residual_scale}
+        if changes_outputs
+        else {},
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
             self_attention=_attention(model, layer, tables),

@@ -9,7 +9,7 @@ from mai.checkpoint.manifest import Manifest
 from mai.collectives import first_rank_does
 from mai.data.dataset_manifest import TOKENIZER_NAME
 from mai.data.index import Dataset
-from mai.data.tokenizer import is_same_tokenizer
+from mai.data.tokenizer_file import is_same_tokenizer
 from mai.engine.engine import Engine
 from mai.errors import CheckpointError
 from mai.log import log

@@ -96,10 +96,18 @@ ROOMS = {
             "tests/unit/test_workers.py",
             "tests/unit/test_batch.py",
             "tests/unit/test_exit_contract.py",
+            "tests/unit/test_written_number.py",
             "tests/unit/launch",
             "tests/fault/test_local_launch.py",
         ),
-        paths=("mai/errors.py", "mai/exit_contract.py", "mai/log.py", "mai/workers.py", "mai/batch.py"),
+        paths=(
+            "mai/errors.py",
+            "mai/exit_contract.py",
+            "mai/log.py",
+            "mai/workers.py",
+            "mai/batch.py",
+            "mai/written_number.py",
+        ),
     ),
     "doors": Room(
         (

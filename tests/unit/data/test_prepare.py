@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +107,22 @@ def test_a_tokenizer_json_is_used_and_belongs_to_the_folder(make_recipe, tmp_pat
     copy.write_text(copy.read_text() + "\n")
     with pytest.raises(DataError, match=r"data\.tokenizer: .*tokenizer\.json has changed since"):
         open_dataset(recipe)
+
+
+def test_a_run_that_starts_from_another_one_reads_what_that_one_read(make_recipe, tmp_path):
+    """Its tokenizer is the other run's, the very one of this folder; another one is refused by its path."""
+    folder = prepare(make_recipe(), workers=1).dataset.folder
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    shutil.copyfile(folder / "tokenizer.json", origin / "tokenizer.json")
+    recipe = make_recipe()
+    recipe = replace(recipe, checkpoint=replace(recipe.checkpoint, start_from=str(origin)))
+    assert not prepare(recipe, workers=1).is_new
+    other = json.loads((folder / "tokenizer.json").read_text())
+    other["model"]["merges"].reverse()
+    (origin / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(DataError, match=re.escape(f"prepared for None, the recipe says '{origin}/tokenizer.json'")):
+        prepare(recipe, workers=1)
 
 
 def test_documents_that_the_tokenizer_normalises_are_counted_and_their_bytes_are_the_tokens(

@@ -22,7 +22,7 @@ LAYER = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * 1024 + 3 * HIDDEN * 14336 + 2 * HIDDE
 """Parameters of a layer of Llama 3 8B."""
 DENSE = (
     "llama3_8b", f"model.num_layers={LAYERS}", f"data.sequence_length={LENGTH}",
-    "parallel.tensor=1", "parallel.sequence=false",
+    "parallel.sharding=optimizer", "parallel.micro_batch_sequences=1",
 )  # fmt: skip
 """With little to compute, so that what ranks exchange can be more than that hides."""
 
@@ -74,7 +74,7 @@ def test_copies_that_hybrid_sharding_keeps_equal_sum_their_shards_once_more(plan
 
 
 def test_copies_under_full_sharding_sum_their_shards_once_more_layer_by_layer(plan: Plan) -> None:
-    full, slow = (*DENSE, "parallel.sharding=full"), (50, NO_TIME)
+    full, slow = tuple(word.replace("sharding=optimizer", "sharding=full") for word in DENSE), (50, NO_TIME)
     whole = plan(*full, "parallel.data=8", batch(8), up=slow)
     hybrid = plan(*full, "parallel.data=64", "parallel.sharding_ranks=8", batch(64), up=slow)
     more = LAYERS * 2 * 7 / 8 * (2 * LAYER / 8) / (50e9 * LINK_SHARE)
@@ -135,7 +135,7 @@ def test_stages_of_one_node_send_inside_it(plan: Plan) -> None:
 def test_tokens_to_experts_and_back_wait_for_two_hops_each_time(expert: int, link: str, plan: Plan) -> None:
     words = (
         "qwen3_235b_a22b", "model.num_layers=2", "parallel.tensor=1", "parallel.sequence=false", "parallel.pipeline=1",
-        "parallel.stages=even", "parallel.data=64", f"parallel.expert={expert}",
+        "parallel.virtual_stages=1", "parallel.stages=even", "parallel.data=64", f"parallel.expert={expert}",
     )  # fmt: skip
     at_once, late = (plan(*words, **{link: (50, latency)}) for latency in (NO_TIME, 50))
     exchanges = 2 * 4 * late["micro_batches"]  # of two layers: to the experts and back, forward and backward

@@ -53,12 +53,20 @@ def test_every_field_of_the_sections_that_are_trained_is_compared_and_no_other(p
         section = section[name]
     section[path[-1]] = "other"
     is_trained = path[0] in ("model", "data", "optimizer", "train", "precision", "objective")
-    is_trained |= path == ("checkpoint", "start_from")
+    is_trained |= path in (("checkpoint", "start_from"), ("checkpoint", "take"))
     names = [line.partition("=")[0] for line in changed_training(to_dict(TINY), changed_recipe)]
     assert names == ([".".join(path)] if is_trained and path != ("data", "folder") else [])
 
 
-def test_a_field_that_only_one_of_them_has_is_named() -> None:
+def test_a_field_that_the_older_one_does_not_know_was_as_its_default() -> None:
     old = to_dict(TINY)
     del old["train"]["seed"]
-    assert changed_training(old, to_dict(TINY)) == ["train.seed=0: this run was started with None"]
+    assert changed_training(old, to_dict(TINY)) == []
+    new = changed(TINY, train={"seed": 7})
+    assert changed_training(old, to_dict(new)) == ["train.seed=7: this run was started with 0"]
+
+
+def test_a_field_that_only_the_older_one_knows_is_named() -> None:
+    new = to_dict(TINY)
+    del new["train"]["seed"]
+    assert changed_training(to_dict(TINY), new) == ["train.seed=None: this run was started with 0"]

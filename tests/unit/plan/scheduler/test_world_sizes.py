@@ -21,7 +21,7 @@ def sizes(recipe: Recipe, most_gpus: int) -> list[WorldSize]:
     return world_sizes(filled, setting_of(filled, H100, MAI), most_gpus=most_gpus)
 
 
-@pytest.mark.parametrize(("name", "most"), [("llama3_8b", 128), ("mixtral_8x7b", 512), ("experts_every_axis", 64)])
+@pytest.mark.parametrize(("name", "most"), [("llama3_8b", 128), ("gpt_oss_120b", 512), ("experts_every_axis", 64)])
 def test_sizes_are_all_that_break_no_rule(name: str, most: int) -> None:
     recipe = within(load.find(name)(), H100, most)
     parallel = recipe.parallel
@@ -51,12 +51,12 @@ def test_words_of_a_size_make_a_recipe_that_starts_on_it() -> None:
 
 
 def test_experts_leave_out_sizes_that_they_do_not_divide() -> None:
-    recipe = load.find("mixtral_8x7b")()
+    recipe = load.find("gpt_oss_120b")()
     parallel = recipe.parallel
-    for size in sizes(recipe, 256):
+    for size in sizes(recipe, 512):
         ranks = parallel.tensor * parallel.context * size.data
         assert ranks % (parallel.expert * parallel.expert_tensor) == 0
-    assert min(size.data for size in sizes(recipe, 256)) > 1
+    assert min(size.data for size in sizes(recipe, 512)) > 1
 
 
 def test_time_and_memory_are_those_of_a_plan_of_that_size() -> None:
