@@ -175,7 +175,7 @@ def operator_calls() -> dict[str, tuple[Any, ...]]:
         "cross_entropy_statistics": (logits, targets, 2),
         "cross_entropy_write_gradient": (logits, targets, draw(4), draw(4, seed=1), 2),
         "routing": (draw(5, 6), BIAS, *astuple(BY_SIGMOID)),
-        "routing_backward": (draw(5, 2), PICKED, draw(5, 2, seed=1), 6, "sigmoid", 2.5),
+        "routing_backward": (draw(5, 2), PICKED, draw(5, 2, seed=1), 6, "sigmoid", 2.5, True),
         "expert_rows": (PICKED, 4),
         "permute": (draw(5, 8), draw(5, 2), ROWS),
         "permute_backward": (draw(10, 8), draw(10), ROWS),
