@@ -5,15 +5,14 @@ Shapes: Q queries, the last of K positions, B sequences, H query heads, G key an
 """
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mai.errors import RecipeError
 from mai.recipe import ModelConfig
-from mai.recipe.named_function import load_function
-from mai.recipe.source_file import blaming
+from mai.recipe.named_function import call_function
 
 _POSITIONS, _QUERIES, _SEQUENCES = 8, 3, 2
 
@@ -26,8 +25,8 @@ def check_own_core(model: ModelConfig, *, dtype: torch.dtype, device: torch.devi
     text = model.attention_core
     if text is None or device.type == "meta":
         return
-    core = load_function(text, knob="model.attention_core")
-    if (wrong := _what_is_wrong(core, text, model, dtype, device)) is not None:
+    core = partial(call_function, text, knob="model.attention_core")
+    if (wrong := _what_is_wrong(core, model, dtype, device)) is not None:
         raise RecipeError(f"model.attention_core={text}: {wrong}")
 
 
@@ -40,7 +39,7 @@ def _sizes(model: ModelConfig) -> tuple[int, int]:
 
 
 def _what_is_wrong(
-    core: Callable[..., Tensor], text: str, model: ModelConfig, dtype: torch.dtype, device: torch.device
+    core: Callable[..., Tensor], model: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> str | None:
     key_size, value_size = _sizes(model)
     generator = torch.Generator().manual_seed(0)
@@ -50,22 +49,21 @@ def _what_is_wrong(
         return numbers.to(device, dtype)
 
     query, key, value = drawn(model.num_heads, key_size), *(drawn(model.num_kv_heads, size) for size in _sizes(model))
-    with blaming(_file_of(text)):
-        out = core(query, key, value)
-        shape = (_POSITIONS, _SEQUENCES, model.num_heads, value_size)
-        if not isinstance(out, Tensor) or tuple(out.shape) != shape:
-            given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            return f"gives {given} for queries {tuple(query.shape)}; return {shape}"
-        other = torch.cat([value[:-1], -value[-1:]])
-        later = core(query, torch.cat([key[:-1], -key[-1:]]), other)
-        last = core(query[-_QUERIES:], key, value)
-        leaves = [x.detach().requires_grad_() for x in (query, key, value)]
-        given_back = core(*leaves)
-        gradients = (
-            torch.autograd.grad(given_back.float().square().sum(), leaves, allow_unused=True)
-            if given_back.requires_grad
-            else (None, None, None)
-        )
+    out = core(query, key, value)
+    shape = (_POSITIONS, _SEQUENCES, model.num_heads, value_size)
+    if not isinstance(out, Tensor) or tuple(out.shape) != shape:
+        given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        return f"gives {given} for queries {tuple(query.shape)}; return {shape}"
+    other = torch.cat([value[:-1], -value[-1:]])
+    later = core(query, torch.cat([key[:-1], -key[-1:]]), other)
+    last = core(query[-_QUERIES:], key, value)
+    leaves = [x.detach().requires_grad_() for x in (query, key, value)]
+    given_back = core(*leaves)
+    gradients = (
+        torch.autograd.grad(given_back.float().square().sum(), leaves, allow_unused=True)
+        if given_back.requires_grad
+        else (None, None, None)
+    )
     bound = 1e-5 if dtype is torch.float32 else 2e-2
     if not _is_near(out[:-1], later[:-1], bound):
         return "sees what comes later: with another last key and value, earlier queries get something else"
@@ -82,7 +80,3 @@ def _what_is_wrong(
 
 def _is_near(ours: Tensor, theirs: Tensor, bound: float) -> bool:
     return ours.shape == theirs.shape and float((ours.float() - theirs.float()).abs().max()) <= bound
-
-
-def _file_of(text: str) -> Path:
-    return Path(text.rpartition(":")[0]).expanduser()

@@ -52,7 +52,7 @@ def test_ranks_of_a_large_model_hold_every_parameter_that_is_planned_with(name: 
     assert first["pipeline"] == 0
     assert first["num_parameters"] > 1e8
     recipe = load.find(name)()
-    assert middle["pipeline"] > 0
+    assert (middle["pipeline"] > 0) == (recipe.parallel.pipeline > 1)
     assert last["pipeline"] == recipe.parallel.pipeline - 1
     assert found["peak_bytes"] < 2 * 2**30, "billions of parameters without memory"
 
