@@ -18,13 +18,16 @@ CHANGES_NOTHING = frozenset(
     {
         # What the file is, and who wrote it. The tensors say which model it is, and tokens are roles of their own.
         *("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path", "name_or_path"),
-        *("_commit_hash", "dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id"),
+        *("_model_name_or_path", "_commit_hash", "dtype", "torch_dtype", "bos_token_id", "eos_token_id"),
+        *("pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "transformers.js_config"),
         # What a call gives back beside the logits, and other heads than a language model's.
         *("use_cache", "return_dict", "output_hidden_states", "output_attentions", "output_router_logits"),
         *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "finetuning_task"),
         # Which code computes, not what.
         *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "experts_implementation"),
         *("pretraining_tp", "ep_size", "tie_last_hidden_states", "unsloth_fixed", "unsloth_version"),
+        # Of SmolLM2, Qwen2.5 and Phi-4-mini as published: their classes in transformers do not read them.
+        *("is_llama_config", "rope_interleaved", "use_mrope", "interpolate_factor", "full_attn_mod", "lm_head_bias"),
     }
 )
 """Whatever they say, the logits are the same (tests/parity/test_config_keys.py changes each)."""
