@@ -1,6 +1,6 @@
 """Which published models have a certificate for their layout, and how close they were.
 
-make certified     certifies each of them and writes docs/certified.md, in a quarter of an hour on two free cores
+make certified     certifies each of them and writes docs/certified.md, in half an hour on two free cores
 """
 
 import datetime as dt
@@ -80,6 +80,8 @@ def document(certificates: Mapping[str, Mapping[str, Any]], *, cores: int) -> st
 def _cells(certificate: Mapping[str, Any]) -> Sequence[str]:
     degrees = {axis: degree["shrunk"] for axis, degree in certificate["degrees"].items()}
     layout = " x ".join(f"{axis} {degree}" for axis, degree in degrees.items() if degree not in (None, 1))
+    if certificate["shrunk_recipe"]["parallel"]["sharding"] == "full":
+        layout += ", full sharding"
     fp32 = [_shown(certificate["compared"]["fp32"][kind]["worst"]) for kind in _KINDS]
     bf16 = certificate["compared"].get("bf16", {})
     worst = max((kind["worst"] for kind in bf16.values()), key=lambda one: one["used"], default=None)
