@@ -118,7 +118,7 @@ def recipe_of(shape: str, layout: Layout) -> Recipe:
     """`tiny` with this shape of model, in this layout."""
     model = SHAPES[shape]
     recipe = replace(tiny(), name=shape, model=model, parallel=layout.parallel(model))
-    return changed(recipe, train={"steps": STEPS, "batch_tokens": 32 * 64})
+    return changed(recipe, train={"steps": STEPS, "batch_tokens": 16 * 64})
 
 
 @dataclass(frozen=True)
