@@ -5,6 +5,7 @@ trainer.curve(range(20))                        loss and gradient norm of each s
 trainer.close()                                 before the next layout
 """
 
+import gc
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ Curve = list[tuple[float, float]]
 STEPS = 20
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainer:
     """What a rank holds of a run; all ranks call alike."""
 
@@ -96,6 +97,11 @@ class Trainer:
         from mai.engine.groups import destroy_groups
 
         destroy_groups()
+        # gloo's threads end with the last that refers to their group, here parts of the model that refer to each
+        # other. Each thread wakes a hundred times a second: after ten layouts those of eight ranks leave no time for
+        # anything else.
+        self.engine = None
+        gc.collect()
 
     def _share(self, first: int, number: int) -> range:
         """This data-parallel rank's positions, of `number` from `first` on."""
