@@ -7,6 +7,8 @@ import torch
 import triton
 from torch import Tensor
 
+from tests.float64 import relative_error
+
 INTERPRETED = triton.knobs.runtime.interpret
 DEVICE = "cpu" if INTERPRETED else "cuda"
 on_gpu_or_interpreted = [] if INTERPRETED else [pytest.mark.gpu]
@@ -23,7 +25,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
 def assert_close(ours: Tensor, exact: Tensor, *, bound: float | None = None) -> None:
     assert ours.shape == exact.shape
     assert exact.dtype == torch.float64
-    error = (ours.double() - exact).norm() / exact.norm().clamp(min=1e-30)
+    error = relative_error(ours, exact)
     # NaN fails here too.
     assert error <= (bound or BOUNDS[ours.dtype]), f"relative error {error:.2e}"
 
