@@ -23,6 +23,7 @@ from tests.parity.hugging_face import (
     write_model,
     write_tensors,
 )
+from tests.parity.trainer import end_groups
 from tests.ranks import on_ranks
 
 pytestmark = pytest.mark.usefixtures("cpu_engine")
@@ -34,38 +35,43 @@ FOUR_RANKS = ParallelConfig(tensor=2, pipeline=2, data=1)
 
 def logits(place: Place, runs: list[tuple[Path, ParallelConfig]], tokens_BS: Any) -> list[Any]:
     """Runs on every rank: each run's logits of the same tokens (as numpy), where the last stage is."""
-    from mai.checkpoint import resume
-    from mai.engine import generate
-    from mai.engine.device import open_device
-    from mai.engine.frozen_model import FrozenModel
-    from mai.engine.groups import build_groups, destroy_groups, join_world
-    from mai.parallel.layout import Layout
+    from mai.engine.groups import join_world
 
-    device = open_device("cpu", place)
     join_world(backend="gloo", place=place, timeout_seconds=120)
     found: list[Any] = []
     for number, (folder, parallel) in enumerate(runs):
         recipe = replace(recipe_of(folder), parallel=parallel)
         assert recipe.precision.compute == "fp32", "as the config says"
-        layout = Layout.of(parallel, world_size=place.world_size)
-        groups = build_groups(layout, timeout_seconds=120)
-        frozen = FrozenModel(recipe, layout, groups, device, max_length=tokens_BS.shape[1])
-        manifest = resume.resume(
-            RunFolder(folder).checkpoints,
-            frozen.shards,
-            check=lambda _: None,
-            leave_out=lambda *_: None,
-            timeout_seconds=120,
-            key=f"run {number}",
-        )
-        assert manifest is not None
-        frozen.finish_load()
-        frozen._virtual_stages[0].eval()
-        with torch.no_grad():
-            out = generate._through_stages(frozen._virtual_stages[0], groups, torch.from_numpy(tokens_BS))
-        found.append(None if out is None else out.numpy())
-        destroy_groups()
+        found.append(_logits_of(place, recipe, RunFolder(folder), torch.from_numpy(tokens_BS), key=f"run {number}"))
+        end_groups()
     return found
+
+
+def _logits_of(place: Place, recipe: Recipe, run: RunFolder, tokens_BS: torch.Tensor, *, key: str) -> Any:
+    from mai.checkpoint import resume
+    from mai.engine import generate
+    from mai.engine.device import open_device
+    from mai.engine.frozen_model import FrozenModel
+    from mai.engine.groups import build_groups
+    from mai.parallel.layout import Layout
+
+    layout = Layout.of(recipe.parallel, world_size=place.world_size)
+    groups = build_groups(layout, timeout_seconds=120)
+    frozen = FrozenModel(recipe, layout, groups, open_device("cpu", place), max_length=tokens_BS.shape[1])
+    manifest = resume.resume(
+        run.checkpoints,
+        frozen.shards,
+        check=lambda _: None,
+        leave_out=lambda *_: None,
+        timeout_seconds=120,
+        key=key,
+    )
+    assert manifest is not None
+    frozen.finish_load()
+    frozen._virtual_stages[0].eval()
+    with torch.no_grad():
+        out = generate._through_stages(frozen._virtual_stages[0], groups, tokens_BS)
+    return None if out is None else out.numpy()
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -94,14 +94,8 @@ class Trainer:
 
     def close(self) -> None:
         """So that the same processes can hold another layout."""
-        from mai.engine.groups import destroy_groups
-
-        destroy_groups()
-        # gloo's threads end with the last that refers to their group, here parts of the model that refer to each
-        # other. Each thread wakes a hundred times a second: after ten layouts those of eight ranks leave no time for
-        # anything else.
         self.engine = None
-        gc.collect()
+        end_groups()
 
     def _share(self, first: int, number: int) -> range:
         """This data-parallel rank's positions, of `number` from `first` on."""
@@ -131,6 +125,16 @@ def open_trainer(place: Place, recipe: Recipe, *, is_synthetic: bool = False) ->
     engine = Engine(recipe, layout, build_groups(layout, timeout_seconds=120), device)
     training, held_out = _synthetic(recipe) if is_synthetic else _of_corpus(recipe)
     return Trainer(place, recipe, layout, engine, training, held_out)
+
+
+def end_groups() -> None:
+    """So that the same processes can build others; after the last use of the model that holds them."""
+    from mai.engine.groups import destroy_groups
+
+    destroy_groups()
+    # gloo's threads end with the last that refers to their group, here parts of the model that refer to each other.
+    # Each thread wakes a hundred times a second: after ten layouts those of eight ranks leave no time for the tests.
+    gc.collect()
 
 
 def _synthetic(recipe: Recipe) -> tuple[Any, Any]:
