@@ -52,7 +52,8 @@ def build_groups(layout: Layout, *, timeout_seconds: float) -> Groups:
         expert_tensor_parallel_size=layout.expert_tensor,
         num_distributed_optimizer_instances=layout.sharding_copies,
         create_gloo_process_groups=False,
-        distributed_timeout_minutes=max(1, round(timeout_seconds / 60)),
+        # Of a timedelta, so that fractions are obeyed.
+        distributed_timeout_minutes=timeout_seconds / 60,
     )
     assert parallel_state.get_data_parallel_world_size() == layout.data
     return Groups(

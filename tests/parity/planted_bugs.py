@@ -307,10 +307,13 @@ def killed_rank() -> None:
     _instead_of_steps(lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
 
 
+PATIENCE_SECONDS = 10.0
+
+
 def silent_rank() -> None:
     """One rank never calls the collective that the others wait in, who lose patience early."""
     trial = importlib.import_module("mai.certify.trial")
-    trial._IMPATIENT = dataclasses.replace(trial._IMPATIENT, peer_timeout_seconds=10.0)
+    trial._IMPATIENT = dataclasses.replace(trial._IMPATIENT, peer_timeout_seconds=PATIENCE_SECONDS)
     _instead_of_steps(lambda *_, **__: time.sleep(600))
 
 

@@ -270,6 +270,7 @@ def test_a_rank_that_fails_keeps_its_own_code_and_leaves_no_certificate(
 def test_a_rank_that_hangs_is_lost_and_not_wrong(tmp_path: Path) -> None:
     outcome = certify(bugs.silent_rank, *DATA, folder=tmp_path)
     assert outcome.code == 213, outcome.stderr
+    assert f"Timed out waiting {1000 * bugs.PATIENCE_SECONDS:.0f}ms" in outcome.stderr
     assert outcome.certificate is None
 
 

@@ -24,13 +24,14 @@ from tests.ranks import on_ranks
 
 TOLERANCE = 1e-5
 HELD_OUT_SEQUENCES = 32
+BATCH_SEQUENCES = 16
 SAVED_STEP = 4
 MORE_STEPS = 4
 
 
 def cut(**axes: Any) -> ParallelConfig:
     """Two micro-batches where two ranks share the batch: gradients add up."""
-    return ParallelConfig(**{"data": 1, "sharding": "full", "micro_batch_sequences": 8, **axes})
+    return ParallelConfig(**{"data": 1, "sharding": "full", "micro_batch_sequences": 4, **axes})
 
 
 ONE_RANK = cut(sharding="optimizer")
@@ -49,13 +50,19 @@ def curves_of(recipe: Recipe, cuts: list[ParallelConfig]) -> list[Curve]:
 
 
 @pytest.fixture(scope="module")
-def one_rank(prepared: Recipe) -> Curve:
-    return curves_of(prepared, [ONE_RANK])[0]
+def few(prepared: Recipe) -> Recipe:
+    """A batch that takes little time."""
+    return changed(prepared, train={"batch_tokens": BATCH_SEQUENCES * prepared.data.sequence_length})
 
 
 @pytest.fixture(scope="module")
-def fp32_curves(prepared: Recipe) -> dict[ParallelConfig, Curve]:
-    return dict(zip(CUTS, curves_of(prepared, CUTS), strict=True))
+def one_rank(few: Recipe) -> Curve:
+    return curves_of(few, [ONE_RANK])[0]
+
+
+@pytest.fixture(scope="module")
+def fp32_curves(few: Recipe) -> dict[ParallelConfig, Curve]:
+    return dict(zip(CUTS, curves_of(few, CUTS), strict=True))
 
 
 @pytest.mark.slow
@@ -71,32 +78,32 @@ def _assert_equal(ours: Curve, theirs: Curve) -> None:
         assert our == pytest.approx(their, rel=TOLERANCE, abs=0), f"step {step}"
 
 
-def test_rows_that_do_not_divide_give_the_one_rank_curve_and_some_ranks_may_hold_none(prepared: Recipe) -> None:
+def test_rows_that_do_not_divide_give_the_one_rank_curve_and_some_ranks_may_hold_none(few: Recipe) -> None:
     """Four ranks share the 9 rows of a norm as 3, 3, 3, 0, and the 134 of linear_fc1 as 34, 34, 34, 32."""
-    recipe = changed(prepared, model={"hidden_size": 9, "ffn_hidden_size": 67})
+    recipe = changed(few, model={"hidden_size": 9, "ffn_hidden_size": 67})
     _assert_equal(curves_of(recipe, [cut(data=4)])[0], curves_of(recipe, [ONE_RANK])[0])
 
 
-def test_a_matrix_of_three_experts_is_shared_out_over_four_ranks(prepared: Recipe) -> None:
+def test_a_matrix_of_three_experts_is_shared_out_over_four_ranks(few: Recipe) -> None:
     """By rows, not by experts: the 402 of linear_fc1 as 101, 101, 101, 99."""
     experts = MixtureOfExperts(num_experts=3, experts_per_token=2, ffn_hidden_size=67)
-    recipe = changed(prepared, model={"feed_forward": experts})
+    recipe = changed(few, model={"feed_forward": experts})
     _assert_equal(curves_of(recipe, [cut(data=4)])[0], curves_of(recipe, [ONE_RANK])[0])
 
 
-def test_an_embedding_that_is_the_output_layer_too_is_one_over_two_stages(prepared: Recipe) -> None:
-    recipe = changed(prepared, model={"tied_embeddings": True})
+def test_an_embedding_that_is_the_output_layer_too_is_one_over_two_stages(few: Recipe) -> None:
+    recipe = changed(few, model={"tied_embeddings": True})
     one_rank = curves_of(recipe, [ONE_RANK])[0]
     for curve in curves_of(recipe, [cut(pipeline=2, data=2), cut(pipeline=2, data=2, sharding="optimizer")]):
         _assert_equal(curve, one_rank)
 
 
-def test_in_bf16_both_shardings_compute_with_the_same_rounded_weights(prepared: Recipe) -> None:
+def test_in_bf16_both_shardings_compute_with_the_same_rounded_weights(few: Recipe) -> None:
     """fp32 weights, sums of gradients and moments: on two ranks the losses are the same to the last bit.
 
     With plain operations: the fused weight gradient, which full sharding cannot have, is not rounded to bf16 before it
     is added."""
-    recipe = replace(changed(prepared, precision={"compute": "bf16"}), kernels="reference")
+    recipe = replace(changed(few, precision={"compute": "bf16"}), kernels="reference")
     full, zero = curves_of(recipe, [cut(data=2), cut(data=2, sharding="optimizer")])
     assert [loss for loss, _ in full] == [loss for loss, _ in zero]
     assert [norm for _, norm in full] == pytest.approx([norm for _, norm in zero], rel=1e-9, abs=0)
@@ -129,21 +136,19 @@ def held_and_loaded(place: Place, recipe: Recipe) -> Held:
 
 
 @pytest.fixture(scope="module")
-def held(prepared: Recipe) -> list[Held]:
-    return on_ranks(2, held_and_loaded, prepared)
+def held(few: Recipe) -> list[Held]:
+    return on_ranks(2, held_and_loaded, few)
 
 
-def test_between_steps_each_of_two_ranks_holds_half_of_the_weights(prepared: Recipe, held: list[Held]) -> None:
-    half = sum(math.prod(parameter.shape) for parameter in parameters(prepared.model)) // 2
+def test_between_steps_each_of_two_ranks_holds_half_of_the_weights(few: Recipe, held: list[Held]) -> None:
+    half = sum(math.prod(parameter.shape) for parameter in parameters(few.model)) // 2
     assert [(rank.answers_for, rank.in_memory) for rank in held] == [(half, half)] * 2
 
 
-def test_what_is_loaded_after_an_evaluation_is_what_the_next_one_computes_with(
-    prepared: Recipe, held: list[Held]
-) -> None:
+def test_what_is_loaded_after_an_evaluation_is_what_the_next_one_computes_with(few: Recipe, held: list[Held]) -> None:
     """Where the last norm is zero, every token is as likely as any other."""
     for rank in held:
-        assert rank.loss == pytest.approx(math.log(prepared.model.vocab_size), rel=1e-6)
+        assert rank.loss == pytest.approx(math.log(few.model.vocab_size), rel=1e-6)
         assert rank.updates == 7
 
 
@@ -159,10 +164,10 @@ def train_with_warnings_of_views_as_errors(place: Place, recipes: list[Recipe]) 
 
 @pytest.mark.slow
 def test_no_unit_gives_a_view_that_an_operation_in_place_could_take_the_gathering_of_weights_from(
-    prepared: Recipe,
+    few: Recipe,
 ) -> None:
     """Transposing is a view where a micro-batch is one sequence, after the embedding and after the loss."""
-    alone = replace(prepared, parallel=cut(data=2, micro_batch_sequences=1))
+    alone = replace(few, parallel=cut(data=2, micro_batch_sequences=1))
     tied = changed(alone, model={"tied_embeddings": True})
     on_ranks(2, train_with_warnings_of_views_as_errors, [alone, tied])
 
@@ -186,14 +191,14 @@ READERS = [ONE_RANK, cut(data=4, sharding_ranks=2)]
 
 
 @pytest.fixture(scope="module")
-def saved(prepared: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def saved(few: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """One layout writes, the next one reads that and writes again, and so on: full, then ZeRO-1, then hybrid."""
     folder = tmp_path_factory.mktemp("saved")
     folders = {parallel: folder / str(number) for number, parallel in enumerate([WRITER, *READERS])}
-    on_ranks(4, train_and_save, replace(prepared, parallel=WRITER), folders[WRITER])
+    on_ranks(4, train_and_save, replace(few, parallel=WRITER), folders[WRITER])
     found: dict[ParallelConfig, Curve] = {}
     for before, after in itertools.pairwise(folders):
-        recipe = replace(prepared, parallel=after)
+        recipe = replace(few, parallel=after)
         answers = on_ranks(num_ranks(after), load_save_and_train, recipe, folders[before], folders[after], MORE_STEPS)
         found[after] = answers[0]
     return Saved(folders, found)

@@ -16,7 +16,8 @@ from tests.parity.trainer import STEPS, Curve, name_of, num_ranks, open_trainer
 from tests.ranks import on_ranks
 
 TOLERANCE = 1e-5
-HELD_OUT_SEQUENCES = 64
+BATCH_SEQUENCES = 16
+HELD_OUT_SEQUENCES = 32
 
 
 def cut(**axes: Any) -> ParallelConfig:
@@ -50,11 +51,16 @@ def curves(place: Place, recipe: Recipe, cuts: list[ParallelConfig]) -> list[Cur
 
 
 @pytest.fixture(scope="module")
-def fp32_curves(prepared: Recipe) -> dict[ParallelConfig, Curve]:
+def recipe(prepared: Recipe) -> Recipe:
+    return changed(prepared, train={"batch_tokens": BATCH_SEQUENCES * prepared.data.sequence_length})
+
+
+@pytest.fixture(scope="module")
+def fp32_curves(recipe: Recipe) -> dict[ParallelConfig, Curve]:
     found = {}
     for ranks in sorted({num_ranks(parallel) for parallel in [ONE_RANK, *CUTS]}):
         cuts = [parallel for parallel in [ONE_RANK, *CUTS] if num_ranks(parallel) == ranks]
-        answers = on_ranks(ranks, curves, prepared, cuts)
+        answers = on_ranks(ranks, curves, recipe, cuts)
         assert all(answer == answers[0] for answer in answers), "ranks disagree about loss or norm"
         found.update(zip(cuts, answers[0], strict=True))
     return found
@@ -69,9 +75,9 @@ def test_layout_gives_the_one_rank_losses_gradient_norms_and_held_out_loss(
 
 
 def test_fused_and_plain_operations_give_the_same_losses(
-    prepared: Recipe, fp32_curves: dict[ParallelConfig, Curve]
+    recipe: Recipe, fp32_curves: dict[ParallelConfig, Curve]
 ) -> None:
-    ((plain,),) = on_ranks(1, curves, replace(prepared, kernels="reference"), [ONE_RANK])
+    ((plain,),) = on_ranks(1, curves, replace(recipe, kernels="reference"), [ONE_RANK])
     for fused, expected in zip(fp32_curves[ONE_RANK], plain, strict=True):
         assert fused == pytest.approx(expected, rel=TOLERANCE)
 
@@ -82,20 +88,20 @@ def test_the_model_learns_in_these_steps(fp32_curves: dict[ParallelConfig, Curve
 
 
 def test_bf16_stays_close_to_fp32_at_one_rank_and_in_3d(
-    prepared: Recipe, fp32_curves: dict[ParallelConfig, Curve]
+    recipe: Recipe, fp32_curves: dict[ParallelConfig, Curve]
 ) -> None:
     """bf16 keeps 8 bits of mantissa: losses within 1% of fp32 over the 20 steps."""
-    recipe = changed(prepared, precision={"compute": "bf16"})
+    in_bf16 = changed(recipe, precision={"compute": "bf16"})
     reference = torch.tensor([loss for loss, _ in fp32_curves[ONE_RANK][:STEPS]])
     for parallel in (ONE_RANK, IN_3D):
-        found = on_ranks(num_ranks(parallel), curves, recipe, [parallel])[0][0]
+        found = on_ranks(num_ranks(parallel), curves, in_bf16, [parallel])[0][0]
         losses = torch.tensor([loss for loss, _ in found[:STEPS]])
         torch.testing.assert_close(losses, reference, rtol=1e-2, atol=0)
         assert not torch.equal(losses, reference), "this was not bf16"
 
 
-def test_one_rank_equals_a_plain_pytorch_loop(prepared: Recipe) -> None:
-    ours, plain = on_ranks(1, ours_and_plain, prepared)[0]
+def test_one_rank_equals_a_plain_pytorch_loop(recipe: Recipe) -> None:
+    ours, plain = on_ranks(1, ours_and_plain, recipe)[0]
     assert ours == [pytest.approx(pair, rel=1e-5) for pair in plain]
 
 

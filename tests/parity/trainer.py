@@ -109,7 +109,9 @@ class Trainer:
         )
 
 
-def open_trainer(place: Place, recipe: Recipe, *, is_synthetic: bool = False) -> Trainer:
+def open_trainer(
+    place: Place, recipe: Recipe, *, is_synthetic: bool = False, timeout_seconds: float = 120.0
+) -> Trainer:
     """On the prepared corpus that the recipe names, or on made-up tokens."""
     import torch.distributed as dist
 
@@ -120,9 +122,9 @@ def open_trainer(place: Place, recipe: Recipe, *, is_synthetic: bool = False) ->
 
     device = open_device("cpu", place)
     if not dist.is_initialized():
-        join_world(backend="gloo", place=place, timeout_seconds=120)
+        join_world(backend="gloo", place=place, timeout_seconds=timeout_seconds)
     layout = Layout.of(recipe.parallel, world_size=place.world_size)
-    engine = Engine(recipe, layout, build_groups(layout, timeout_seconds=120), device)
+    engine = Engine(recipe, layout, build_groups(layout, timeout_seconds=timeout_seconds), device)
     training, held_out = _synthetic(recipe) if is_synthetic else _of_corpus(recipe)
     return Trainer(place, recipe, layout, engine, training, held_out)
 
