@@ -50,6 +50,12 @@ def two_tiers(name: str = "llama3") -> TwoTiers:
     return two
 
 
+def test_failures_are_told_by_the_hour_and_by_the_day() -> None:
+    failures = found().failures
+    assert failures.mean_hours * failures.per_day == pytest.approx(24)
+    assert failures.mean_hours * HOUR == LLAMA_3.mean_seconds(RUN.gpus)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3", "meta_rsc1", "meta_rsc2", "byterobust"])
 def test_closed_form_and_simulation_agree(name: str) -> None:

@@ -32,6 +32,16 @@ def test_a_recomputed_stage_keeps_a_hidden_state_a_layer_and_one_to_send() -> No
     assert kept_bytes_of_virtual_stage(LLAMA, first, CUT, ("layer",)) == (16 + 1) * 8192 * 4096 * 2
 
 
+def test_experts_keep_the_routers_copies_its_choice_and_what_their_rows_read() -> None:
+    layer = MIXTRAL.layers[0]
+    # In fp32 the input, two picked logits, eight scores and their sum; which experts, as int64.
+    of_router = 4 * (4096 + 2 + 8 + 1) + 8 * 2
+    of_rows = 2 * (2 * (4096 + 3 * 14336) + 4)
+    # Computed again they begin from their input in bf16, which nothing else keeps.
+    saved = kept_bytes(MIXTRAL, layer, CUT) - kept_bytes(MIXTRAL, layer, CUT, ("experts",))
+    assert saved == 8192 * (of_router + of_rows - 2 * 4096) + 4 * 8 * 4096
+
+
 def test_the_expert_rank_with_twice_the_rows_keeps_twice_as_many() -> None:
     layer = MIXTRAL.layers[0]
     even, busy = (kept_bytes(MIXTRAL, layer, replace(CUT, imbalance=imbalance)) for imbalance in (1.0, 2.0))
