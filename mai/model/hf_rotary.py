@@ -67,6 +67,9 @@ def rotary_of_both_kinds(config: HfConfig, *, window_base: float) -> dict[str, A
         config.refuse("rope_parameters", f"an object each for {' and '.join(kinds)} is needed")
     full, windowed = (config.below(f"rope_parameters.{kind}", found, {}) for kind, found in kinds.items())
     fields = rotary_below(config, full, kinds={})
+    if isinstance(fields["positions"], YarnPositions):
+        # transformers 5.24 (_compute_yarn_parameters) looks for it beside the kinds, where it is no kind.
+        full.must_be("truncate", [True, None], because="transformers does not read it here")
     windowed.pass_over(*_KNOWN)
     windowed.note_unknown()
     base = windowed.number("rope_theta", float) if windowed.has("rope_theta") else window_base
@@ -79,9 +82,12 @@ def rotary_of_both_kinds(config: HfConfig, *, window_base: float) -> dict[str, A
 
 def both_kinds_of(model: ModelConfig) -> dict[str, Any]:
     """The same the other way."""
+    full = rotary_parameters(model.rotary_base, model.positions)
+    # It would not be read.
+    full.pop("truncate", None)
     windowed = {"rope_type": "default", "rope_theta": model.window_rotary_base or model.rotary_base}
     return {
-        "full_attention": rotary_parameters(model.rotary_base, model.positions),
+        "full_attention": full,
         "sliding_attention": windowed,
     }
 

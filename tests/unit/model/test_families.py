@@ -31,7 +31,7 @@ from mai.model.families import (
 )
 from mai.model.families.choose_family import FAMILIES, family_of, lost, reader
 from mai.model.shapes import buffers, num_active_parameters, num_parameters, parameters
-from mai.recipe import ModelConfig
+from mai.recipe import ModelConfig, YarnPositions
 
 # Billions of parameters, in all and active, as the model cards, their weights' index and papers have them.
 PUBLISHED: dict[str, tuple[ModelConfig, float, float | None]] = {
@@ -122,6 +122,20 @@ def test_a_weight_map_makes_every_tensor_once(name: str, size: str) -> None:
     assert {(target.name, target.expert) for target in targets} == wanted
     sources = [source for rule in family.rules(model) for source in rule.making.sources]
     assert len(set(sources)) == len(sources)
+
+
+@pytest.mark.parametrize("family", [gemma3_text, olmo3])
+def test_bounds_of_yarn_that_transformers_would_not_read_are_not_read_and_not_written(family: Any) -> None:
+    """It looks for `truncate` beside the kinds of layers, and only finds the kinds there."""
+    model = next(iter(family.SIZES.values()))
+    yarn = YarnPositions(factor=8.0, original_length=1024, rotation_scale=1.2)
+    config = family.config_of(replace(model, positions=yarn), context=8192)
+    assert read(family, config).positions == yarn
+    config["rope_parameters"]["full_attention"]["truncate"] = False
+    with pytest.raises(RecipeError, match=r"full_attention.truncate=False: mai supports True or None"):
+        read(family, config)
+    name = config["model_type"]
+    assert lost(replace(model, positions=replace(yarn, whole_bounds=False)), name) == ["positions"]
 
 
 def test_more_than_one_further_depth_is_not_read_and_not_written() -> None:
