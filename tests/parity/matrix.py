@@ -27,7 +27,7 @@ from recipes.debug.every_axis import dense_every_axis, experts_every_axis, laten
 from recipes.debug.tiny import tiny
 from tests.corpus import changed
 from tests.parity.steps import LayoutSteps, Picks, layouts, one_rank
-from tests.parity.trainer import STEPS, name_of, num_ranks
+from tests.parity.trainer import BATCH_SEQUENCES, STEPS, name_of, num_ranks
 
 TOLERANCE = 1e-5
 LEAST_AGREED_STEPS = 2
@@ -118,7 +118,7 @@ def recipe_of(shape: str, layout: Layout) -> Recipe:
     """`tiny` with this shape of model, in this layout."""
     model = SHAPES[shape]
     recipe = replace(tiny(), name=shape, model=model, parallel=layout.parallel(model))
-    return changed(recipe, train={"steps": STEPS, "batch_tokens": 16 * 64})
+    return changed(recipe, train={"steps": STEPS, "batch_tokens": BATCH_SEQUENCES * recipe.data.sequence_length})
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from mai.parallel.place import Place
 from mai.recipe import ParallelConfig, Recipe, rules
-from tests.parity.trainer import STEPS, Curve, Trainer, name_of, num_ranks, open_trainer
+from tests.parity.trainer import HELD_OUT_SEQUENCES, STEPS, Curve, Trainer, name_of, num_ranks, open_trainer
 from tests.ranks import on_ranks
-
-HELD_OUT_SEQUENCES = 32
 
 Picks = dict[str, Any]
 """The routing of one step, as numpy: a tensor would travel between processes as memory that goes with its rank."""

@@ -19,12 +19,19 @@ from mai.parallel.place import Place
 from mai.recipe import MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
 from tests.parity.test_reshard import whole_tensors
-from tests.parity.trainer import Curve, curves, load_save_and_train, name_of, num_ranks, open_trainer
+from tests.parity.trainer import (
+    BATCH_SEQUENCES,
+    HELD_OUT_SEQUENCES,
+    Curve,
+    curves,
+    load_save_and_train,
+    name_of,
+    num_ranks,
+    open_trainer,
+)
 from tests.ranks import on_ranks
 
 TOLERANCE = 1e-5
-HELD_OUT_SEQUENCES = 32
-BATCH_SEQUENCES = 16
 SAVED_STEP = 4
 MORE_STEPS = 4
 

@@ -12,7 +12,7 @@ import pytest
 from mai.recipe import GroupedQueryAttention, ParallelConfig, Recipe
 from tests.corpus import changed
 from tests.parity.steps import Found, LayoutSteps, beside_one_rank, relative_differences
-from tests.parity.trainer import STEPS, name_of
+from tests.parity.trainer import BATCH_SEQUENCES, STEPS, name_of
 
 TOLERANCE = 1e-5
 CUT = ParallelConfig(
@@ -33,7 +33,7 @@ def found(prepared: Recipe, pytestconfig: pytest.Config) -> dict[str, Found]:
             "global_positions": False,
         },
         parallel={"data": 1, "micro_batch_sequences": 4},
-        train={"batch_tokens": 16 * prepared.data.sequence_length},
+        train={"batch_tokens": BATCH_SEQUENCES * prepared.data.sequence_length},
     )
     recipes = {"fused": fused, "plain": replace(fused, kernels="reference")}
     return beside_one_rank(recipes, {"fused": [CUT], "plain": []}, {"fused": [], "plain": []}, pytestconfig)

@@ -28,14 +28,12 @@ def timeouts(place: Place, recipes: list[Recipe]) -> list[dict[str, float]]:
     import torch.distributed as dist
 
     def seconds(group: Any) -> float:
-        return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()  # type: ignore[no-any-return]
+        return float(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
 
     found = []
     for recipe in recipes:
         trainer = open_trainer(place, recipe, is_synthetic=True, timeout_seconds=SECONDS)
-        groups = dist.distributed_c10d._world.pg_names
-        found.append({name: seconds(group) for group, name in groups.items()})
-        del groups
+        found.append({name: seconds(group) for group, name in dist.distributed_c10d._world.pg_names.items()})
         trainer.close()
     return found
 

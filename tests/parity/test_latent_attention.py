@@ -14,7 +14,7 @@ from mai.parallel.place import Place
 from mai.recipe import LatentAttention, MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
 from tests.parity.steps import Found, beside_one_rank, cases, relative_differences
-from tests.parity.trainer import STEPS, open_trainer
+from tests.parity.trainer import BATCH_SEQUENCES, STEPS, open_trainer
 from tests.ranks import on_ranks
 
 TOLERANCE = 1e-5
@@ -58,7 +58,7 @@ def latent_recipe(prepared: Recipe, model: str) -> Recipe:
         prepared,
         model={"num_layers": 2, "num_kv_heads": 4, **MODELS[model]},
         parallel={"data": 1, "micro_batch_sequences": MICRO_BATCH_SEQUENCES},
-        train={"batch_tokens": 16 * prepared.data.sequence_length},
+        train={"batch_tokens": BATCH_SEQUENCES * prepared.data.sequence_length},
     )
 
 

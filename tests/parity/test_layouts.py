@@ -12,12 +12,10 @@ import torch
 from mai.parallel.place import Place
 from mai.recipe import ParallelConfig, Recipe
 from tests.corpus import changed
-from tests.parity.trainer import STEPS, Curve, name_of, num_ranks, open_trainer
+from tests.parity.trainer import BATCH_SEQUENCES, HELD_OUT_SEQUENCES, STEPS, Curve, name_of, num_ranks, open_trainer
 from tests.ranks import on_ranks
 
 TOLERANCE = 1e-5
-BATCH_SEQUENCES = 16
-HELD_OUT_SEQUENCES = 32
 
 
 def cut(**axes: Any) -> ParallelConfig:

@@ -18,7 +18,7 @@ from mai.recipe import LatentAttention, MixtureOfExperts, ParallelConfig, Recipe
 from tests.corpus import changed
 from tests.parity.steps import Found, beside_one_rank, cases, one_rank, relative_differences, whole_tensors
 from tests.parity.test_experts import load, save_after_two_steps
-from tests.parity.trainer import STEPS, num_ranks, open_trainer
+from tests.parity.trainer import BATCH_SEQUENCES, STEPS, num_ranks, open_trainer
 from tests.ranks import on_ranks
 
 TOLERANCE = 1e-5
@@ -80,7 +80,7 @@ def multi_token_recipe(prepared: Recipe, model: str) -> Recipe:
         prepared,
         model=MODELS[model],
         parallel={"data": 1, "micro_batch_sequences": MICRO_BATCH_SEQUENCES},
-        train={"batch_tokens": 16 * prepared.data.sequence_length},
+        train={"batch_tokens": BATCH_SEQUENCES * prepared.data.sequence_length},
     )
 
 

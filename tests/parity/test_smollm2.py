@@ -107,7 +107,7 @@ def test_logits_are_those_of_transformers(parallel: ParallelConfig, smol: Smol) 
 
 
 def logits_of(smol: Smol, parallel: ParallelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the prompt and of the text, as one batch: nothing that follows a token changes what comes after it."""
+    """Of the prompt and of the text, as one batch: what follows a token changes none of its logits."""
     prompt, text = smol.prompt.tokens_BS, smol.text.tokens_BS
     length = prompt.size(1)
     batch = torch.cat([torch.cat([prompt, text[:, length:]], dim=1), text])

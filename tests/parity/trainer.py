@@ -18,6 +18,8 @@ Curve = list[tuple[float, float]]
 """Loss and gradient norm of each step."""
 
 STEPS = 20
+BATCH_SEQUENCES = 16
+HELD_OUT_SEQUENCES = 32
 
 
 @dataclass
